@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * All bitmaps of one disk, and who may change them.
+ *
+ * A tracker owns the folder of a disk's bitmap files under an exclusive lock: either the export process that serves
+ * the disk has it, or the daemon while the disk is not exported. Files that cannot be used (damaged, of another disk,
+ * changed behind it) are set aside as NAME.bitmap.bad and replaced by an inconsistent one with the reason, so that the
+ * disk goes on being tracked and the next backup reads again.
+ *
+ * Threads: cbt_tracker_record() from any number at once; every other call needs that nobody records meanwhile.
+ */
+#pragma once
+
+#include <cbt/bitmap-file.h>
+
+#define CBT_TRACKER_MAX_BITMAPS 32
+
+typedef struct CbtTracker CbtTracker;
+
+/* Identity of the open image FD; DISK_ID is the registered id. INVALID if FD is neither file nor block device. */
+gboolean cbt_disk_identity_from_fd(int fd, const CbtUuid *disk_id, CbtDiskIdentity *identity, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+
+/* Opens all *.bitmap of DIRECTORY, which is created when missing. IMAGE_FD is the disk's image, for its identity at open
+ * and at close (transfer none, must outlive the tracker). BUSY if another process has the folder. */
+CbtTracker *cbt_tracker_open(const CbtFileOps *ops, const char *directory, int image_fd, const CbtUuid *disk_id,
+                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Closes all files clean and frees TRACKER, also on failure. */
+gboolean cbt_tracker_close(CbtTracker *tracker, GError **error);
+/* Frees as a crash would. */
+void cbt_tracker_abandon(CbtTracker *tracker);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(CbtTracker, cbt_tracker_abandon)
+
+/* Marks the range dirty in every bitmap that records. */
+void cbt_tracker_record(CbtTracker *tracker, guint64 offset, guint64 length);
+
+guint cbt_tracker_n_bitmaps(const CbtTracker *tracker);
+void cbt_tracker_info(const CbtTracker *tracker, guint index, CbtBitmapInfo *info);
+/* (transfer none); NOT_FOUND names the bitmap. */
+CbtBitmapFile *cbt_tracker_find(CbtTracker *tracker, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* A new bitmap, active and clean, without base. EXISTS, INVALID, NO_SPACE. */
+gboolean cbt_tracker_add(CbtTracker *tracker, const char *name, guint64 granularity, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+/* Deletes it; STATE while frozen. */
+gboolean cbt_tracker_remove(CbtTracker *tracker, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* cbt_bitmap_file_apply() on the bitmap NAME. */
+gboolean cbt_tracker_apply(CbtTracker *tracker, const char *name, CbtBitmapEvent event, const CbtUuid *pending,
+                           const char *reason, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* TARGET |= SOURCE; granularities may differ. */
+gboolean cbt_tracker_merge(CbtTracker *tracker, const char *target, const char *source, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+/* The disk is now SIZE bytes: bitmaps are made anew in that size, what is new in the disk is dirty, what went is dropped.
+ * STATE while one is frozen. */
+gboolean cbt_tracker_resize(CbtTracker *tracker, guint64 size, GError **error) G_GNUC_WARN_UNUSED_RESULT;

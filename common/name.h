@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Names of vms, disks and bitmaps. They become file names, so only harmless characters are let through. */
+#pragma once
+
+#include <glib.h>
+
+#define CBT_NAME_MAX 63 /* bytes, without the NUL */
+
+/* 1 to CBT_NAME_MAX characters of A-Z a-z 0-9 . _ + - ; the first a letter, digit or '_'. */
+gboolean cbt_name_is_valid(const char *name);
+/* The same as an error: "WHAT 'NAME' ..." with CBT_ERROR_INVALID. */
+gboolean cbt_name_check(const char *what, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;

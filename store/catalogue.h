@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The catalogue: the SQLite database of vms, disks, bitmaps, recovery points, jobs and exports. All SQL lives here.
+ *
+ * WAL, foreign keys on, synchronous=FULL; `user_version` is the schema's, older ones are migrated on open, newer refused.
+ * Points are derived (store/point.h has them too); vms, jobs and exports are kept here alone.
+ *
+ * Threads: one, the one that opened it. Objects returned are copies (transfer full).
+ */
+#pragma once
+
+#include <common/uuid.h>
+#include <store/point.h>
+
+typedef struct Catalogue Catalogue;
+
+typedef struct {
+  CbtUuid id;
+  char *name;
+  char *path; /* absolute, of the image */
+  guint64 granularity;
+} CatalogueDisk;
+
+typedef struct {
+  char *name;
+  gint64 created;     /* microseconds since 1970 */
+  GPtrArray *disks;   /* of CatalogueDisk, in the order of registration */
+  GPtrArray *configs; /* of char *, absolute paths */
+} CatalogueVm;
+
+typedef struct {
+  gint64 id;       /* 0 for one that is not yet inserted */
+  char *type;      /* "backup", "restore", ... */
+  char *vm;
+  char *status;    /* "queued", "active", "done", "error", "cancelled" */
+  char *json;      /* the job as the API shows it; this module does not look inside */
+} CatalogueJob;
+
+typedef struct {
+  char *vm;
+  char *disk;
+  gint64 pid;
+  char *socket;  /* NBD */
+  char *control;
+} CatalogueExport;
+
+Catalogue *catalogue_open(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void catalogue_close(Catalogue *catalogue);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(Catalogue, catalogue_close)
+
+CatalogueVm *catalogue_vm_new(const char *name);
+CatalogueDisk *catalogue_vm_add_disk(CatalogueVm *vm, const char *name, const char *path, guint64 granularity);
+void catalogue_vm_free(CatalogueVm *vm);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(CatalogueVm, catalogue_vm_free)
+void catalogue_job_free(CatalogueJob *job);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(CatalogueJob, catalogue_job_free)
+void catalogue_export_free(CatalogueExport *export);
+
+/* vms. Insert: EXISTS names the vm, or the vm and disk that has the image already. Get and remove: NOT_FOUND. */
+gboolean catalogue_insert_vm(Catalogue *catalogue, const CatalogueVm *vm, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+CatalogueVm *catalogue_get_vm(Catalogue *catalogue, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+GPtrArray *catalogue_list_vms(Catalogue *catalogue, GError **error) G_GNUC_WARN_UNUSED_RESULT; /* of CatalogueVm */
+/* Points of the vm stay (they have its name). */
+gboolean catalogue_remove_vm(Catalogue *catalogue, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* (nullable) the vm and disk, "VM/DISK", that uses PATH (transfer full). */
+char *catalogue_find_image(Catalogue *catalogue, const char *path);
+
+/* points. Insert is one transaction (invariant 3, third step). Lists are newest first. */
+gboolean catalogue_insert_point(Catalogue *catalogue, const StorePoint *point, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+StorePoint *catalogue_get_point(Catalogue *catalogue, const CbtUuid *uuid, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+GPtrArray *catalogue_list_points(Catalogue *catalogue, const char *vm_or_null, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT; /* of StorePoint */
+/* Finds by uuid, unique prefix of one (at least 4 characters), NAME@latest or NAME@N. NOT_FOUND; INVALID if a prefix fits
+ * several. */
+StorePoint *catalogue_resolve_point(Catalogue *catalogue, const char *text, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean catalogue_remove_point(Catalogue *catalogue, const CbtUuid *uuid, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* note, protected and verified of POINT. */
+gboolean catalogue_update_point(Catalogue *catalogue, const StorePoint *point, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+
+/* bitmaps: the base that the daemon expects a bitmap to have (nil: none yet). */
+gboolean catalogue_set_base(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, const CbtUuid *base,
+                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean catalogue_get_base(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, CbtUuid *base,
+                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* jobs. Save inserts (id 0; sets it) or updates. */
+gboolean catalogue_save_job(Catalogue *catalogue, CatalogueJob *job, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+CatalogueJob *catalogue_get_job(Catalogue *catalogue, gint64 id, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+GPtrArray *catalogue_list_jobs(Catalogue *catalogue, guint limit, GError **error) G_GNUC_WARN_UNUSED_RESULT; /* newest first */
+/* Those "queued" or "active": at start, jobs of a daemon that died. */
+GPtrArray *catalogue_list_unfinished_jobs(Catalogue *catalogue, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* exports that were started and not stopped. */
+gboolean catalogue_save_export(Catalogue *catalogue, const CatalogueExport *export, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+GPtrArray *catalogue_list_exports(Catalogue *catalogue, const char *vm_or_null, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT; /* of CatalogueExport */
+gboolean catalogue_remove_exports(Catalogue *catalogue, const char *vm, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Packs: append-only files of self-describing chunk records, `packs/NNNNNNNN.pack`.
+ *
+ * One pack set has at most one open pack, at the end of which records are appended (one appender at a time: the caller
+ * locks); when it has grown to its size it is sealed with a table of contents, and the next one begins. Reads need no lock
+ * and see appended records at once, written out or not.
+ *
+ * Format: store/pack-format.h and docs/formats/pack.md.
+ */
+#pragma once
+
+#include <common/file-ops.h>
+#include <common/uuid.h>
+#include <store/chunk.h>
+
+/* Where a record stands. Fits 64 bits in the index; pack 0 does not exist, so all-zero means nowhere. */
+typedef struct {
+  guint32 pack;   /* number of the pack, from 1 */
+  guint32 offset; /* of the record header in the pack, bytes, a multiple of STORE_PACK_ALIGN */
+  guint32 length; /* of header and payload, bytes, without padding */
+} StoreLocation;
+
+typedef struct {
+  StoreChunkId id;
+  StoreChunkType type;
+  guint32 length;   /* of the content, bytes */
+  gboolean zstd;    /* payload is a zstd frame, else the content itself */
+} StoreRecordInfo;
+
+typedef struct StorePackSet StorePackSet;
+
+/* Opens FOLDER. The last pack, if unsealed, is checked record by record, and cut behind the last good one. */
+StorePackSet *store_pack_set_open(const CbtFileOps *ops, const char *folder, const CbtUuid *store_uuid,
+                                  guint64 pack_size, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Writes out and frees; does not seal. */
+void store_pack_set_close(StorePackSet *set);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(StorePackSet, store_pack_set_close)
+
+/* Appends one record. Errors: NO_SPACE, IO; the record then does not exist, and appending may be tried again. */
+gboolean store_pack_append(StorePackSet *set, const StoreRecordInfo *info, const void *payload, gsize payload_length,
+                           StoreLocation *location, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Reads a record's payload into BUFFER (of CAPACITY bytes) and checks its header and checksum. CORRUPT names pack and
+ * offset. Any thread. */
+gboolean store_pack_read(StorePackSet *set, const StoreLocation *location, StoreRecordInfo *info, void *buffer,
+                         gsize capacity, gsize *payload_length, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Writes out what is buffered and makes all appended records durable. */
+gboolean store_pack_flush(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Where the next record will go: what an index that is complete now covers. */
+StoreLocation store_pack_end(StorePackSet *set);
+
+/* Called with each record in order; FALSE stops. */
+typedef gboolean (*StoreRecordFunc)(const StoreRecordInfo *info, const StoreLocation *location, gpointer user_data);
+/* Walks all records from FROM on (NULL: from the first), by tables of contents where packs are sealed and sound, else
+ * record by record. Damaged stretches are skipped, and counted in *n_damaged (nullable). */
+gboolean store_pack_scan(StorePackSet *set, const StoreLocation *from, StoreRecordFunc func, gpointer user_data,
+                         guint64 *n_damaged, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void store_pack_totals(StorePackSet *set, guint64 *n_packs, guint64 *bytes);

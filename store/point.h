@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Recovery points as files: `points/UUID.point`, one for each, holding all that the catalogue knows of it, so that the
+ * catalogue can be made again. A checked key file (GKeyFile with a checksum line); docs/formats/point.md.
+ */
+#pragma once
+
+#include <common/file-ops.h>
+#include <common/uuid.h>
+#include <store/manifest.h>
+
+typedef struct {
+  char *name;
+  CbtUuid disk_id;
+  char *path;      /* of the image when it was backed up */
+  char *bitmap;    /* the bitmap that this point is the base of; "" if none */
+  StoreManifest manifest;
+  CbtUuid parent;  /* the point that this disk's extents were relative to; nil: all of it was read */
+  char *reason;    /* why all of it was read; NULL: it was incremental, or asked to be full */
+  guint64 dirty;   /* bytes that had to be looked at */
+  guint64 zero;    /* of them, bytes found zero */
+  guint64 reused;  /* of them, bytes that the store had */
+  guint64 stored;  /* bytes the store grew by, compressed, pages included */
+} StorePointDisk;
+
+typedef struct {
+  char *name; /* base name of the file */
+  StoreChunkId id;
+  guint64 size; /* bytes */
+} StorePointConfig;
+
+typedef struct {
+  CbtUuid uuid;
+  char *vm;
+  gboolean incremental; /* kind: incremental or full */
+  CbtUuid parent;       /* nil: none */
+  gint64 time;          /* of the instant, microseconds since 1970 */
+  char *reason;         /* (nullable) as in the interface's `reason` */
+  char *note;           /* (nullable) */
+  gboolean is_protected;
+  gint64 verified;      /* microseconds since 1970 of the last good verify; 0: never */
+  GPtrArray *disks;     /* of StorePointDisk */
+  GPtrArray *configs;   /* of StorePointConfig */
+} StorePoint;
+
+StorePoint *store_point_new(void);
+void store_point_free(StorePoint *point);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(StorePoint, store_point_free)
+/* Appends a zeroed one and returns it (transfer none). */
+StorePointDisk *store_point_add_disk(StorePoint *point, const char *name);
+StorePointConfig *store_point_add_config(StorePoint *point, const char *name);
+/* (transfer none); NULL if there is none. */
+StorePointDisk *store_point_find_disk(const StorePoint *point, const char *name);
+
+/* Text of POINT, and back. CORRUPT (checksum, a missing or wrong key, named), UNSUPPORTED (newer version). */
+char *store_point_encode(const StorePoint *point, gsize *length);
+StorePoint *store_point_decode(const char *text, gsize length, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* FOLDER is the store's points folder. Save replaces durably (invariant 3, second step). */
+gboolean store_point_save(const CbtFileOps *ops, const char *folder, const StorePoint *point, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+StorePoint *store_point_load(const CbtFileOps *ops, const char *folder, const CbtUuid *uuid, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+gboolean store_point_remove(const CbtFileOps *ops, const char *folder, const CbtUuid *uuid, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+/* The uuids of all point files in FOLDER, in no order. */
+GArray *store_point_list(const char *folder, GError **error) G_GNUC_WARN_UNUSED_RESULT;
