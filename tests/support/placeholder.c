@@ -1,0 +1,2 @@
+void placeholder(void);
+void placeholder(void) {}
