@@ -2,13 +2,13 @@
 /*
  * The HTTP server: JSON requests over a Unix socket, handed to a table of routes that the daemon fills.
  *
- * It checks who is calling (root, the server's own user, members of the configured group: others get 403), bounds the
- * request (1 MiB of body: 413, also by Content-Length before anything is read; POST, PUT and PATCH without a length: 411),
- * parses JSON, refuses unknown keys and query parameters by name (400), finds the route (404; 405 with Allow), and turns errors
- * into {"error":{"code","message","hint"}}.
+ * It checks who is calling (root, the server's own user, members of the configured group: others get 403),
+ * bounds the request (1 MiB of body: 413, also by Content-Length before anything is read; POST, PUT and PATCH
+ * without a length: 411), parses JSON, refuses unknown keys and query parameters by name (400), finds the
+ * route (404; 405 with Allow), and turns errors into {"error":{"code","message","hint"}}.
  *
- * Threads: the main-loop thread only. A handler may reply later: it keeps the request, and exactly one reply ends it. A
- * client that went away is no error.
+ * Threads: the main-loop thread only. A handler may reply later: it keeps the request, and exactly one reply
+ * ends it. A client that went away is no error.
  */
 #pragma once
 
@@ -21,8 +21,8 @@ typedef struct ApiRequest ApiRequest;
 typedef void (*ApiHandler)(ApiRequest *request, gpointer user_data);
 
 typedef struct {
-  const char *method;     /* "GET", ... */
-  const char *path;       /* "/v1/vms/{vm}/disks/{disk}" */
+  const char *method; /* "GET", ... */
+  const char *path;   /* "/v1/vms/{vm}/disks/{disk}" */
   ApiHandler handler;
   const char *body_keys;  /* the keys that the JSON body may have, space-separated; NULL: takes no body */
   const char *query_keys; /* query parameters, the same way; NULL: none */
@@ -33,10 +33,10 @@ typedef struct {
   const char *group; /* (nullable) its members may connect; the socket is then 0660, else 0600 */
 } ApiServerOptions;
 
-/* ROUTES end with a NULL method and outlive the server, as USER_DATA does. Errors: BUSY if another server answers on the
- * socket (a stale one is replaced), NOT_FOUND for an unknown group, DENIED, IO. */
-ApiServer *api_server_new(const ApiServerOptions *options, const ApiRoute *routes, gpointer user_data, GError **error)
-    G_GNUC_WARN_UNUSED_RESULT;
+/* ROUTES end with a NULL method and outlive the server, as USER_DATA does. Errors: BUSY if another server
+ * answers on the socket (a stale one is replaced), NOT_FOUND for an unknown group, DENIED, IO. */
+ApiServer *api_server_new(const ApiServerOptions *options, const ApiRoute *routes, gpointer user_data,
+                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Closes connections and removes the socket. */
 void api_server_free(ApiServer *server);
 
