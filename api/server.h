@@ -3,9 +3,11 @@
  * The HTTP server: JSON requests over a Unix socket, handed to a table of routes that the daemon fills.
  *
  * It checks who is calling (root, the server's own user, members of the configured group: others get 403),
- * bounds the request (1 MiB of body: 413, also by Content-Length before anything is read; POST, PUT and PATCH
- * without a length: 411), parses JSON, refuses unknown keys and query parameters by name (400), finds the
- * route (404; 405 with Allow), and turns errors into {"error":{"code","message","hint"}}.
+ * bounds the request (1 MiB of body: 413, by its Content-Length before any of it is read; any
+ * Transfer-Encoding: 411), finds the route (404; 405 with Allow), parses JSON, refuses unknown keys and query
+ * parameters by name (400), and turns errors into
+ * {"error":{"code","message","hint"}}. A POST, PUT or PATCH without a length has no body; a route with body
+ * keys answers it with 411. A connection serves one request.
  *
  * Threads: the main-loop thread only. A handler may reply later: it keeps the request, and exactly one reply
  * ends it. A client that went away is no error.
@@ -51,3 +53,5 @@ JsonObject *api_request_body(ApiRequest *request);
 void api_request_reply(ApiRequest *request, guint status, JsonNode *body);
 /* Ends REQUEST with ERROR (transfer full), its status from the code table. */
 void api_request_reply_error(ApiRequest *request, GError *error);
+/* Ends REQUEST with TEXT that is not JSON; CONTENT_TYPE is for example "text/plain; version=0.0.4". */
+void api_request_reply_text(ApiRequest *request, guint status, const char *content_type, const char *text);
