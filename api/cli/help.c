@@ -19,7 +19,8 @@ print_options(const char *title, const CliOption *options)
 static void
 print_command(const CliCommand *command)
 {
-  printf("Usage: cbt-backup %s %s\n\n%s.\n", command->name, command->args, command->help);
+  printf("Usage: cbt-backup %s%s%s\n\n%s.\n", command->name, *command->args ? " " : "", command->args,
+         command->help);
   if (command->options)
     print_options("Options", command->options);
   print_options("Everywhere", cli_global_options);
@@ -31,7 +32,8 @@ print_list(const char *topic)
   for (const CliCommand *const *group = cli_groups; *group; group++)
     for (const CliCommand *command = *group; command->name; command++)
       if (command->run && (!topic || cli_command_is_about(command, topic)))
-        printf("  %s %s\n      %s.\n", command->name, command->args, command->help);
+        printf("  %s%s%s\n      %s.\n", command->name, *command->args ? " " : "", command->args,
+               command->help);
 }
 
 void

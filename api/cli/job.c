@@ -12,29 +12,47 @@ duration(JsonObject *job)
   return MAX(0, cli_number(job, "end-time") - cli_number(job, "start-time"));
 }
 
+/* TEXT, or what stands for a text that is missing. */
+static const char *
+shown(const char *text)
+{
+  return text ? text : "-";
+}
+
 static void
 print_backup(JsonObject *job)
 {
   g_autofree char *dirty = cli_format_size(job, "dirty"), *total = cli_format_size(job, "total");
   g_autofree char *stored = cli_format_size(job, "stored"), *reused = cli_format_size(job, "reused");
   g_autofree char *zero = cli_format_size(job, "zero-bytes"), *time = cli_format_duration(duration(job));
-  const char *kind = cli_text(job, "kind"), *reason = cli_text(job, "reason");
-  printf("%s: %s backup %s\n", cli_text(job, "vm"), kind ? kind : "", cli_text(job, "uuid"));
-  printf("  %s dirty of %s: %s stored, %s reused, %s zero, in %s\n", dirty, total, stored, reused, zero,
-         time);
+  const char *reason = cli_text(job, "reason");
+  printf("%s: %s backup %s\n", shown(cli_text(job, "vm")), shown(cli_text(job, "kind")),
+         shown(cli_text(job, "uuid")));
+  printf("  %s dirty of %s: %s stored, %s reused, %s zero, in %s\n", shown(dirty), shown(total),
+         shown(stored), shown(reused), shown(zero), time);
   if (reason)
     printf("  Reason: %s\n", reason);
 }
 
 static void
-print_ended(JsonObject *job)
+print_done(JsonObject *job)
 {
   g_autofree char *bytes = cli_format_size(job, "transferred"), *time = cli_format_duration(duration(job));
-  const char *type = cli_text(job, "type");
-  if (g_strcmp0(type, "backup") == 0)
+  if (g_strcmp0(cli_text(job, "type"), "backup") == 0)
     print_backup(job);
   else
-    printf("%s: %s done, %s in %s\n", cli_text(job, "vm"), type ? type : "job", bytes ? bytes : "-", time);
+    printf("%s: %s done, %s in %s\n", shown(cli_text(job, "vm")), shown(cli_text(job, "type")), shown(bytes),
+           time);
+}
+
+/* For scripts: the uuid of the new point, or the number of the job that is left running. */
+static void
+print_quietly(JsonObject *job, gboolean is_done)
+{
+  if (!is_done)
+    printf("%" G_GINT64_FORMAT "\n", cli_number(job, "id"));
+  else if (g_strcmp0(cli_text(job, "type"), "backup") == 0)
+    puts(shown(cli_text(job, "uuid")));
 }
 
 void
@@ -42,19 +60,15 @@ cli_print_job(Cli *cli, JsonNode *node)
 {
   JsonObject *job = cli_object(node);
   gboolean is_done = g_strcmp0(cli_text(job, "status"), "done") == 0;
-  if (cli->json) {
+  if (cli->json)
     cli_print_json(cli, node);
-  } else if (cli->quiet) {
-    if (!is_done)
-      printf("%" G_GINT64_FORMAT "\n", cli_number(job, "id"));
-    else if (g_strcmp0(cli_text(job, "type"), "backup") == 0 && cli_text(job, "uuid"))
-      puts(cli_text(job, "uuid"));
-  } else if (is_done) {
-    print_ended(job);
-  } else {
-    printf("Job %" G_GINT64_FORMAT ", %s of %s, is %s\n", cli_number(job, "id"), cli_text(job, "type"),
-           cli_text(job, "vm"), cli_text(job, "status"));
-  }
+  else if (cli->quiet)
+    print_quietly(job, is_done);
+  else if (is_done)
+    print_done(job);
+  else
+    printf("Job %" G_GINT64_FORMAT ", %s of %s, is %s\n", cli_number(job, "id"), shown(cli_text(job, "type")),
+           shown(cli_text(job, "vm")), shown(cli_text(job, "status")));
 }
 
 gboolean

@@ -223,21 +223,25 @@ check_args(CliLine *line, const CliCommand *command, GError **error)
 {
   if (line->words->len >= command->min_args && line->words->len <= command->max_args)
     return TRUE;
-  cli_set_usage(error, "%s arguments; usage: cbt-backup %s %s",
-                line->words->len < command->min_args ? "Missing" : "Too many", command->name, command->args);
+  cli_set_usage(error, "%s arguments; usage: cbt-backup %s%s%s",
+                line->words->len < command->min_args ? "Missing" : "Too many", command->name,
+                *command->args ? " " : "", command->args);
   return FALSE;
 }
 
 static gboolean
 set_unknown(CliLine *line, GError **error)
 {
-  if (line->words->len == 0)
+  const char *first = line->words->len > 0 ? line->words->pdata[0] : NULL;
+  const char *second = line->words->len > 1 ? line->words->pdata[1] : NULL;
+  if (!first)
     cli_set_usage(error, "A command is missing");
-  else if (topic_exists(line->words->pdata[0]))
-    cli_set_usage(error, "There is no command '%s %s'", (char *) line->words->pdata[0],
-                  line->words->len > 1 ? (char *) line->words->pdata[1] : "");
+  else if (!topic_exists(first))
+    cli_set_usage(error, "There is no command '%s'", first);
+  else if (second)
+    cli_set_usage(error, "There is no command '%s %s'; see: cbt-backup %s --help", first, second, first);
   else
-    cli_set_usage(error, "There is no command '%s'", (char *) line->words->pdata[0]);
+    cli_set_usage(error, "'%s' is half a command; see: cbt-backup %s --help", first, first);
   return FALSE;
 }
 

@@ -8,7 +8,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#define BAR_WIDTH 20
+#define BAR_WIDTH 16
 #define SMOOTHING 0.1 /* weight of the latest rate */
 
 void
@@ -50,7 +50,7 @@ cli_progress_format(CliProgress *self, gint64 bytes, gint64 total)
   g_autofree char *left = self->rate >= 1 && total >= bytes
                               ? cli_format_duration((gint64) ((double) (total - bytes) / self->rate))
                               : NULL;
-  return g_strdup_printf("[%s] %3d%%  %s of %s  %s/s  %s%s", bar, (int) (part * 100), done, all, rate,
+  return g_strdup_printf("[%s] %3d%%  %s / %s  %s/s  %s%s", bar, (int) (part * 100), done, all, rate,
                          left ? left : "", left ? " left" : "");
 }
 
