@@ -8,6 +8,7 @@
 #   cbt vm add vm1 --disk "root=$WORK/disk.img"
 #
 # Argument 1 of a test is the build directory. Everything a test starts is ended with it, by process id.
+# shellcheck disable=SC2034 # variables here are for the tests
 set -euo pipefail
 
 BUILD=$(cd "${1:?usage: $0 BUILD-DIRECTORY}" && pwd)
