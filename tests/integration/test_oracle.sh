@@ -55,7 +55,7 @@ block_work() {
     commands+=("discard $(random_below $((size_mib - 4)))M $(($(random_below 2000) + 1))k")
   done
   # The last, partial cluster, too.
-  io "$proxy_uri" "${commands[@]/#write -P/write -P}" "write -P $((RANDOM % 255 + 1)) $((size_mib * MIB + CLUSTER)) 512" flush
+  io "$proxy_uri" "${commands[@]}" "write -P $((RANDOM % 255 + 1)) $((size_mib * MIB + CLUSTER)) 512" flush
 }
 
 # Work that ends with all of it in the export and, where a file system is mounted, with that standing still.
