@@ -27,7 +27,7 @@ fallocate -l 24M "$STATE/ballast"
 
 random_image "$WORK/new" 40
 io "$uri" "write -s $WORK/new 0 40M" flush
-for n in 1 2; do
+for _ in 1 2; do
   id=$(start_backup incremental vm1)
   job=$(wait_job "$id")
   assert_eq "status" "$(jq -r .status <<<"$job")" error
