@@ -136,7 +136,7 @@ if [ -n "$mnt" ]; then # over the very clusters that are being read
 fi
 [ "$(job_status "$id")" = active ] || say "the backup was done before the writes; nothing was proved in this run"
 job=$(wait_job "$id")
-assert_eq "backup under writes" "$(jq -r '.status + (.errmsg // "")' <<<"$job")" done
+assert_eq "backup under writes" "$(jq -r '.status + (.errmsg // "")' <<<"$job")" "done"
 check_round "$round" "$job"
 during=$round
 still
@@ -156,7 +156,7 @@ go_on
 work "$((round + 1))"
 [ -z "$mnt" ] || sync -f "$mnt"
 job=$(wait_job "$id" 120)
-assert_eq "full under writes" "$(jq -r '.status + (.errmsg // "")' <<<"$job")" done
+assert_eq "full under writes" "$(jq -r '.status + (.errmsg // "")' <<<"$job")" "done"
 restore_matches "$(jq -r .uuid <<<"$job")" root "$WORK/oracle.full"
 still
 oracle last

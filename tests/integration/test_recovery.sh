@@ -123,7 +123,7 @@ wait_until 10 bitmap_is vm1/root frozen || fail "the bitmap does not freeze"
 stop_daemon
 start_daemon
 assert_ne "the job after the restart" "$(job_status "$id")" active
-assert_ne "the job after the restart" "$(job_status "$id")" done
+assert_ne "the job after the restart" "$(job_status "$id")" "done"
 job=$(backup incremental vm1)
 assert_eq "kind, reason, dirty" "$(jq -c '[.kind, .reason, .dirty]' <<<"$job")" "[\"incremental\",null,$((4 * CLUSTER))]"
 restore_matches vm1@latest root "$WORK/one.img"
