@@ -157,9 +157,9 @@ pause() { read -rt "$1" <> <(:) || true; } # seconds, with a fraction; for momen
 daemon_is_gone() { ! kill -0 "$DAEMON_PID" 2>/dev/null || [ "$(sed 's/.*) //; s/ .*//' "/proc/$DAEMON_PID/stat" 2>/dev/null)" = Z ]; }
 daemon_answers() { daemon_is_gone || cbt --json status; }
 
-start_daemon() { # [OPTION...]
+start_daemon() {
   mkdir -p "$STATE" "$RUN"
-  "$BUILD/bin/cbt-backupd" --state-dir "$STATE" --runtime-dir "$RUN" "$@" >>"$WORK/daemon.log" 2>&1 &
+  "$BUILD/bin/cbt-backupd" --state-dir "$STATE" --runtime-dir "$RUN" >>"$WORK/daemon.log" 2>&1 &
   DAEMON_PID=$!
   wait_until 30 daemon_answers || fail "the daemon does not answer on $SOCKET"
   daemon_is_gone && fail "the daemon ended at its start"
@@ -232,7 +232,7 @@ backup() {
   local kind=$1 vm=$2 job
   shift 2
   job=$(cbt_json "--$kind" "$vm" "$@") || fail "--$kind $vm failed: $job"
-  [ "$(jq -r .status <<<"$job")" = done ] || fail "--$kind $vm is not done: $job"
+  [ "$(jq -r .status <<<"$job")" = "done" ] || fail "--$kind $vm is not done: $job"
   printf '%s\n' "$job"
 }
 

@@ -97,7 +97,7 @@ for kind in full incremental; do
   write_some
   api DELETE "/v1/jobs/$id"
   job=$(wait_job "$id")
-  [ "$(jq -r .status <<<"$job")" = done ] || assert_ne "errmsg" "$(jq -r '.errmsg // ""' <<<"$job")" ""
+  [ "$(jq -r .status <<<"$job")" = "done" ] || assert_ne "errmsg" "$(jq -r '.errmsg // ""' <<<"$job")" ""
   wait_until 10 bitmap_is vm1/root active || fail "the bitmap is $(bitmap_state vm1/root)"
   job=$(backup incremental vm1)
   restore_matches vm1@latest root "$WORK/disk.img"

@@ -55,7 +55,7 @@ block_work() {
     commands+=("discard $(random_below $((size_mib - 4)))M $(($(random_below 2000) + 1))k")
   done
   # The last, partial cluster, too.
-  io "$proxy_uri" "${commands[@]/#write -P/write -P}" "write -P $((RANDOM % 255 + 1)) $((size_mib * MIB + CLUSTER)) 512" flush
+  io "$proxy_uri" "${commands[@]}" "write -P $((RANDOM % 255 + 1)) $((size_mib * MIB + CLUSTER)) 512" flush
 }
 
 # Work that ends with all of it in the export and, where a file system is mounted, with that standing still.
@@ -136,7 +136,7 @@ if [ -n "$mnt" ]; then # over the very clusters that are being read
 fi
 [ "$(job_status "$id")" = active ] || say "the backup was done before the writes; nothing was proved in this run"
 job=$(wait_job "$id")
-assert_eq "backup under writes" "$(jq -r '.status + (.errmsg // "")' <<<"$job")" done
+assert_eq "backup under writes" "$(jq -r '.status + (.errmsg // "")' <<<"$job")" "done"
 check_round "$round" "$job"
 during=$round
 still
@@ -156,7 +156,7 @@ go_on
 work "$((round + 1))"
 [ -z "$mnt" ] || sync -f "$mnt"
 job=$(wait_job "$id" 120)
-assert_eq "full under writes" "$(jq -r '.status + (.errmsg // "")' <<<"$job")" done
+assert_eq "full under writes" "$(jq -r '.status + (.errmsg // "")' <<<"$job")" "done"
 restore_matches "$(jq -r .uuid <<<"$job")" root "$WORK/oracle.full"
 still
 oracle last
