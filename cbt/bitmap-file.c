@@ -390,6 +390,8 @@ cbt_bitmap_file_record(CbtBitmapFile *file, guint64 offset, guint64 length)
 {
   if (file->recording != NULL)
     cbt_bitmap_set(file->recording, offset, length);
+  if (G_UNLIKELY(file->also != NULL))
+    cbt_bitmap_set(file->also, offset, length);
 }
 
 gboolean
@@ -407,10 +409,12 @@ cbt_bitmap_file_merge(CbtBitmapFile *file, const CbtBitmapFile *src, GError **er
                   src->header.name, file->writable ? "their disks differ in size" : "it is open read-only");
     return FALSE;
   }
-  CbtBitmap *target = file->recording != NULL ? file->recording : file->bits[file->header.parent];
-  cbt_bitmap_merge(target, cbt_bitmap_file_parent(src));
-  const CbtBitmap *successor = cbt_bitmap_file_successor(src);
-  if (successor != NULL)
-    cbt_bitmap_merge(target, successor);
+  CbtBitmap *targets[] = {file->recording != NULL ? file->recording : file->bits[file->header.parent],
+                          file->also};
+  const CbtBitmap *sources[] = {cbt_bitmap_file_parent(src), cbt_bitmap_file_successor(src)};
+  for (guint t = 0; t < G_N_ELEMENTS(targets); t++)
+    for (guint i = 0; i < G_N_ELEMENTS(sources); i++)
+      if (targets[t] != NULL && sources[i] != NULL)
+        cbt_bitmap_merge(targets[t], sources[i]);
   return cbt_bitmap_file_sync(file, error);
 }
