@@ -207,10 +207,13 @@ cbt_bitmap_file_create(const CbtFileOps *ops, const char *path, const char *name
   return g_steal_pointer(&file);
 }
 
+/* Messages about contents become the reason of a bitmap, which has little room: they name the file without
+ * its folder. */
 static gboolean
 too_short(const char *path, GError **error)
 {
-  cbt_set_error(error, CBT_ERROR_CORRUPT, NULL, "%s is too short", path);
+  g_autofree char *file = g_path_get_basename(path);
+  cbt_set_error(error, CBT_ERROR_CORRUPT, NULL, "%s is too short", file);
   return FALSE;
 }
 
@@ -228,7 +231,8 @@ cbt_bitmap_file_load_header(const CbtFileOps *ops, int fd, const char *path, Cbt
   if ((gsize) n < sizeof pages)
     return too_short(path, error);
   if (!cbt_bitmap_header_choose(pages, header, slot, error)) {
-    g_prefix_error(error, "%s: ", path);
+    g_autofree char *file = g_path_get_basename(path);
+    g_prefix_error(error, "%s: ", file);
     return FALSE;
   }
   CbtBitmapLayout layout;
