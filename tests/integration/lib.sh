@@ -305,12 +305,13 @@ io() {
   qemu-io -f raw "${options[@]}" "$uri" >>"$WORK/qemu-io.log" 2>&1 || fail "qemu-io failed: $(tail -n 3 "$WORK/qemu-io.log")"
 }
 
-# start_proxy URI NAME [FILTER-OPTION...]: an NBD server in front of URI that logs all requests to $WORK/NAME.log.
+# start_proxy URI NAME [--filter=FILTER [KEY=VALUE...]]: an NBD server in front of URI that logs all requests to $WORK/NAME.log.
 # Sets $proxy_uri.
 start_proxy() {
-  local uri=$1 name=$2 socket=$WORK/$2.sock pid
-  shift 2
-  nbdkit -f -U "$socket" --filter=log "$@" nbd uri="$uri" logfile="$WORK/$name.log" >>"$WORK/$name.err" 2>&1 &
+  local uri=$1 name=$2 filter=${3:-} socket=$WORK/$2.sock pid
+  shift $(($# < 3 ? $# : 3))
+  nbdkit -f -U "$socket" --filter=log ${filter:+"$filter"} nbd uri="$uri" logfile="$WORK/$name.log" "$@" \
+    >>"$WORK/$name.err" 2>&1 &
   pid=$!
   at_exit kill "$pid"
   wait_until 10 test -S "$socket" || fail "nbdkit does not start: $(cat "$WORK/$name.err")"
