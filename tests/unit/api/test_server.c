@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A server with a small route table runs in a child process, so that its leaks and crashes are seen in its
- * exit status; the tests talk to it with the client and with raw bytes.
+ * A server with a small route table runs in a child process, which is this program again, so that its leaks
+ * and crashes are seen in its exit status; the tests talk to it with the client and with raw bytes.
  */
 #include <api/client.h>
 #include <api/json.h>
@@ -143,7 +143,7 @@ on_term(gpointer loop)
 }
 
 static void
-serve(const char *path, const char *group, int ready_fd)
+serve(const char *path, int ready_fd, const char *group)
 {
   g_autoptr(GError) error = NULL;
   g_autoptr(GPtrArray) pending = g_ptr_array_new();
@@ -169,14 +169,11 @@ start_server(Fixture *f, const char *group)
   f->server = fork();
   assert_true(f->server >= 0);
   if (f->server == 0) {
-    close(ready[0]);
-    serve(f->path, group, ready[1]);
-    g_free(f->path);
-    g_free(f->dir);
-    g_free(f);
-    exit(0);
+    g_autofree char *fd = g_strdup_printf("%d", ready[1]);
+    execl("/proc/self/exe", "test_server", "--serve", f->path, fd, group, NULL);
+    _exit(98);
   }
-  close(ready[1]);
+  close(ready[1]); /* a server that failed leaves the end of the file */
   assert_int_equal(read(ready[0], &byte, 1), 1);
   close(ready[0]);
 }
@@ -807,8 +804,12 @@ test_members_of_the_group_may_connect(void **state)
 #define WITH_FOLDER(test) cmocka_unit_test_setup_teardown(test, set_up_folder, tear_down)
 
 int
-main(void)
+main(int argc, char **argv)
 {
+  if (argc > 3 && strcmp(argv[1], "--serve") == 0) {
+    serve(argv[2], atoi(argv[3]), argv[4]);
+    return 0;
+  }
   const struct CMUnitTest tests[] = {
       WITH_SERVER(test_parameters_query_and_body_reach_the_handler),
       WITH_SERVER(test_a_post_without_body_works_where_none_is_needed),
