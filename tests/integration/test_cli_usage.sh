@@ -8,6 +8,7 @@ program=$1/bin/cbt-backup
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 export CBT_BACKUP_SOCKET=$dir/none.sock
+export TSAN_OPTIONS=atexit_sleep_ms=0:${TSAN_OPTIONS:-}
 failed=0
 
 complain() {
