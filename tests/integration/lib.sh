@@ -221,11 +221,28 @@ vm_add() { # VM DISK=PATH...
   cbt --quiet vm add "$vm" "${options[@]}" >/dev/null
 }
 
-# uri_of VM [DISK]: starts the vm's exports if they do not run, prints the URI of the disk.
-uri_of() {
-  cbt_json export start "$1" | jq -er --arg disk "${2:-}" '[.[] | select($disk == "" or .disk == $disk)][0].uri'
+# running_exports VM: their JSON, once all of them run; starts them if there are none.
+running_exports() {
+  api GET "/v1/exports/$1"
+  [ "$body" != '[]' ] || cbt --quiet export start "$1" >/dev/null || fail "export start $1"
+  wait_until 20 exports_run "$1" || fail "the exports of $1 do not run: $body"
+  printf '%s\n' "$body"
 }
-export_pid() { api GET "/v1/exports/$1" && jq -er '.[0].pid' <<<"$body"; }
+exports_run() { api GET "/v1/exports/$1" && jq -e 'length > 0 and all(.[]; .state == "running")' >/dev/null <<<"$body"; }
+
+# uri_of VM [DISK]: the URI of the disk's export, which is started if it does not run.
+uri_of() {
+  running_exports "$1" | jq -er --arg disk "${2:-}" '[.[] | select($disk == "" or .disk == $disk)][0].uri'
+}
+export_pid() { running_exports "$1" | jq -er '.[0].pid'; }
+export_has_other_pid() { exports_run "$1" && [ "$(jq -r '.[0].pid' <<<"$body")" != "$2" ]; }
+# kill_export VM: kill -9 of its process; returns when the daemon has started another one.
+kill_export() {
+  local pid
+  pid=$(export_pid "$1")
+  kill -KILL "$pid"
+  wait_until 20 export_has_other_pid "$1" "$pid" || fail "the export of $1 does not come back: $body"
+}
 
 # backup full|incremental VM [OPTION...]: prints the job; fails unless it is done.
 backup() {
