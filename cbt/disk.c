@@ -11,7 +11,7 @@
 #include <sys/un.h>
 
 /* More than any request may take: a short hold, and a few syncs of a bitmap file. */
-#define CALL_TIMEOUT_S   20
+#define CALL_TIMEOUT_S    20
 #define RETRY_INTERVAL_US 10000
 
 struct CbtDisk {
@@ -41,7 +41,8 @@ cbt_disk_close(CbtDisk *disk)
   g_free(disk);
 }
 
-/* ---- connected ------------------------------------------------------------------------------------------------ */
+/* ---- connected
+ * ------------------------------------------------------------------------------------------------ */
 
 static int
 connect_once(const char *path)
@@ -124,7 +125,8 @@ call_export(CbtDisk *disk, const CbtControlRequest *request, CbtSession *session
   return FALSE;
 }
 
-/* ---- open here ------------------------------------------------------------------------------------------------ */
+/* ---- open here
+ * ------------------------------------------------------------------------------------------------ */
 
 CbtDisk *
 cbt_disk_open(const char *image_path, const char *bitmap_directory, const CbtUuid *disk_id, GError **error)
@@ -166,7 +168,8 @@ call_here(CbtDisk *disk, const CbtControlRequest *request, CbtControlReply *repl
   }
 }
 
-/* ---- both ----------------------------------------------------------------------------------------------------- */
+/* ---- both
+ * ----------------------------------------------------------------------------------------------------- */
 
 gboolean
 cbt_disk_is_exported(const CbtDisk *disk)
@@ -203,8 +206,8 @@ cbt_disk_call(CbtDisk *disk, const CbtControlRequest *request, CbtSession *sessi
 }
 
 gboolean
-cbt_disk_apply(CbtDisk *disk, const char *bitmap, CbtBitmapEvent event, const CbtUuid *pending, const char *reason,
-               GError **error)
+cbt_disk_apply(CbtDisk *disk, const char *bitmap, CbtBitmapEvent event, const CbtUuid *pending,
+               const char *reason, GError **error)
 {
   CbtControlRequest request;
   cbt_control_request_init(&request, CBT_CONTROL_APPLY, bitmap);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The control server of an export: one thread, a poll loop, a few connections. It alone changes tracker and session, each
- * time with the gate held, so that changes see the old or the new, never something between.
+ * The control server of an export: one thread, a poll loop, a few connections. It alone changes tracker and
+ * session, each time with the gate held, so that changes see the old or the new, never something between.
  *
- * A hold and a session belong to the connection that asked for them and end with it. A session's memory is freed only when
- * the gate was drained after it was taken off, for a change inside may still be using it.
+ * A hold and a session belong to the connection that asked for them and end with it. A session's memory is
+ * freed only when the gate was drained after it was taken off, for a change inside may still be using it.
  */
 #include <cbt/export-private.h>
 
@@ -20,13 +20,13 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
-#define MAX_CONNECTIONS   16
-#define MAX_HOLD_MS       10000
-#define SHORT_HOLD_MS     2000
-#define SEND_TIMEOUT_S    5
+#define MAX_CONNECTIONS 16
+#define MAX_HOLD_MS     10000
+#define SHORT_HOLD_MS   2000
+#define SEND_TIMEOUT_S  5
 
 typedef struct {
-  int fd; /* -1: free */
+  int fd;       /* -1: free */
   guint64 hold; /* 0: none */
   gboolean has_session;
 } Connection;
@@ -40,7 +40,8 @@ struct ExportControl {
   Connection connections[MAX_CONNECTIONS];
 };
 
-/* ---- with the gate held --------------------------------------------------------------------------------------- */
+/* ---- with the gate held
+ * --------------------------------------------------------------------------------------- */
 
 /* What is done inside of the gate, and what came of it. */
 typedef struct {
@@ -96,11 +97,12 @@ run_held(CbtExport *export, const Connection *connection, CbtGateFunc func, Acti
   return ran;
 }
 
-/* ---- requests ------------------------------------------------------------------------------------------------- */
+/* ---- requests
+ * ------------------------------------------------------------------------------------------------- */
 
 static gboolean
-do_execute(ExportControl *control, Connection *connection, const CbtControlRequest *request, int *fds G_GNUC_UNUSED,
-           CbtControlReply *reply, GError **error)
+do_execute(ExportControl *control, Connection *connection, const CbtControlRequest *request,
+           int *fds G_GNUC_UNUSED, CbtControlReply *reply, GError **error)
 {
   Action action = {.export = control->export, .request = request, .reply = reply};
   return run_held(control->export, connection, execute, &action, error);
@@ -116,8 +118,8 @@ do_read(ExportControl *control, Connection *connection G_GNUC_UNUSED, const CbtC
 }
 
 static gboolean
-do_hold(ExportControl *control, Connection *connection, const CbtControlRequest *request, int *fds G_GNUC_UNUSED,
-        CbtControlReply *reply G_GNUC_UNUSED, GError **error)
+do_hold(ExportControl *control, Connection *connection, const CbtControlRequest *request,
+        int *fds G_GNUC_UNUSED, CbtControlReply *reply G_GNUC_UNUSED, GError **error)
 {
   if (connection->hold && cbt_gate_is_held_by(control->export->gate, connection->hold)) {
     cbt_set_error(error, CBT_ERROR_STATE, NULL, "this connection holds already");
@@ -162,8 +164,8 @@ do_begin(ExportControl *control, Connection *connection, const CbtControlRequest
   action.session = attach_session(control, fds, error);
   if (!action.session)
     return FALSE;
-  gboolean ran = connection->hold != 0 &&
-                 cbt_gate_run_held(control->export->gate, connection->hold, begin, &action);
+  gboolean ran =
+      connection->hold != 0 && cbt_gate_run_held(control->export->gate, connection->hold, begin, &action);
   if (!ran)
     cbt_set_error(error, CBT_ERROR_STATE, NULL, "the hold ended before the backup began");
   else if (action.error)
@@ -173,7 +175,8 @@ do_begin(ExportControl *control, Connection *connection, const CbtControlRequest
   return connection->has_session;
 }
 
-/* Until writes could be drained, the session stays; a drain waits for changes that the image makes slow, not for others. */
+/* Until writes could be drained, the session stays; a drain waits for changes that the image makes slow, not
+ * for others. */
 static gboolean
 end_session(ExportControl *control, Connection *connection, GError **error)
 {
@@ -192,26 +195,29 @@ do_end(ExportControl *control, Connection *connection, const CbtControlRequest *
   return end_session(control, connection, error);
 }
 
-typedef gboolean (*RequestFunc)(ExportControl *control, Connection *connection, const CbtControlRequest *request,
-                                int *fds, CbtControlReply *reply, GError **error);
+typedef gboolean (*RequestFunc)(ExportControl *control, Connection *connection,
+                                const CbtControlRequest *request, int *fds, CbtControlReply *reply,
+                                GError **error);
 
 static const RequestFunc request_funcs[CBT_N_CONTROL_OPS] = {
-    [CBT_CONTROL_HELLO] = do_read,     [CBT_CONTROL_LIST] = do_read,      [CBT_CONTROL_ADD] = do_execute,
-    [CBT_CONTROL_REMOVE] = do_execute, [CBT_CONTROL_APPLY] = do_execute,  [CBT_CONTROL_MERGE] = do_execute,
-    [CBT_CONTROL_HOLD] = do_hold,      [CBT_CONTROL_BEGIN] = do_begin,    [CBT_CONTROL_RELEASE] = do_release,
+    [CBT_CONTROL_HELLO] = do_read,     [CBT_CONTROL_LIST] = do_read,     [CBT_CONTROL_ADD] = do_execute,
+    [CBT_CONTROL_REMOVE] = do_execute, [CBT_CONTROL_APPLY] = do_execute, [CBT_CONTROL_MERGE] = do_execute,
+    [CBT_CONTROL_HOLD] = do_hold,      [CBT_CONTROL_BEGIN] = do_begin,   [CBT_CONTROL_RELEASE] = do_release,
     [CBT_CONTROL_END] = do_end,
 };
 
 static void
-handle_request(ExportControl *control, Connection *connection, CbtControlRequest *request, gsize length, int *fds,
-               CbtControlReply *reply)
+handle_request(ExportControl *control, Connection *connection, CbtControlRequest *request, gsize length,
+               int *fds, CbtControlReply *reply)
 {
   g_autoptr(GError) error = NULL;
   reply->magic = CBT_CONTROL_MAGIC;
   reply->version = CBT_CONTROL_VERSION;
   reply->code = -1;
-  if (length != sizeof *request || request->magic != CBT_CONTROL_MAGIC || request->version != CBT_CONTROL_VERSION)
-    cbt_set_error(&error, CBT_ERROR_UNSUPPORTED, "Restart the export: it is of another version than the daemon.",
+  if (length != sizeof *request || request->magic != CBT_CONTROL_MAGIC ||
+      request->version != CBT_CONTROL_VERSION)
+    cbt_set_error(&error, CBT_ERROR_UNSUPPORTED,
+                  "Restart the export: it is of another version than the daemon.",
                   "the request is of another protocol version");
   else if (request->op >= CBT_N_CONTROL_OPS)
     cbt_set_error(&error, CBT_ERROR_INVALID, NULL, "request %u is not known", request->op);
@@ -220,7 +226,8 @@ handle_request(ExportControl *control, Connection *connection, CbtControlRequest
   cbt_control_reply_error(reply, error);
 }
 
-/* ---- connections ---------------------------------------------------------------------------------------------- */
+/* ---- connections
+ * ---------------------------------------------------------------------------------------------- */
 
 static void
 close_connection(ExportControl *control, Connection *connection)
@@ -229,7 +236,8 @@ close_connection(ExportControl *control, Connection *connection)
   if (connection->hold)
     cbt_gate_release(control->export->gate, connection->hold, NULL);
   connection->hold = 0;
-  /* Whoever is in the gate gets out of it in the end, or the image is dead; waiting holds up this thread alone. */
+  /* Whoever is in the gate gets out of it in the end, or the image is dead; waiting holds up this thread
+   * alone. */
   while (!end_session(control, connection, &error))
     g_clear_error(&error);
   cbt_clear_fd(&connection->fd);
@@ -260,7 +268,8 @@ is_allowed(int fd)
 {
   struct ucred peer;
   socklen_t length = sizeof peer;
-  return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 && (peer.uid == 0 || peer.uid == geteuid());
+  return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0 &&
+         (peer.uid == 0 || peer.uid == geteuid());
 }
 
 static void
@@ -272,7 +281,7 @@ accept_connection(ExportControl *control)
     return;
   for (guint i = 0; i < MAX_CONNECTIONS; i++)
     if (control->connections[i].fd < 0) {
-      control->connections[i] = (Connection) {.fd = cbt_steal_fd(&fd)};
+      control->connections[i] = (Connection){.fd = cbt_steal_fd(&fd)};
       return;
     }
 }
@@ -283,7 +292,7 @@ serve_once(ExportControl *control)
   struct pollfd fds[MAX_CONNECTIONS + 2] = {{.fd = control->stop_fd, .events = POLLIN},
                                             {.fd = control->listen_fd, .events = POLLIN}};
   for (guint i = 0; i < MAX_CONNECTIONS; i++)
-    fds[i + 2] = (struct pollfd) {.fd = control->connections[i].fd, .events = POLLIN};
+    fds[i + 2] = (struct pollfd){.fd = control->connections[i].fd, .events = POLLIN};
   if (poll(fds, G_N_ELEMENTS(fds), -1) < 0)
     return errno == EINTR;
   if (fds[0].revents)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A change goes: through the gate, bits set, old bytes preserved if a session wants them, then the image. It has set its
- * bits even if it then fails half-way. Reads and flushes touch neither gate nor bits.
+ * A change goes: through the gate, bits set, old bytes preserved if a session wants them, then the image. It
+ * has set its bits even if it then fails half-way. Reads and flushes touch neither gate nor bits.
  */
 #include <cbt/export-private.h>
 
@@ -62,7 +62,8 @@ cbt_export_size(const CbtExport *export)
   return export->size;
 }
 
-/* ---- changes -------------------------------------------------------------------------------------------------- */
+/* ---- changes
+ * -------------------------------------------------------------------------------------------------- */
 
 static void
 begin_change(CbtExport *export, guint64 offset, guint64 length)
@@ -112,9 +113,10 @@ cbt_export_zero(CbtExport *export, guint32 length, guint64 offset, gboolean may_
   if (may_trim)
     errsv = punch_hole(export, length, offset);
   if (is_unsupported(errsv))
-    errsv = fallocate(export->image_fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, (off_t) offset, length) == 0
-                ? 0
-                : errno;
+    errsv =
+        fallocate(export->image_fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, (off_t) offset, length) == 0
+            ? 0
+            : errno;
   return end_change(export, is_unsupported(errsv) ? EOPNOTSUPP : errsv, fua);
 }
 
@@ -127,7 +129,8 @@ cbt_export_trim(CbtExport *export, guint32 length, guint64 offset, gboolean fua)
   return end_change(export, is_unsupported(errsv) ? 0 : errsv, fua);
 }
 
-/* ---- the rest ------------------------------------------------------------------------------------------------- */
+/* ---- the rest
+ * ------------------------------------------------------------------------------------------------- */
 
 int
 cbt_export_read(CbtExport *export, void *buffer, guint32 length, guint64 offset)

@@ -48,12 +48,12 @@ init_ring(struct io_uring *ring, guint depth, GError **error)
     result = io_uring_queue_init(depth + 1, ring, 0);
   if (result == 0)
     return TRUE;
-  if (result == -ENOSYS || result == -EPERM)
-    cbt_set_error(error, CBT_ERROR_UNSUPPORTED,
-                  "Check 'sysctl kernel.io_uring_disabled' and the seccomp profile of the container.",
-                  "io_uring cannot be used here: %s", g_strerror(-result));
-  else
-    cbt_set_error_errno(error, -result, "cannot create an io_uring of %u entries", depth + 1);
+  gboolean unavailable = result == -ENOSYS || result == -EPERM;
+  cbt_set_error(error, unavailable ? CBT_ERROR_UNSUPPORTED : cbt_error_code_from_errno(-result),
+                unavailable ? "Check 'sysctl kernel.io_uring_disabled' and the container's seccomp profile."
+                : result == -ENOMEM ? "Raise the limit of locked memory (LimitMEMLOCK=, ulimit -l)."
+                                    : NULL,
+                "cannot create an io_uring of %u entries: %s", depth + 1, g_strerror(-result));
   return FALSE;
 }
 

@@ -11,18 +11,18 @@
 #include <cbt/disk.h>
 #include <common/fd.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <glib/gstdio.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/pidfd.h>
+#include <string.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 
 #define START_TIMEOUT_MS 10000
 #define STOP_TIMEOUT_MS  10000
+#define FIND_TIMEOUT_MS  200
 #define MAX_DEATHS       5
 #define DEATH_WINDOW_US  (60 * G_USEC_PER_SEC)
 #define EXPORT_THREADS   "16"
@@ -36,7 +36,6 @@ typedef struct {
   char disk_id[CBT_UUID_TEXT_SIZE];
   char *socket;
   char *control;
-  char *log;
   /* changed under both locks of Exports, read under either */
   gboolean wanted;
   gint64 pid; /* 0: not running */
@@ -66,7 +65,6 @@ export_free(Export *export)
   g_free(export->bitmap_dir);
   g_free(export->socket);
   g_free(export->control);
-  g_free(export->log);
   g_free(export);
 }
 
@@ -93,7 +91,6 @@ export_new(Exports *exports, const CatalogueVm *vm, const CatalogueDisk *disk)
   cbt_uuid_format(&disk->id, export->disk_id);
   export->socket = g_strdup_printf("%s/%s.nbd", folder, disk->name);
   export->control = g_strdup_printf("%s/%s.ctl", folder, disk->name);
-  export->log = g_strdup_printf("%s/%s.log", folder, disk->name);
   export->pid_fd = -1;
   return export;
 }
@@ -102,37 +99,27 @@ export_new(Exports *exports, const CatalogueVm *vm, const CatalogueDisk *disk)
  * ---------------------------------------------------------------------------------------------- */
 
 static void
-setup_child(gpointer data)
+setup_child(gpointer data G_GNUC_UNUSED)
 {
-  const char *log = data;
   setsid();
-  int fd = open(log, O_WRONLY | O_CREAT | O_APPEND, 0600);
-  if (fd >= 0) {
-    dup2(fd, STDOUT_FILENO);
-    dup2(fd, STDERR_FILENO);
-  }
 }
 
-/* The last message in the log is why the process ended. */
+/* nbdkit's last message is why it did not start. */
 static void
-set_error_from_log(const Export *export, GError **error)
+set_error_from_messages(const Export *export, char *messages, GError **error)
 {
-  g_autofree char *text = NULL;
-  if (!g_file_get_contents(export->log, &text, NULL, NULL))
-    text = g_strdup("");
-  g_strchomp(text);
-  const char *last = strrchr(text, '\n');
-  last = last ? last + 1 : text;
+  g_strchomp(messages);
+  const char *last = strrchr(messages, '\n');
+  last = last ? last + 1 : messages;
   const char *prefix = strstr(last, "error: ");
   cbt_set_error(error, CBT_ERROR_FAILED, NULL, "the export of %s/%s did not start: %s", export->vm,
-                export->disk,
-                prefix  ? prefix + strlen("error: ")
-                : *last ? last
-                        : "no message in its log");
+                export->disk, prefix ? prefix + strlen("error: ") : last);
 }
 
+/* nbdkit goes into the background by itself when it is ready. It must: in the foreground it asks to be killed
+ * with the thread that started it (PR_SET_PDEATHSIG), and an export has to outlive the daemon. */
 static gboolean
-spawn_process(Export *export, GPid *pid, GError **error)
+spawn_process(Export *export, GError **error)
 {
   g_autofree char *plugin =
       g_build_filename(export->exports->config->plugin_dir, "nbdkit-cbt-plugin.so", NULL);
@@ -140,19 +127,23 @@ spawn_process(Export *export, GPid *pid, GError **error)
   g_autofree char *bitmaps = g_strconcat("bitmaps=", export->bitmap_dir, NULL);
   g_autofree char *disk_id = g_strconcat("disk-id=", export->disk_id, NULL);
   g_autofree char *control = g_strconcat("control=", export->control, NULL);
-  char *argv[] = {"nbdkit", "--foreground", "--unix", export->socket, "--threads", EXPORT_THREADS,
-                  plugin,   image,          bitmaps,  disk_id,        control,     NULL};
+  char *argv[] = {"nbdkit", "--unix", export->socket, "--threads", EXPORT_THREADS, plugin, image,
+                  bitmaps,  disk_id,  control,        NULL};
   g_auto(GStrv) environment = g_get_environ();
 #ifdef CBT_PLUGIN_PRELOAD
   environment = g_environ_setenv(environment, "LD_PRELOAD", CBT_PLUGIN_PRELOAD, TRUE);
 #endif
+  g_autofree char *messages = NULL;
+  int status = 0;
   g_unlink(export->socket);
-  g_unlink(export->log);
-  if (g_spawn_async("/", argv, environment,
-                    G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_STDOUT_TO_DEV_NULL, setup_child,
-                    export->log, pid, error))
+  if (!g_spawn_sync("/", argv, environment, G_SPAWN_SEARCH_PATH | G_SPAWN_STDOUT_TO_DEV_NULL, setup_child,
+                    NULL, NULL, &messages, &status, error)) {
+    g_prefix_error(error, "cannot start nbdkit for %s/%s: ", export->vm, export->disk);
+    return FALSE;
+  }
+  if (status == 0)
     return TRUE;
-  g_prefix_error(error, "cannot start nbdkit for %s/%s: ", export->vm, export->disk);
+  set_error_from_messages(export, messages, error);
   return FALSE;
 }
 
@@ -169,24 +160,6 @@ has_ended(int pid_fd, int timeout_ms)
 {
   struct pollfd poll_fd = {.fd = pid_fd, .events = POLLIN};
   return poll(&poll_fd, 1, timeout_ms) > 0;
-}
-
-/* nbdkit opens its own socket after the plugin's: ready is when both are there. */
-static gboolean
-wait_until_ready(const Export *export, int pid_fd, GError **error)
-{
-  gint64 deadline = g_get_monotonic_time() + START_TIMEOUT_MS * 1000;
-  while (g_get_monotonic_time() < deadline) {
-    if (has_ended(pid_fd, 10)) {
-      set_error_from_log(export, error);
-      return FALSE;
-    }
-    if (g_access(export->socket, F_OK) == 0 && ask_pid(export, 100, NULL) != 0)
-      return TRUE;
-  }
-  cbt_set_error(error, CBT_ERROR_UNREACHABLE, NULL, "the export of %s/%s does not answer on %s", export->vm,
-                export->disk, export->control);
-  return FALSE;
 }
 
 static void
@@ -208,13 +181,6 @@ set_process(Export *export, gint64 pid, int pid_fd)
   wake_supervisor(export->exports);
 }
 
-static void
-reap(gint64 pid)
-{
-  while (waitpid((pid_t) pid, NULL, 0) < 0 && errno == EINTR)
-    continue;
-}
-
 static gboolean
 end_process(const Export *export, GError **error)
 {
@@ -227,44 +193,32 @@ end_process(const Export *export, GError **error)
                   export->disk, export->pid, STOP_TIMEOUT_MS / 1000);
     return FALSE;
   }
-  reap(export->pid);
+  return TRUE;
+}
+
+/* Takes over the process that answers within TIMEOUT_MS. */
+static gboolean
+find_process(Export *export, guint timeout_ms, GError **error)
+{
+  gint64 pid = ask_pid(export, timeout_ms, error);
+  if (pid == 0)
+    return FALSE;
+  CBT_AUTO_FD int pid_fd = pidfd_open((pid_t) pid, 0);
+  if (pid_fd < 0) {
+    cbt_set_error_errno(error, errno, "cannot watch process %" G_GINT64_FORMAT, pid);
+    return FALSE;
+  }
+  if (ask_pid(export, timeout_ms, error) != pid)
+    return FALSE;
+  set_process(export, pid, cbt_steal_fd(&pid_fd));
+  g_info("export of %s/%s runs as process %" G_GINT64_FORMAT, export->vm, export->disk, pid);
   return TRUE;
 }
 
 static gboolean
 start_process(Export *export, GError **error)
 {
-  GPid pid;
-  if (!spawn_process(export, &pid, error))
-    return FALSE;
-  CBT_AUTO_FD int pid_fd = pidfd_open(pid, 0);
-  if (pid_fd < 0) {
-    cbt_set_error_errno(error, errno, "cannot watch process %d", pid);
-    return FALSE;
-  }
-  if (!wait_until_ready(export, pid_fd, error)) {
-    pidfd_send_signal(pid_fd, SIGKILL, NULL, 0);
-    reap(pid);
-    return FALSE;
-  }
-  set_process(export, pid, cbt_steal_fd(&pid_fd));
-  g_info("export of %s/%s runs as process %d", export->vm, export->disk, pid);
-  return TRUE;
-}
-
-/* TRUE if a process of an earlier daemon still serves this disk. */
-static gboolean
-find_process(Export *export)
-{
-  gint64 pid = ask_pid(export, 200, NULL);
-  if (pid == 0)
-    return FALSE;
-  CBT_AUTO_FD int pid_fd = pidfd_open((pid_t) pid, 0);
-  if (pid_fd < 0 || ask_pid(export, 200, NULL) != pid)
-    return FALSE;
-  set_process(export, pid, cbt_steal_fd(&pid_fd));
-  g_info("export of %s/%s found running as process %" G_GINT64_FORMAT, export->vm, export->disk, pid);
-  return TRUE;
+  return spawn_process(export, error) && find_process(export, START_TIMEOUT_MS, error);
 }
 
 /* ---- supervision
@@ -289,7 +243,6 @@ restart_export(Export *export)
   g_autoptr(GError) error = NULL;
   g_warning("the export of %s/%s (process %" G_GINT64_FORMAT ") ended unexpectedly", export->vm, export->disk,
             export->pid);
-  reap(export->pid);
   set_process(export, 0, -1);
   if (!may_start_again(export))
     g_warning("the export of %s/%s ended %d times in a minute: it stays down until it is stopped and started "
@@ -440,7 +393,7 @@ start_export(Export *export, gboolean adopt, GError **error)
 {
   if (!check_socket_path(export, error))
     return FALSE;
-  if (!(adopt && find_process(export)) && !start_process(export, error))
+  if (!(adopt && find_process(export, FIND_TIMEOUT_MS, NULL)) && !start_process(export, error))
     return FALSE;
   set_wanted(export, TRUE);
   return TRUE;

@@ -4,8 +4,8 @@
  * stopped.
  *
  * One nbdkit process a disk, in a session of its own, so that it lives on when the daemon ends. Its NBD
- * socket is RUNTIME/exports/VM/DISK.nbd, its control socket DISK.ctl, its messages DISK.log. The catalogue
- * remembers which vms are exported; this module watches the processes.
+ * socket is RUNTIME/exports/VM/DISK.nbd, its control socket DISK.ctl; its messages go to syslog. The
+ * catalogue remembers which vms are exported; this module watches the processes.
  *
  * Threads: any; start and stop block, so they belong into a task.
  */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The disk is cut into segments; each thread takes the next one, looks up its chunk ids in one walk, and goes through it
- * window by window. A window is read (if the target has contents), made, and its runs that differ are written. Threads
- * share nothing but the counter and the first error.
+ * The disk is cut into segments; each thread takes the next one, looks up its chunk ids in one walk, and goes
+ * through it window by window. A window is read (if the target has contents), made, and its runs that differ
+ * are written. Threads share nothing but the counter and the first error.
  */
 #include <store/extract.h>
 
@@ -48,14 +48,15 @@ typedef struct {
 /* What is to be done with one cluster of a window. */
 typedef enum { KEEP, WRITE, MAKE_ZERO } Action;
 
-/* ---- runs ----------------------------------------------------------------------------------------------------- */
+/* ---- runs
+ * ----------------------------------------------------------------------------------------------------- */
 
 static gboolean
 write_bytes(Extract *extract, const guint8 *data, guint64 length, guint64 offset, GError **error)
 {
   if (!cbt_pwrite_full(extract->fd, data, length, offset)) {
-    cbt_set_error_errno(error, errno, "cannot write %" G_GUINT64_FORMAT " bytes at offset %" G_GUINT64_FORMAT, length,
-                        offset);
+    cbt_set_error_errno(error, errno, "cannot write %" G_GUINT64_FORMAT " bytes at offset %" G_GUINT64_FORMAT,
+                        length, offset);
     return FALSE;
   }
   atomic_fetch_add(&extract->written, length);
@@ -97,7 +98,8 @@ apply_actions(ExtractThread *thread, const Action *actions, guint64 window, guin
   return TRUE;
 }
 
-/* ---- windows -------------------------------------------------------------------------------------------------- */
+/* ---- windows
+ * -------------------------------------------------------------------------------------------------- */
 
 static gboolean
 is_hole(int fd, guint64 offset, guint64 length)
@@ -116,8 +118,8 @@ get_cluster(ExtractThread *thread, const StoreChunkId *id, guint8 *data, guint64
   }
   if (length == CBT_CLUSTER_SIZE)
     return TRUE;
-  cbt_set_error(error, CBT_ERROR_CORRUPT, NULL, "extent at offset %" G_GUINT64_FORMAT ": its chunk has %zu bytes",
-                offset, length);
+  cbt_set_error(error, CBT_ERROR_CORRUPT, NULL,
+                "extent at offset %" G_GUINT64_FORMAT ": its chunk has %zu bytes", offset, length);
   return FALSE;
 }
 
@@ -170,7 +172,8 @@ extract_window(ExtractThread *thread, guint64 window, guint64 length, GError **e
   return apply_actions(thread, actions, window, length, error);
 }
 
-/* ---- segments ------------------------------------------------------------------------------------------------- */
+/* ---- segments
+ * ------------------------------------------------------------------------------------------------- */
 
 static gboolean
 keep_id(guint64 cluster, const StoreChunkId *id, gpointer user_data)
@@ -204,7 +207,8 @@ extract_segment(ExtractThread *thread, guint64 segment, GError **error)
   const StoreManifest *manifest = extract->manifest;
   thread->first_cluster = segment * SEGMENT_CLUSTERS;
   memset(thread->ids, 0, sizeof thread->ids);
-  if (!store_manifest_walk(thread->worker, manifest, thread->first_cluster, SEGMENT_CLUSTERS, keep_id, thread, error))
+  if (!store_manifest_walk(thread->worker, manifest, thread->first_cluster, SEGMENT_CLUSTERS, keep_id, thread,
+                           error))
     return FALSE;
   guint64 end = MIN((thread->first_cluster + SEGMENT_CLUSTERS) * CBT_CLUSTER_SIZE, manifest->size);
   for (guint64 window = thread->first_cluster * CBT_CLUSTER_SIZE; window < end; window += WINDOW_SIZE) {
@@ -264,7 +268,8 @@ run_threads(Extract *extract)
     pthread_join(threads[i], NULL);
 }
 
-/* ---- the target ----------------------------------------------------------------------------------------------- */
+/* ---- the target
+ * ----------------------------------------------------------------------------------------------- */
 
 static gboolean
 prepare_block_device(int fd, guint64 size, GError **error)
@@ -314,7 +319,7 @@ store_extract_raw(Store *store, const StoreManifest *manifest, int fd, const Sto
   pthread_mutex_destroy(&extract.error_lock);
   if (!extract.error && fdatasync(fd) != 0)
     cbt_set_error_errno(&extract.error, errno, "cannot make the target durable");
-  *result = (StoreExtractResult) {.written = extract.written, .zero = extract.zero};
+  *result = (StoreExtractResult){.written = extract.written, .zero = extract.zero};
   if (extract.error)
     g_propagate_error(error, extract.error);
   return extract.error == NULL;

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Walks down one tree, or two at once. A zero id is a subtree of zeros and is not entered; equal ids of two trees are equal
- * subtrees and are not entered either, so that a difference costs what differs. The depth is at most STORE_PAGE_LEVELS_MAX,
- * and a level holds one page (two in a difference).
+ * Walks down one tree, or two at once. A zero id is a subtree of zeros and is not entered; equal ids of two
+ * trees are equal subtrees and are not entered either, so that a difference costs what differs. The depth is
+ * at most STORE_PAGE_LEVELS_MAX, and a level holds one page (two in a difference).
  */
 #include <store/manifest-private.h>
 
 #include <common/bytes.h>
 #include <common/error.h>
 
-/* ---- one tree ------------------------------------------------------------------------------------------------- */
+/* ---- one tree
+ * ------------------------------------------------------------------------------------------------- */
 
 typedef struct {
   StoreWorker *worker;
@@ -78,7 +79,8 @@ store_manifest_get(StoreWorker *worker, const StoreManifest *manifest, guint64 c
   return store_manifest_walk(worker, manifest, cluster, 1, keep_id, id, error);
 }
 
-/* ---- two trees ------------------------------------------------------------------------------------------------ */
+/* ---- two trees
+ * ------------------------------------------------------------------------------------------------ */
 
 typedef struct {
   StoreWorker *worker;
@@ -119,12 +121,12 @@ add_run(Difference *difference, guint64 cluster, guint64 count, gboolean zero)
   difference->run_end = cluster + count;
 }
 
-static gboolean compare_pages(Difference *difference, const StoreChunkId *from, const StoreChunkId *to, guint level,
-                              guint64 base, GError **error);
+static gboolean compare_pages(Difference *difference, const StoreChunkId *from, const StoreChunkId *to,
+                              guint level, guint64 base, GError **error);
 
 static gboolean
-compare_entry(Difference *difference, const StoreChunkId *from, const StoreChunkId *to, guint level, guint64 cluster,
-              GError **error)
+compare_entry(Difference *difference, const StoreChunkId *from, const StoreChunkId *to, guint level,
+              guint64 cluster, GError **error)
 {
   if (store_chunk_id_equal(from, to))
     return TRUE;
@@ -135,8 +137,8 @@ compare_entry(Difference *difference, const StoreChunkId *from, const StoreChunk
 }
 
 static gboolean
-compare_pages(Difference *difference, const StoreChunkId *from, const StoreChunkId *to, guint level, guint64 base,
-              GError **error)
+compare_pages(Difference *difference, const StoreChunkId *from, const StoreChunkId *to, guint level,
+              guint64 base, GError **error)
 {
   static const StoreChunkId zero;
   StorePage from_page, to_page;
@@ -169,8 +171,8 @@ descend(StoreWorker *worker, StoreChunkId *root, guint n_levels, guint wanted, G
 
 /* A TO tree that is higher than FROM: its first subtree is compared with FROM, all others with zeros. */
 static gboolean
-compare_roots(Difference *difference, const StoreChunkId *from, guint from_levels, const StoreChunkId *to, guint level,
-              GError **error)
+compare_roots(Difference *difference, const StoreChunkId *from, guint from_levels, const StoreChunkId *to,
+              guint level, GError **error)
 {
   static const StoreChunkId zero;
   StorePage page;
@@ -191,10 +193,10 @@ compare_roots(Difference *difference, const StoreChunkId *from, guint from_level
 }
 
 gboolean
-store_manifest_difference(StoreWorker *worker, const StoreManifest *from, const StoreManifest *to, guint64 offset,
-                          StoreDifferenceFunc func, gpointer user_data, GError **error)
+store_manifest_difference(StoreWorker *worker, const StoreManifest *from, const StoreManifest *to,
+                          guint64 offset, StoreDifferenceFunc func, gpointer user_data, GError **error)
 {
-  StoreChunkId older = from ? from->root : (StoreChunkId) {{0}};
+  StoreChunkId older = from ? from->root : (StoreChunkId){{0}};
   guint to_levels = store_manifest_n_levels(to->size);
   guint from_levels = from ? store_manifest_n_levels(from->size) : to_levels;
   Difference difference = {

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The builder keeps the path of pages from the root down to the leaf that it is in. When the next cluster lies
- * elsewhere, the pages that do not contain it are closed from the leaf upwards: a page that changed is put and its id set
- * in its parent, one that did not is dropped. Then the new path is loaded from the ids in the parents, which are the base's
- * wherever nothing was set: so untouched subtrees are inherited without being read.
+ * The builder keeps the path of pages from the root down to the leaf that it is in. When the next cluster
+ * lies elsewhere, the pages that do not contain it are closed from the leaf upwards: a page that changed is
+ * put and its id set in its parent, one that did not is dropped. Then the new path is loaded from the ids in
+ * the parents, which are the base's wherever nothing was set: so untouched subtrees are inherited without
+ * being read.
  */
 #include <store/manifest-private.h>
 
@@ -22,7 +23,7 @@ struct StoreManifestBuilder {
   guint n_levels;
   StoreTally *tally;
   StoreChunkId root;
-  guint64 next_cluster; /* the least that may be set */
+  guint64 next_cluster;                 /* the least that may be set */
   OpenPage path[STORE_PAGE_LEVELS_MAX]; /* by level; pages above an open one are open */
 };
 
@@ -37,7 +38,8 @@ store_manifest_n_levels(guint64 size)
 {
   guint64 n_clusters = store_manifest_n_clusters(size);
   guint n_levels = 1;
-  while (n_levels < STORE_PAGE_LEVELS_MAX && (n_clusters - 1) >> store_page_entry_bits(n_levels) > 0 && n_clusters > 0)
+  while (n_levels < STORE_PAGE_LEVELS_MAX && (n_clusters - 1) >> store_page_entry_bits(n_levels) > 0 &&
+         n_clusters > 0)
     n_levels++;
   return n_levels;
 }
@@ -145,7 +147,8 @@ enter_pages(StoreManifestBuilder *builder, guint64 cluster, GError **error)
     if (open->open)
       continue;
     open->number = page_number(cluster, level);
-    if (!store_page_load(builder->worker, parent_entry(builder, level, open->number), level, &open->page, error))
+    if (!store_page_load(builder->worker, parent_entry(builder, level, open->number), level, &open->page,
+                         error))
       return FALSE;
     open->open = TRUE;
     open->changed = FALSE;
@@ -154,7 +157,8 @@ enter_pages(StoreManifestBuilder *builder, guint64 cluster, GError **error)
 }
 
 gboolean
-store_manifest_builder_set(StoreManifestBuilder *builder, guint64 cluster, const StoreChunkId *id, GError **error)
+store_manifest_builder_set(StoreManifestBuilder *builder, guint64 cluster, const StoreChunkId *id,
+                           GError **error)
 {
   g_assert(cluster >= builder->next_cluster && cluster < store_manifest_n_clusters(builder->size));
   builder->next_cluster = cluster + 1;
@@ -175,6 +179,6 @@ store_manifest_builder_finish(StoreManifestBuilder *builder, StoreManifest *mani
   for (guint level = 0; level < builder->n_levels; level++)
     if (builder->path[level].open && !close_page(builder, level, error))
       return FALSE;
-  *manifest = (StoreManifest) {.root = builder->root, .size = builder->size};
+  *manifest = (StoreManifest){.root = builder->root, .size = builder->size};
   return TRUE;
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* nbdkit-cbt-plugin: a thin shell around CbtExport. One process serves one disk; all connections share the export. */
+/* nbdkit-cbt-plugin: a thin shell around CbtExport. One process serves one disk; all connections share the
+ * export. */
 #define NBDKIT_API_VERSION 2
 #define THREAD_MODEL       NBDKIT_THREAD_MODEL_PARALLEL
 #include <nbdkit-plugin.h>
@@ -64,10 +65,10 @@ cbt_config_complete(void)
   return -1;
 }
 
-#define cbt_config_help                                                                                                \
-  "image=FILE|DEVICE  (required) The raw image to serve.\n"                                                            \
-  "bitmaps=DIR        (required) Folder of the disk's bitmap files.\n"                                                 \
-  "control=SOCKET     (required) Unix socket for cbt-backupd.\n"                                                       \
+#define cbt_config_help                                                                                      \
+  "image=FILE|DEVICE  (required) The raw image to serve.\n"                                                  \
+  "bitmaps=DIR        (required) Folder of the disk's bitmap files.\n"                                       \
+  "control=SOCKET     (required) Unix socket for cbt-backupd.\n"                                             \
   "disk-id=UUID       (required) The id that the disk was registered with."
 
 static int
