@@ -29,12 +29,13 @@ export LC_ALL=C
 say() { printf '%s\n' "-- $*"; }
 
 fail() {
-  printf 'FAILED: %s\n' "$*" >&2
   local i
-  for ((i = 1; i < ${#FUNCNAME[@]} - 1; i++)); do
-    printf '  in %s, line %s\n' "${FUNCNAME[i]}" "${BASH_LINENO[i]}" >&2
-  done
-  printf '  line %s of %s\n' "${BASH_LINENO[-2]}" "$0" >&2
+  {
+    printf 'FAILED: %s\n' "$*"
+    for ((i = 0; i < ${#FUNCNAME[@]} - 1; i++)); do
+      printf '  %s line %s, called by %s\n' "$(basename "${BASH_SOURCE[i + 1]}")" "${BASH_LINENO[i]}" "${FUNCNAME[i + 1]}"
+    done
+  } | tee -a "$WORK/failure" >&2
   exit 1
 }
 
@@ -61,7 +62,7 @@ processes_of_test() {
 }
 
 sanitizer_reports() {
-  find "$WORK" -maxdepth 3 \( -name '*.log' -o -name '*.err' \) -print0 2>/dev/null |
+  find "$WORK" -maxdepth 5 \( -name '*.log' -o -name '*.err' \) -print0 2>/dev/null |
     xargs -0 -r grep -aE 'ERROR: (Address|Leak)Sanitizer|WARNING: ThreadSanitizer|runtime error:|SUMMARY: [A-Za-z]*Sanitizer' 2>/dev/null || true
 }
 
@@ -82,9 +83,11 @@ cleanup() {
     result=1
   fi
   if [ "$result" -ne 0 ] && [ "$result" -ne 77 ]; then
-    for log in "$WORK"/*.log "$RUN"/*.log; do
-      [ -s "$log" ] && { printf '== %s\n' "$log"; tail -n 60 "$log"; } >&2
+    for log in "$WORK"/daemon.log "$RUN"/exports/*/*.log "$WORK"/*.err; do
+      [ -s "$log" ] && { printf '== %s\n' "$log"; tail -n 40 "$log"; } >&2
     done
+    echo >&2
+    cat "$WORK/failure" >&2 2>/dev/null || echo "FAILED: a command ended with status $result" >&2
     if [ -n "${CBT_TEST_KEEP:-}" ]; then
       echo "kept: $WORK" >&2
       exit "$result"
@@ -188,7 +191,9 @@ cbt_json() { cbt --json "$@"; }
 api() {
   local method=$1 path=$2
   local options=(-sS --unix-socket "$SOCKET" -X "$method" -o "$WORK/api.body" -w '%{http_code}')
-  [ $# -lt 3 ] || options+=(-H 'Content-Type: application/json' --data-binary "$3")
+  if [ $# -ge 3 ] || [ "$method" = POST ]; then
+    options+=(-H 'Content-Type: application/json' --data-binary "${3:-}")
+  fi
   : >"$WORK/api.body"
   status=$(curl "${options[@]}" "http://localhost$path") || status=000
   body=$(cat "$WORK/api.body")
