@@ -8,9 +8,15 @@
 #include <string.h>
 #include <unistd.h>
 
+typedef struct {
+  off_t offset;
+  size_t length;
+} Range;
+
 /* What a power cut leaves of a path. */
 typedef struct {
-  GBytes *synced; /* (nullable) content at the last sync */
+  GByteArray *synced; /* the content that the disk has */
+  GArray *dirty; /* of Range: what the next sync writes; a sync that fails forgets it, as the kernel does */
   gboolean name_is_durable;
 } Kept;
 
@@ -30,8 +36,50 @@ static void
 kept_free(gpointer data)
 {
   Kept *kept = data;
-  g_clear_pointer(&kept->synced, g_bytes_unref);
+  g_byte_array_unref(kept->synced);
+  g_array_unref(kept->dirty);
   g_free(kept);
+}
+
+static Kept *
+kept_new(const char *path, gboolean existed)
+{
+  Kept *kept = g_new0(Kept, 1);
+  char *data = NULL;
+  gsize length = 0;
+  kept->name_is_durable = existed;
+  kept->dirty = g_array_new(FALSE, FALSE, sizeof(Range));
+  if (existed && g_file_get_contents(path, &data, &length, NULL))
+    kept->synced = g_byte_array_new_take((guint8 *) data, length);
+  else
+    kept->synced = g_byte_array_new();
+  return kept;
+}
+
+/* The file of FD, or NULL; the lock is held. */
+static Kept *
+kept_of(StoreFaultOps *faults, int fd, const char **path)
+{
+  *path = g_hash_table_lookup(faults->paths, GINT_TO_POINTER(fd));
+  return *path ? g_hash_table_lookup(faults->files, *path) : NULL;
+}
+
+static void
+kept_sync(Kept *kept, const char *path)
+{
+  g_autofree char *data = NULL;
+  gsize length = 0;
+  if (!g_file_get_contents(path, &data, &length, NULL))
+    return;
+  guint old_length = kept->synced->len;
+  g_byte_array_set_size(kept->synced, (guint) length);
+  if (length > old_length)
+    memset(kept->synced->data + old_length, 0, length - old_length);
+  for (guint i = 0; i < kept->dirty->len; i++) {
+    const Range *range = &g_array_index(kept->dirty, Range, i);
+    gsize from = MIN((gsize) range->offset, length);
+    memcpy(kept->synced->data + from, data + from, MIN(range->length, length - from));
+  }
 }
 
 static gboolean
@@ -55,15 +103,8 @@ note_open(StoreFaultOps *faults, int fd, const char *path, gboolean for_writing,
 {
   pthread_mutex_lock(&faults->lock);
   g_hash_table_insert(faults->paths, GINT_TO_POINTER(fd), g_strdup(path));
-  if (for_writing && !g_hash_table_contains(faults->files, path)) {
-    Kept *kept = g_new0(Kept, 1);
-    char *data = NULL;
-    gsize length = 0;
-    kept->name_is_durable = existed;
-    if (existed && g_file_get_contents(path, &data, &length, NULL))
-      kept->synced = g_bytes_new_take(data, length);
-    g_hash_table_insert(faults->files, g_strdup(path), kept);
-  }
+  if (for_writing && !g_hash_table_contains(faults->files, path))
+    g_hash_table_insert(faults->files, g_strdup(path), kept_new(path, existed));
   pthread_mutex_unlock(&faults->lock);
 }
 
@@ -95,14 +136,28 @@ fault_pread(const CbtFileOps *ops, int fd, void *buffer, size_t length, off_t of
   return fails(ops) ? -1 : pread(fd, buffer, length, offset);
 }
 
+static void
+note_write(StoreFaultOps *faults, int fd, off_t offset, ssize_t length)
+{
+  const char *path;
+  pthread_mutex_lock(&faults->lock);
+  Kept *kept = kept_of(faults, fd, &path);
+  if (kept && length > 0) {
+    Range range = {offset, (size_t) length};
+    g_array_append_val(kept->dirty, range);
+  }
+  pthread_mutex_unlock(&faults->lock);
+}
+
 static ssize_t
 fault_pwrite(const CbtFileOps *ops, int fd, const void *buffer, size_t length, off_t offset)
 {
-  if (!fails(ops))
-    return pwrite(fd, buffer, length, offset);
+  gboolean failing = fails(ops);
   int errsv = errno;
-  if (pwrite(fd, buffer, length / 2, offset) < 0)
-    errsv = errno;
+  ssize_t n = pwrite(fd, buffer, failing ? length / 2 : length, offset);
+  note_write(ops->user, fd, offset, n);
+  if (!failing)
+    return n;
   errno = errsv;
   return -1;
 }
@@ -117,19 +172,18 @@ static int
 fault_fdatasync(const CbtFileOps *ops, int fd)
 {
   StoreFaultOps *faults = ops->user;
-  if (fails(ops))
-    return -1;
+  const char *path;
+  gboolean failing = fails(ops);
+  int errsv = errno;
   pthread_mutex_lock(&faults->lock);
-  const char *path = g_hash_table_lookup(faults->paths, GINT_TO_POINTER(fd));
-  Kept *kept = path ? g_hash_table_lookup(faults->files, path) : NULL;
-  char *data = NULL;
-  gsize length = 0;
-  if (kept && g_file_get_contents(path, &data, &length, NULL)) {
-    g_clear_pointer(&kept->synced, g_bytes_unref);
-    kept->synced = g_bytes_new_take(data, length);
-  }
+  Kept *kept = kept_of(faults, fd, &path);
+  if (kept && !failing)
+    kept_sync(kept, path);
+  if (kept)
+    g_array_set_size(kept->dirty, 0);
   pthread_mutex_unlock(&faults->lock);
-  return 0;
+  errno = errsv;
+  return failing ? -1 : 0;
 }
 
 static int
@@ -240,13 +294,11 @@ store_fault_ops_power_cut(StoreFaultOps *faults)
   g_hash_table_iter_init(&iter, faults->files);
   while (g_hash_table_iter_next(&iter, &path, &value)) {
     const Kept *kept = value;
-    gsize length = 0;
-    gconstpointer data = kept->synced ? g_bytes_get_data(kept->synced, &length) : "";
     /* The index is mapped: its content went past this table, and is as good as any after a power cut. */
     if (g_str_has_suffix(path, "/index"))
       continue;
     if (kept->name_is_durable)
-      g_file_set_contents(path, data, (gssize) length, NULL);
+      g_file_set_contents(path, (const char *) kept->synced->data, (gssize) kept->synced->len, NULL);
     else
       unlink(path);
   }

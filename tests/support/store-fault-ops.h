@@ -3,8 +3,9 @@
  * File operations that fail on demand, and that know what a power cut would leave of each file.
  *
  * Calls that change or read files are counted; call number FAIL_AT fails with ERRSV, and all after it too if
- * FOR_EVER. A write that fails writes its first half. store_fault_ops_power_cut() gives each file the content
- * of its last sync; names count as durable only after the folder was synced. Mapped writes are not seen.
+ * FOR_EVER. A write that fails writes its first half; a sync that fails makes the disk forget what it should
+ * have written. store_fault_ops_power_cut() gives each file the content of its last sync; names count as
+ * durable only after the folder was synced. Mapped writes are not seen.
  */
 #pragma once
 

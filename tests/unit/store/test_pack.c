@@ -480,6 +480,30 @@ test_a_power_cut_after_a_failed_call_loses_nothing_flushed(void **state)
   check_faults(state, FALSE, TRUE);
 }
 
+static void
+test_what_a_killed_process_left_is_durable_after_the_next_flush(void **state)
+{
+  Fixture *fixture = *state;
+  StoreFaultOps *faults = store_fault_ops_new();
+  const CbtFileOps *ops = store_fault_ops_table(faults);
+  store_fault_ops_arm(faults, 0, FALSE, 0);
+  StorePackSet *set = open_set(fixture, ops, 9000);
+  append_all(fixture, set, N_RECORDS);
+  store_fault_ops_arm(faults, 1, TRUE, EIO);
+  store_pack_set_close(set);
+  store_fault_ops_arm(faults, 0, FALSE, 0);
+  set = open_set(fixture, ops, 9000);
+  guint32 found = scan(fixture, set, NULL, NULL);
+  assert_true(fixture->at[N_RECORDS - 1].pack > 2 && (found & 15) == 15);
+  assert_true(store_pack_flush(set, NULL));
+  store_pack_set_close(set);
+  store_fault_ops_power_cut(faults);
+  set = open_set(fixture, NULL, 9000);
+  assert_int_equal(scan(fixture, set, NULL, NULL), found);
+  store_pack_set_close(set);
+  store_fault_ops_free(faults);
+}
+
 int
 main(void)
 {
@@ -504,6 +528,8 @@ main(void)
       cmocka_unit_test_setup_teardown(test_any_call_that_fails_once_leaves_the_set_usable, setup, teardown),
       cmocka_unit_test_setup_teardown(test_a_disk_that_fails_for_ever_loses_nothing_flushed, setup, teardown),
       cmocka_unit_test_setup_teardown(test_a_power_cut_at_any_call_loses_nothing_flushed, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_what_a_killed_process_left_is_durable_after_the_next_flush, setup,
+                                      teardown),
       cmocka_unit_test_setup_teardown(test_a_power_cut_after_a_failed_call_loses_nothing_flushed, setup,
                                       teardown),
   };

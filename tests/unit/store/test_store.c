@@ -780,6 +780,12 @@ test_a_power_cut_at_any_call_loses_nothing_flushed(void **state)
   check_faults(state, TRUE, TRUE);
 }
 
+static void
+test_a_power_cut_after_a_failed_call_loses_nothing_flushed(void **state)
+{
+  check_faults(state, FALSE, TRUE);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int
@@ -810,6 +816,7 @@ main(void)
       TEST(test_any_call_that_fails_once_leaves_the_store_sound),
       TEST(test_a_disk_that_fails_for_ever_loses_nothing_flushed),
       TEST(test_a_power_cut_at_any_call_loses_nothing_flushed),
+      TEST(test_a_power_cut_after_a_failed_call_loses_nothing_flushed),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
