@@ -16,7 +16,7 @@
 #define CBT_GRANULARITY_MIN     G_GUINT64_CONSTANT(4096)
 #define CBT_GRANULARITY_MAX     (G_GUINT64_CONSTANT(16) << 20)
 #define CBT_GRANULARITY_DEFAULT CBT_CLUSTER_SIZE
-/* Largest disk: 2^32 granules of the smallest granularity. */
+/* Largest disk: 2^34 granules of the default granularity. */
 #define CBT_DISK_SIZE_MAX (G_GUINT64_CONSTANT(1) << 50)
 
 typedef struct CbtBitmap CbtBitmap;

@@ -31,6 +31,13 @@ gboolean cbt_tracker_close(CbtTracker *tracker, GError **error);
 void cbt_tracker_abandon(CbtTracker *tracker);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CbtTracker, cbt_tracker_abandon)
 
+/* Identity of the image as it is now. IO, INVALID. */
+gboolean cbt_tracker_get_identity(const CbtTracker *tracker, CbtDiskIdentity *identity, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+
+/* The file of bitmap NAME in DIRECTORY (transfer full). */
+char *cbt_tracker_bitmap_path(const char *directory, const char *name);
+
 /* Marks the range dirty in every bitmap that records. */
 void cbt_tracker_record(CbtTracker *tracker, guint64 offset, guint64 length);
 

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Inside of a bitmap file, for bitmap-file.c, bitmap-transition.c, tracker.c and the tests. */
+#pragma once
+
+#include <cbt/bitmap-format.h>
+
+struct CbtBitmapFile {
+  /* constant after creation */
+  const CbtFileOps *ops;
+  char *path;
+  int fd;
+  gboolean writable;
+  CbtBitmapLayout layout;
+  guint8 *map; /* from the first bit array to the end of the file */
+  gsize map_length;
+  CbtBitmap *bits[2];
+  /* changed by transitions, while nobody records */
+  char *temporary;        /* where the file stands until it is published; NULL then */
+  CbtBitmapHeader header; /* as it is on disk */
+  guint slot;             /* the slot that is known to be durable; the other one is written next */
+  CbtBitmap *recording;   /* the array that new writes go to; NULL if none */
+  CbtBitmap *also;        /* the other one too, while it is not known which header the disk has; else NULL */
+  gboolean sync_failed;   /* the kernel may have forgotten which pages are dirty */
+};
+
+/* The id of this boot of the host; nil if it cannot be told. */
+CbtUuid cbt_boot_id(void);
+/* Fills FIELD of SIZE bytes with TEXT: valid UTF-8, cut at a character, NUL-padded. NULL gives "". */
+void cbt_bitmap_copy_text(char *field, gsize size, const char *text);
+
+/*
+ * A new file beside PATH with all bits clean, mapped, to be filled and then published. HEADER says what it is
+ * to be; sequence, boot id and the clean mark are set here. Abandoning an unpublished file removes it.
+ */
+CbtBitmapFile *cbt_bitmap_file_prepare(const CbtFileOps *ops, const char *path, const CbtBitmapHeader *header,
+                                       GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Makes FILE durable and renames it to PATH, over whatever stands there. The caller syncs the directory. */
+gboolean cbt_bitmap_file_publish(CbtBitmapFile *file, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* Reads and checks the header of PATH, open as FD, and that the file is as long as it says. */
+gboolean cbt_bitmap_file_load_header(const CbtFileOps *ops, int fd, const char *path, CbtBitmapHeader *header,
+                                     guint *slot, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* Makes the bit arrays durable. */
+gboolean cbt_bitmap_file_sync(CbtBitmapFile *file, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Makes NEXT the header of the file, durably; sequence is set here. On an error the old one stays. */
+gboolean cbt_bitmap_file_write_header(CbtBitmapFile *file, const CbtBitmapHeader *next,
+                                      GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Points `recording` to where the state in the header says. */
+void cbt_bitmap_file_update_recording(CbtBitmapFile *file);

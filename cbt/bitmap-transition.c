@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * From state to state.
+ *
+ * A state is what the newest valid header slot says; a transition writes the other slot and syncs it, so a
+ * crash leaves the old header or the new one. When it is durable the first slot gets the same bytes, without
+ * a sync: from then on damage to either slot leaves the current state, never one that is out of date. The
+ * next transition writes the slot that was not synced, so a durable one stands at all times.
+ *
+ * The order rule: whatever the bits lose or gain around a header update, each mixture of old and new must be
+ * no less dirty than the state that it is read under.
+ *
+ *   create-successor   clear the other array, then header. (Killed before the header: the other array means
+ * nothing. Clearing after the header could be lost, and a write that came meanwhile with it.) After
+ * inconsistent: fill the parent array before the header. abdicate           sync the arrays, header (it flips
+ * the parent index), then clear the old parent array. reclaim            merge into the parent, sync, header,
+ * then clear the successor. (Killed after the merge: frozen with a parent that is a superset.) clear header
+ * (it takes the base away), then clear the bits. The other way round a crash would leave clean bits with a
+ * base. disable            sync, header: the bits of a disabled bitmap are durable and need no boot id. close
+ * sync, then header with the clean mark.
+ *
+ * Where the table says sync, a header gives bits a meaning that must survive a power cut. create-successor
+ * needs none: stale bits in either array are only more dirty, and the guest is waiting.
+ */
+#include <cbt/bitmap-file-private.h>
+
+#include <common/error.h>
+#include <errno.h>
+
+/* After a failed sync the kernel holds pages for clean that never reached the disk. Touching each makes it
+ * dirty again. */
+static void
+redirty(CbtBitmapFile *file)
+{
+  for (gsize at = 0; at < file->map_length; at += CBT_BITMAP_PAGE)
+    __atomic_fetch_or(&file->map[at], 0, __ATOMIC_RELAXED);
+}
+
+static gboolean
+sync_fd(CbtBitmapFile *file)
+{
+  if (file->sync_failed)
+    redirty(file);
+  file->sync_failed = file->ops->fdatasync(file->ops, file->fd) != 0;
+  return !file->sync_failed;
+}
+
+gboolean
+cbt_bitmap_file_sync(CbtBitmapFile *file, GError **error)
+{
+  if (sync_fd(file))
+    return TRUE;
+  cbt_set_error_errno(error, errno, "cannot sync %s", file->path);
+  return FALSE;
+}
+
+static gboolean
+write_slot(CbtBitmapFile *file, guint slot, const CbtBitmapHeader *header)
+{
+  guint8 page[CBT_BITMAP_PAGE];
+  cbt_bitmap_header_encode(header, page);
+  return cbt_file_pwrite_full(file->ops, file->fd, page, sizeof page, slot * sizeof page);
+}
+
+gboolean
+cbt_bitmap_file_write_header(CbtBitmapFile *file, const CbtBitmapHeader *next, GError **error)
+{
+  CbtBitmapHeader header = *next;
+  header.sequence = file->header.sequence + 1;
+  guint slot = 1 - file->slot;
+  if (!write_slot(file, slot, &header) || !sync_fd(file)) {
+    int errsv = errno;
+    /* What was written must not win at the next open. If it cannot be taken back either, both states are
+     * possible: record where either of them looks. */
+    if (!write_slot(file, slot, &file->header) && file->recording != NULL)
+      file->also = file->recording == file->bits[0] ? file->bits[1] : file->bits[0];
+    cbt_set_error_errno(error, errsv, "cannot write the header of %s", file->path);
+    return FALSE;
+  }
+  if (!write_slot(file, 1 - slot, &header))
+    g_debug("%s: cannot write the second header slot", file->path);
+  file->header = header;
+  file->slot = slot;
+  file->also = NULL;
+  return TRUE;
+}
+
+void
+cbt_bitmap_file_update_recording(CbtBitmapFile *file)
+{
+  guint parent = file->header.parent;
+  switch (file->header.state) {
+  case CBT_BITMAP_FROZEN:
+    file->recording = file->bits[1 - parent];
+    break;
+  case CBT_BITMAP_ACTIVE:
+  case CBT_BITMAP_INCONSISTENT:
+    file->recording = file->bits[parent];
+    break;
+  case CBT_BITMAP_DISABLED:
+  default:
+    file->recording = NULL;
+    break;
+  }
+  if (!file->writable)
+    file->recording = NULL;
+}
+
+static void
+drop_base(CbtBitmapHeader *header, const char *reason)
+{
+  header->base = (CbtUuid){{0}};
+  cbt_bitmap_copy_text(header->reason, sizeof header->reason, reason);
+}
+
+static void
+abdicate(CbtBitmapHeader *header)
+{
+  header->parent = 1 - header->parent;
+  if (cbt_uuid_is_nil(&header->pending))
+    drop_base(header, "the last freeze ended without a recovery point");
+  else {
+    header->base = header->pending;
+    cbt_bitmap_copy_text(header->reason, sizeof header->reason, "");
+  }
+}
+
+/* What the header says after EVENT, its state apart. */
+static void
+plan_header(CbtBitmapHeader *next, CbtBitmapEvent event, const CbtUuid *pending, const char *reason)
+{
+  gboolean was_inconsistent = next->state == CBT_BITMAP_INCONSISTENT;
+  if (event == CBT_BITMAP_ABDICATE)
+    abdicate(next);
+  next->pending = (CbtUuid){{0}};
+  next->inconsistent_base = FALSE;
+  if (event == CBT_BITMAP_CREATE_SUCCESSOR) {
+    next->inconsistent_base = was_inconsistent;
+    if (pending != NULL)
+      next->pending = *pending;
+  } else if (event == CBT_BITMAP_ENABLE) {
+    drop_base(next, "no backup since the bitmap was enabled");
+  } else if (event == CBT_BITMAP_DISABLE) {
+    drop_base(next, "the bitmap was disabled");
+  } else if (event == CBT_BITMAP_CLEAR) {
+    drop_base(next, "the bitmap was cleared");
+  } else if (event == CBT_BITMAP_MARK_INCONSISTENT) {
+    drop_base(next, reason != NULL && *reason != '\0' ? reason : "the bitmap was marked inconsistent");
+  }
+}
+
+static gboolean
+before_header(CbtBitmapFile *file, CbtBitmapEvent event, GError **error)
+{
+  CbtBitmap *parent = file->bits[file->header.parent];
+  CbtBitmap *other = file->bits[1 - file->header.parent];
+  switch (event) {
+  case CBT_BITMAP_CREATE_SUCCESSOR:
+    cbt_bitmap_clear_all(other);
+    if (file->header.state == CBT_BITMAP_INCONSISTENT)
+      cbt_bitmap_set_all(parent);
+    return TRUE;
+  case CBT_BITMAP_RECLAIM:
+    cbt_bitmap_merge(parent, other);
+    return cbt_bitmap_file_sync(file, error);
+  case CBT_BITMAP_ABDICATE:
+  case CBT_BITMAP_DISABLE:
+    return cbt_bitmap_file_sync(file, error);
+  default:
+    return TRUE;
+  }
+}
+
+/* Only ever makes bits clean that mean nothing any more. */
+static void
+after_header(CbtBitmapFile *file, CbtBitmapEvent event)
+{
+  if (event == CBT_BITMAP_ABDICATE || event == CBT_BITMAP_RECLAIM)
+    cbt_bitmap_clear_all(file->bits[1 - file->header.parent]);
+  else if (event == CBT_BITMAP_CLEAR)
+    cbt_bitmap_clear_all(file->bits[file->header.parent]);
+}
+
+gboolean
+cbt_bitmap_file_apply(CbtBitmapFile *file, CbtBitmapEvent event, const CbtUuid *pending, const char *reason,
+                      GError **error)
+{
+  CbtBitmapHeader next = file->header;
+  if (!file->writable ||
+      !cbt_bitmap_next_state(file->header.state, event, file->header.inconsistent_base, &next.state)) {
+    cbt_set_error(error, CBT_ERROR_STATE, NULL, "bitmap '%s' is %s%s, which does not allow %s",
+                  file->header.name, cbt_bitmap_state_name(file->header.state),
+                  file->writable ? "" : " and open read-only", cbt_bitmap_event_name(event));
+    return FALSE;
+  }
+  CbtBitmapState state = next.state;
+  next.state = file->header.state;
+  plan_header(&next, event, pending, reason);
+  next.state = state;
+  next.generation++;
+  if (!before_header(file, event, error) || !cbt_bitmap_file_write_header(file, &next, error))
+    return FALSE;
+  cbt_bitmap_file_update_recording(file);
+  after_header(file, event);
+  return TRUE;
+}

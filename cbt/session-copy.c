@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Ordering. The export must not change the image before `preserved` can be seen, and the reader must not look
+ * at `preserved` before its read of the image is over. Image bytes go through system calls, so both put a
+ * full fence between call and bit. `broken` is set before a change in the same way, and is looked at after
+ * `preserved`.
+ *
+ * Two changes of one cluster exclude each other by striped mutexes on the export's side, so that the second
+ * neither copies what the first has changed, nor passes before the first has preserved it. Reader and export
+ * share no lock. The one race between them is harmless: a cluster that is done while it is being copied
+ * leaves a copy that nobody wants, which the export punches out itself.
+ *
+ * A cluster of zeros is preserved without being written: the fleece file is sparse, and its hole reads the
+ * same. So the reader, too, knows by looking for zeros whether there is something to punch out, and the two
+ * agree on `standing`.
+ */
+#include <cbt/session-private.h>
+
+#include <common/bytes.h>
+#include <common/error.h>
+#include <common/file-ops.h>
+#include <errno.h>
+#include <fcntl.h>
+
+/* Between a system call on the image and a bit of shared memory. */
+static void
+full_fence(void)
+{
+#if defined(__SANITIZE_THREAD__)
+  /* Fences are unknown to TSan; on the machines that it runs on the system call orders enough. */
+#else
+  atomic_thread_fence(memory_order_seq_cst);
+#endif
+}
+
+static gboolean
+test_bit(const CbtSharedWord *words, guint64 cluster)
+{
+  guint64 word = atomic_load_explicit(&words[cluster / CBT_SESSION_CLUSTERS_PER_WORD], memory_order_acquire);
+  return (word >> (cluster % CBT_SESSION_CLUSTERS_PER_WORD)) & 1;
+}
+
+static void
+set_bits(CbtSharedWord *word, guint64 mask)
+{
+  atomic_fetch_or_explicit(word, mask, memory_order_acq_rel);
+}
+
+static void
+set_bit(CbtSharedWord *words, guint64 cluster)
+{
+  set_bits(&words[cluster / CBT_SESSION_CLUSTERS_PER_WORD], G_GUINT64_CONSTANT(1)
+                                                                << (cluster % CBT_SESSION_CLUSTERS_PER_WORD));
+}
+
+/* The bits of word WORD that stand for clusters of [first, end). */
+static guint64
+word_mask(gsize word, guint64 first, guint64 end)
+{
+  guint64 base = (guint64) word * CBT_SESSION_CLUSTERS_PER_WORD;
+  guint64 low = MAX(first, base) - base;
+  guint64 high =
+      MIN(end, base + CBT_SESSION_CLUSTERS_PER_WORD) - base; /* 1 to 64, as the word has bits of the range */
+  return (~G_GUINT64_CONSTANT(0) << low) & (~G_GUINT64_CONSTANT(0) >> (CBT_SESSION_CLUSTERS_PER_WORD - high));
+}
+
+static guint64
+cluster_length(const CbtSession *session, guint64 cluster)
+{
+  return MIN(CBT_CLUSTER_SIZE, session->size - cluster * CBT_CLUSTER_SIZE);
+}
+
+/* --- export --- */
+
+static void
+fill_words(CbtSharedWord *words, gsize n_words, guint64 value)
+{
+  for (gsize i = 0; i < n_words; i++)
+    atomic_store_explicit(&words[i], value, memory_order_relaxed);
+}
+
+static void
+want_extent(CbtSession *session, const CbtExtent *extent)
+{
+  guint64 first = extent->offset / CBT_CLUSTER_SIZE;
+  guint64 end = cbt_div_up(extent->offset + extent->length, CBT_CLUSTER_SIZE);
+  for (gsize word = first / CBT_SESSION_CLUSTERS_PER_WORD; word * CBT_SESSION_CLUSTERS_PER_WORD < end; word++)
+    atomic_fetch_and_explicit(&session->done[word], ~word_mask(word, first, end), memory_order_relaxed);
+}
+
+void
+cbt_session_start(CbtSession *session, const CbtBitmap *wanted)
+{
+  g_assert(wanted == NULL || cbt_bitmap_size(wanted) == session->size);
+  fill_words(session->preserved, session->n_words, 0);
+  fill_words(session->done, session->n_words, wanted == NULL ? 0 : ~G_GUINT64_CONSTANT(0));
+  CbtExtent extent = {0, 0};
+  while (wanted != NULL &&
+         cbt_bitmap_next_dirty(wanted, extent.offset + extent.length, session->size, &extent))
+    want_extent(session, &extent);
+  atomic_store(&session->header->broken, 0);
+  atomic_store(&session->header->fleeced, 0);
+  atomic_store(&session->header->standing, 0);
+  full_fence();
+}
+
+static void
+mark_broken(CbtSession *session, int errsv)
+{
+  gint32 none = 0;
+  atomic_compare_exchange_strong(&session->header->broken, &none, errsv);
+}
+
+static gboolean
+is_broken(const CbtSession *session)
+{
+  return atomic_load_explicit(&session->header->broken, memory_order_acquire) != 0;
+}
+
+static gboolean
+must_preserve(const CbtSession *session, guint64 cluster)
+{
+  return !test_bit(session->done, cluster) && !test_bit(session->preserved, cluster);
+}
+
+static void
+drop_copy(CbtSession *session, guint64 cluster, guint64 length)
+{
+  fallocate(session->fleece_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+            (off_t) (cluster * CBT_CLUSTER_SIZE), (off_t) length);
+  atomic_fetch_sub(&session->header->standing, length);
+}
+
+/* Returns 0 or an errno. */
+static int
+write_copy(CbtSession *session, guint64 cluster, const guint8 *data, guint64 length)
+{
+  CbtSessionHeader *header = session->header;
+  guint64 standing = atomic_fetch_add(&header->standing, length) + length;
+  if (session->fleece_limit != 0 && standing > session->fleece_limit) {
+    atomic_fetch_sub(&header->standing, length);
+    return CBT_SESSION_LIMIT_REACHED;
+  }
+  if (!cbt_pwrite_full(session->fleece_fd, data, length, cluster * CBT_CLUSTER_SIZE))
+    return errno;
+  atomic_fetch_add(&header->fleeced, length);
+  return 0;
+}
+
+/* *copied gets the bytes that now stand in the fleece file: none for zeros. Returns 0 or an errno. */
+static int
+copy_cluster(CbtSession *session, int image_fd, guint64 cluster, guint64 *copied)
+{
+  guint8 data[CBT_CLUSTER_SIZE];
+  guint64 length = cluster_length(session, cluster);
+  *copied = 0;
+  gssize n = cbt_pread_full(image_fd, data, length, cluster * CBT_CLUSTER_SIZE);
+  if (n < 0)
+    return errno;
+  if ((guint64) n != length)
+    return EIO;
+  if (cbt_is_zero(data, length))
+    return 0;
+  int errsv = write_copy(session, cluster, data, length);
+  *copied = errsv == 0 ? length : 0;
+  return errsv;
+}
+
+static void
+preserve_locked(CbtSession *session, int image_fd, guint64 cluster)
+{
+  guint64 copied = 0;
+  int errsv = copy_cluster(session, image_fd, cluster, &copied);
+  if (errsv != 0)
+    mark_broken(session, errsv);
+  else if (!test_bit(session->done, cluster))
+    set_bit(session->preserved, cluster);
+  else if (copied != 0)
+    drop_copy(session, cluster, copied);
+}
+
+static void
+preserve_cluster(CbtSession *session, int image_fd, guint64 cluster)
+{
+  pthread_mutex_t *stripe = &session->stripes[cluster % CBT_SESSION_N_STRIPES];
+  pthread_mutex_lock(stripe);
+  if (must_preserve(session, cluster) && !is_broken(session))
+    preserve_locked(session, image_fd, cluster);
+  pthread_mutex_unlock(stripe);
+}
+
+void
+cbt_session_preserve(CbtSession *session, int image_fd, guint64 offset, guint64 length)
+{
+  guint64 end = cbt_div_up(MIN(offset + length, session->size), CBT_CLUSTER_SIZE);
+  if (length == 0)
+    return;
+  for (guint64 cluster = offset / CBT_CLUSTER_SIZE; cluster < end; cluster++)
+    if (must_preserve(session, cluster))
+      preserve_cluster(session, image_fd, cluster);
+  full_fence();
+}
+
+/* --- reader --- */
+
+static void
+check_range(const CbtSession *session, guint64 offset, guint64 length)
+{
+  g_assert(offset % CBT_CLUSTER_SIZE == 0 && cbt_range_fits(offset, length, session->size));
+  g_assert(length % CBT_CLUSTER_SIZE == 0 || offset + length == session->size);
+}
+
+static gboolean
+take_preserved(CbtSession *session, guint64 cluster, guint8 *data, guint64 length, GError **error)
+{
+  gssize n = cbt_pread_full(session->fleece_fd, data, length, cluster * CBT_CLUSTER_SIZE);
+  if (n >= 0 && (guint64) n == length)
+    return TRUE;
+  cbt_set_error_errno(error, n < 0 ? errno : EIO, "cannot read the fleece file at %" G_GUINT64_FORMAT,
+                      cluster * CBT_CLUSTER_SIZE);
+  return FALSE;
+}
+
+static gboolean
+settle_preserved(CbtSession *session, guint64 cluster, guint8 *data, GError **error)
+{
+  guint64 length = cluster_length(session, cluster);
+  if (!take_preserved(session, cluster, data, length, error))
+    return FALSE;
+  set_bit(session->done, cluster);
+  if (!cbt_is_zero(data, length))
+    drop_copy(session, cluster, length);
+  return TRUE;
+}
+
+gboolean
+cbt_session_settle(CbtSession *session, guint64 offset, gsize length, guint8 *data, guint64 *n_preserved,
+                   GError **error)
+{
+  check_range(session, offset, length);
+  guint64 n_taken = 0;
+  full_fence();
+  for (guint64 at = 0; at < length; at += CBT_CLUSTER_SIZE) {
+    guint64 cluster = (offset + at) / CBT_CLUSTER_SIZE;
+    if (test_bit(session->done, cluster))
+      continue;
+    if (!test_bit(session->preserved, cluster)) {
+      set_bit(session->done, cluster);
+    } else {
+      if (!settle_preserved(session, cluster, data + at, error))
+        return FALSE;
+      n_taken++;
+    }
+  }
+  if (n_preserved != NULL)
+    *n_preserved = n_taken;
+  return cbt_session_check(session, error);
+}
+
+/* Sets done for the clusters of MASK before the first that is preserved and not done; returns its bit, or 64
+ * for none. */
+static guint
+settle_hole_word(CbtSession *session, gsize word, guint64 mask)
+{
+  guint64 done = atomic_load_explicit(&session->done[word], memory_order_acquire);
+  guint64 preserved = atomic_load_explicit(&session->preserved[word], memory_order_acquire);
+  guint64 waiting = preserved & ~done & mask;
+  guint first = waiting == 0 ? CBT_SESSION_CLUSTERS_PER_WORD : (guint) __builtin_ctzll(waiting);
+  guint64 before =
+      first == CBT_SESSION_CLUSTERS_PER_WORD ? mask : mask & ((G_GUINT64_CONSTANT(1) << first) - 1);
+  if ((done & before) != before)
+    set_bits(&session->done[word], before);
+  return first;
+}
+
+static void
+preserved_run(const CbtSession *session, guint64 cluster, guint64 end, CbtExtent *extent)
+{
+  guint64 last = cluster + 1;
+  while (last < end && test_bit(session->preserved, last) && !test_bit(session->done, last))
+    last++;
+  extent->offset = cluster * CBT_CLUSTER_SIZE;
+  extent->length = MIN(last * CBT_CLUSTER_SIZE, session->size) - extent->offset;
+}
+
+gboolean
+cbt_session_next_preserved(CbtSession *session, guint64 offset, guint64 length, CbtExtent *extent)
+{
+  check_range(session, offset, length);
+  guint64 first = offset / CBT_CLUSTER_SIZE;
+  guint64 end = cbt_div_up(offset + length, CBT_CLUSTER_SIZE);
+  full_fence();
+  for (gsize word = first / CBT_SESSION_CLUSTERS_PER_WORD;
+       word * CBT_SESSION_CLUSTERS_PER_WORD < end && first < end; word++) {
+    guint bit = settle_hole_word(session, word, word_mask(word, first, end));
+    if (bit != CBT_SESSION_CLUSTERS_PER_WORD) {
+      preserved_run(session, word * CBT_SESSION_CLUSTERS_PER_WORD + bit, end, extent);
+      return TRUE;
+    }
+  }
+  *extent = (CbtExtent){offset, 0};
+  return FALSE;
+}

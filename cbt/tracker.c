@@ -1,0 +1,466 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The folder of one disk: NAME.bitmap for each bitmap, `lock` held with flock() as long as the tracker lives.
+ *
+ * A file that cannot be used is renamed to NAME.bitmap.bad (an older one is replaced), then a new
+ * inconsistent file takes its name. A crash between the two leaves no file: the name is then unknown, which
+ * also means a full backup. NAME.bitmap.tmp is a file that was never finished; it is removed when the folder
+ * is opened.
+ */
+#include <cbt/bitmap-file-private.h>
+#include <cbt/tracker.h>
+
+#include <common/error.h>
+#include <common/fd.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+
+#define SUFFIX           ".bitmap"
+#define SUFFIX_TEMPORARY ".bitmap.tmp"
+
+struct CbtTracker {
+  /* constant after creation */
+  const CbtFileOps *ops;
+  char *directory;
+  int lock_fd;
+  int image_fd; /* the caller's */
+  CbtUuid disk_id;
+  gint64 opened_mtime_ns;
+  gint recorded; /* atomic; whether anything was recorded, or resized */
+  /* changed while nobody records */
+  CbtBitmapFile *files[CBT_TRACKER_MAX_BITMAPS];
+  guint n_files;
+};
+
+gboolean
+cbt_disk_identity_from_fd(int fd, const CbtUuid *disk_id, CbtDiskIdentity *identity, GError **error)
+{
+  struct stat st;
+  guint64 size = 0;
+  memset(identity, 0, sizeof *identity);
+  identity->disk_id = *disk_id;
+  if (fstat(fd, &st) != 0 || (S_ISBLK(st.st_mode) && ioctl(fd, BLKGETSIZE64, &size) != 0)) {
+    cbt_set_error_errno(error, errno, "cannot examine the disk image");
+    return FALSE;
+  }
+  if (S_ISBLK(st.st_mode)) {
+    identity->size = size;
+    identity->device = st.st_rdev;
+  } else if (S_ISREG(st.st_mode)) {
+    identity->size = (guint64) st.st_size;
+    identity->device = st.st_dev;
+    identity->inode = st.st_ino;
+    identity->mtime_ns = (gint64) st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
+  } else {
+    cbt_set_error(error, CBT_ERROR_INVALID, NULL,
+                  "the disk image is neither a regular file nor a block device");
+    return FALSE;
+  }
+  return TRUE;
+}
+
+gboolean
+cbt_tracker_get_identity(const CbtTracker *tracker, CbtDiskIdentity *identity, GError **error)
+{
+  return cbt_disk_identity_from_fd(tracker->image_fd, &tracker->disk_id, identity, error);
+}
+
+char *
+cbt_tracker_bitmap_path(const char *directory, const char *name)
+{
+  return g_strconcat(directory, "/", name, SUFFIX, NULL);
+}
+
+static char *
+bitmap_path(const CbtTracker *tracker, const char *name)
+{
+  return cbt_tracker_bitmap_path(tracker->directory, name);
+}
+
+static gboolean
+sync_directory(const CbtTracker *tracker, GError **error)
+{
+  if (tracker->ops->fsync_dir(tracker->ops, tracker->directory) == 0)
+    return TRUE;
+  cbt_set_error_errno(error, errno, "cannot sync %s", tracker->directory);
+  return FALSE;
+}
+
+static gboolean
+take_lock(CbtTracker *tracker, GError **error)
+{
+  if (g_mkdir_with_parents(tracker->directory, 0700) != 0) {
+    cbt_set_error_errno(error, errno, "cannot create %s", tracker->directory);
+    return FALSE;
+  }
+  g_autofree char *path = g_build_filename(tracker->directory, "lock", NULL);
+  tracker->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (tracker->lock_fd < 0) {
+    cbt_set_error_errno(error, errno, "cannot open %s", path);
+    return FALSE;
+  }
+  if (flock(tracker->lock_fd, LOCK_EX | LOCK_NB) == 0)
+    return TRUE;
+  if (errno == EWOULDBLOCK)
+    cbt_set_error(error, CBT_ERROR_BUSY, NULL, "another process has the bitmaps in %s open",
+                  tracker->directory);
+  else
+    cbt_set_error_errno(error, errno, "cannot lock %s", path);
+  return FALSE;
+}
+
+/* The granularity that the file at PATH was made with, or the default. */
+static guint64
+peek_granularity(const CbtTracker *tracker, const char *path)
+{
+  CBT_AUTO_FD int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  CbtBitmapHeader header;
+  guint slot;
+  if (fd < 0 || !cbt_bitmap_file_load_header(tracker->ops, fd, path, &header, &slot, NULL))
+    return CBT_GRANULARITY_DEFAULT;
+  return header.granularity;
+}
+
+/* Puts an inconsistent bitmap in the place of the file at PATH. */
+static CbtBitmapFile *
+replace_bad(CbtTracker *tracker, const char *name, const char *path, const CbtDiskIdentity *disk,
+            const GError *cause, GError **error)
+{
+  g_autofree char *bad = g_strconcat(path, ".bad", NULL);
+  g_autofree char *reason = cbt_error_message(cause);
+  CbtBitmapHeader header = {
+      .state = CBT_BITMAP_INCONSISTENT, .granularity = peek_granularity(tracker, path), .disk = *disk};
+  cbt_bitmap_copy_text(header.name, sizeof header.name, name);
+  cbt_bitmap_copy_text(header.reason, sizeof header.reason, reason);
+  g_autoptr(CbtBitmapFile) file = cbt_bitmap_file_prepare(tracker->ops, path, &header, error);
+  if (file == NULL)
+    return NULL;
+  if (tracker->ops->rename(tracker->ops, path, bad) != 0) {
+    cbt_set_error_errno(error, errno, "cannot rename %s", path);
+    return NULL;
+  }
+  if (!cbt_bitmap_file_publish(file, error) || !sync_directory(tracker, error))
+    return NULL;
+  g_message("bitmap '%s' is set aside as %s: %s", name, bad, reason);
+  return g_steal_pointer(&file);
+}
+
+/* The file of NAME as it is, if it really holds that bitmap. */
+static CbtBitmapFile *
+open_named(CbtTracker *tracker, const char *name, const char *path, const CbtDiskIdentity *disk,
+           GError **error)
+{
+  g_autoptr(CbtBitmapFile) file = cbt_bitmap_file_open(tracker->ops, path, disk, error);
+  if (file != NULL && strcmp(file->header.name, name) != 0) {
+    cbt_set_error(error, CBT_ERROR_INCONSISTENT, NULL, "the file holds bitmap '%s'", file->header.name);
+    return NULL;
+  }
+  return g_steal_pointer(&file);
+}
+
+static gboolean
+open_one(CbtTracker *tracker, const char *name, const CbtDiskIdentity *disk, GError **error)
+{
+  if (tracker->n_files == CBT_TRACKER_MAX_BITMAPS) {
+    cbt_set_error(error, CBT_ERROR_TOO_LARGE, "Remove the bitmap files that nobody needs.",
+                  "%s has more than %d bitmaps", tracker->directory, CBT_TRACKER_MAX_BITMAPS);
+    return FALSE;
+  }
+  g_autofree char *path = bitmap_path(tracker, name);
+  g_autoptr(GError) local = NULL;
+  CbtBitmapFile *file = open_named(tracker, name, path, disk, &local);
+  if (file == NULL) {
+    CbtErrorCode code = cbt_error_code(local);
+    if (code != CBT_ERROR_CORRUPT && code != CBT_ERROR_INCONSISTENT && code != CBT_ERROR_UNSUPPORTED) {
+      g_propagate_error(error, g_steal_pointer(&local));
+      return FALSE;
+    }
+    file = replace_bad(tracker, name, path, disk, local, error);
+  }
+  if (file == NULL)
+    return FALSE;
+  tracker->files[tracker->n_files++] = file;
+  return TRUE;
+}
+
+static int
+compare_names(gconstpointer a, gconstpointer b)
+{
+  return strcmp(*(const char *const *) a, *(const char *const *) b);
+}
+
+/* Sorted names of the bitmap files; removes what was never finished. */
+static GPtrArray *
+list_names(const CbtTracker *tracker, GError **error)
+{
+  g_autoptr(GError) local = NULL;
+  g_autoptr(GDir) directory = g_dir_open(tracker->directory, 0, &local);
+  if (directory == NULL) {
+    cbt_set_error(error, CBT_ERROR_IO, NULL, "cannot list %s: %s", tracker->directory, local->message);
+    return NULL;
+  }
+  GPtrArray *names = g_ptr_array_new_with_free_func(g_free);
+  for (const char *entry = g_dir_read_name(directory); entry != NULL; entry = g_dir_read_name(directory)) {
+    if (g_str_has_suffix(entry, SUFFIX_TEMPORARY)) {
+      g_autofree char *path = g_build_filename(tracker->directory, entry, NULL);
+      tracker->ops->unlink(tracker->ops, path);
+    } else if (g_str_has_suffix(entry, SUFFIX)) {
+      g_autofree char *name = g_strndup(entry, strlen(entry) - strlen(SUFFIX));
+      if (cbt_name_is_valid(name))
+        g_ptr_array_add(names, g_steal_pointer(&name));
+    }
+  }
+  g_ptr_array_sort(names, compare_names);
+  return names;
+}
+
+static gboolean
+open_all(CbtTracker *tracker, GError **error)
+{
+  CbtDiskIdentity disk;
+  if (!cbt_tracker_get_identity(tracker, &disk, error))
+    return FALSE;
+  if (disk.size == 0 || disk.size > CBT_DISK_SIZE_MAX) {
+    cbt_set_error(error, CBT_ERROR_INVALID, NULL, "a disk of %" G_GUINT64_FORMAT " bytes cannot be tracked",
+                  disk.size);
+    return FALSE;
+  }
+  tracker->opened_mtime_ns = disk.mtime_ns;
+  g_autoptr(GPtrArray) names = list_names(tracker, error);
+  for (guint i = 0; names != NULL && i < names->len; i++)
+    if (!open_one(tracker, g_ptr_array_index(names, i), &disk, error))
+      return FALSE;
+  return names != NULL;
+}
+
+CbtTracker *
+cbt_tracker_open(const CbtFileOps *ops, const char *directory, int image_fd, const CbtUuid *disk_id,
+                 GError **error)
+{
+  g_autoptr(CbtTracker) tracker = g_new0(CbtTracker, 1);
+  tracker->ops = ops;
+  tracker->directory = g_strdup(directory);
+  tracker->lock_fd = -1;
+  tracker->image_fd = image_fd;
+  tracker->disk_id = *disk_id;
+  if (!take_lock(tracker, error))
+    return NULL;
+  if (open_all(tracker, error))
+    return g_steal_pointer(&tracker);
+  /* Nothing was recorded: those that did open go back to clean. */
+  if (!cbt_tracker_close(g_steal_pointer(&tracker), NULL))
+    g_debug("%s: not all bitmaps closed clean", directory);
+  return NULL;
+}
+
+static void
+tracker_free(CbtTracker *tracker)
+{
+  cbt_clear_fd(&tracker->lock_fd);
+  g_free(tracker->directory);
+  g_free(tracker);
+}
+
+gboolean
+cbt_tracker_close(CbtTracker *tracker, GError **error)
+{
+  CbtDiskIdentity disk;
+  /* The modification time that is stamped must be the one that a power cut leaves. */
+  if (fsync(tracker->image_fd) != 0)
+    g_debug("%s: cannot sync the image: %s", tracker->directory, g_strerror(errno));
+  if (!cbt_tracker_get_identity(tracker, &disk, error)) {
+    cbt_tracker_abandon(tracker);
+    return FALSE;
+  }
+  /* With nothing recorded no tracked write was made: if the time moved all the same, the next open shall see
+   * it. */
+  if (!__atomic_load_n(&tracker->recorded, __ATOMIC_RELAXED))
+    disk.mtime_ns = tracker->opened_mtime_ns;
+  gboolean ok = TRUE;
+  for (guint i = 0; i < tracker->n_files; i++)
+    ok = cbt_bitmap_file_close(tracker->files[i], &disk, ok ? error : NULL) && ok;
+  tracker_free(tracker);
+  return ok;
+}
+
+void
+cbt_tracker_abandon(CbtTracker *tracker)
+{
+  if (tracker == NULL)
+    return;
+  for (guint i = 0; i < tracker->n_files; i++)
+    cbt_bitmap_file_abandon(tracker->files[i]);
+  tracker_free(tracker);
+}
+
+void
+cbt_tracker_record(CbtTracker *tracker, guint64 offset, guint64 length)
+{
+  if (!__atomic_load_n(&tracker->recorded, __ATOMIC_RELAXED))
+    __atomic_store_n(&tracker->recorded, TRUE, __ATOMIC_RELAXED);
+  for (guint i = 0; i < tracker->n_files; i++)
+    cbt_bitmap_file_record(tracker->files[i], offset, length);
+}
+
+guint
+cbt_tracker_n_bitmaps(const CbtTracker *tracker)
+{
+  return tracker->n_files;
+}
+
+void
+cbt_tracker_info(const CbtTracker *tracker, guint index, CbtBitmapInfo *info)
+{
+  g_assert(index < tracker->n_files);
+  cbt_bitmap_file_info(tracker->files[index], info);
+}
+
+/* n_files if there is none. */
+static guint
+find_index(const CbtTracker *tracker, const char *name)
+{
+  guint i = 0;
+  while (i < tracker->n_files && strcmp(tracker->files[i]->header.name, name) != 0)
+    i++;
+  return i;
+}
+
+CbtBitmapFile *
+cbt_tracker_find(CbtTracker *tracker, const char *name, GError **error)
+{
+  guint i = find_index(tracker, name);
+  if (i < tracker->n_files)
+    return tracker->files[i];
+  cbt_set_error(error, CBT_ERROR_NOT_FOUND, NULL, "there is no bitmap '%s'", name);
+  return NULL;
+}
+
+gboolean
+cbt_tracker_add(CbtTracker *tracker, const char *name, guint64 granularity, GError **error)
+{
+  CbtDiskIdentity disk;
+  if (!cbt_name_check("bitmap", name, error) || !cbt_tracker_get_identity(tracker, &disk, error))
+    return FALSE;
+  if (tracker->n_files == CBT_TRACKER_MAX_BITMAPS) {
+    cbt_set_error(error, CBT_ERROR_TOO_LARGE, "Remove a bitmap that nobody needs.",
+                  "a disk has at most %d bitmaps", CBT_TRACKER_MAX_BITMAPS);
+    return FALSE;
+  }
+  g_autofree char *path = bitmap_path(tracker, name);
+  CbtBitmapFile *file = cbt_bitmap_file_create(tracker->ops, path, name, granularity, &disk, error);
+  if (file == NULL)
+    return FALSE;
+  tracker->files[tracker->n_files++] = file;
+  return TRUE;
+}
+
+/* STATE if FILE is frozen: OPERATION would take the bits away from under a backup. */
+static gboolean
+check_not_frozen(const CbtBitmapFile *file, const char *operation, GError **error)
+{
+  if (file->header.state != CBT_BITMAP_FROZEN)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_STATE, "Wait for the backup, or cancel it.",
+                "bitmap '%s' is frozen for a backup: cannot %s", file->header.name, operation);
+  return FALSE;
+}
+
+gboolean
+cbt_tracker_remove(CbtTracker *tracker, const char *name, GError **error)
+{
+  CbtBitmapFile *file = cbt_tracker_find(tracker, name, error);
+  if (file == NULL || !check_not_frozen(file, "remove it", error))
+    return FALSE;
+  if (tracker->ops->unlink(tracker->ops, file->path) != 0 && errno != ENOENT) {
+    cbt_set_error_errno(error, errno, "cannot remove %s", file->path);
+    return FALSE;
+  }
+  guint i = find_index(tracker, name);
+  cbt_bitmap_file_abandon(file);
+  tracker->n_files--;
+  memmove(&tracker->files[i], &tracker->files[i + 1], (tracker->n_files - i) * sizeof tracker->files[0]);
+  return sync_directory(tracker, error);
+}
+
+gboolean
+cbt_tracker_apply(CbtTracker *tracker, const char *name, CbtBitmapEvent event, const CbtUuid *pending,
+                  const char *reason, GError **error)
+{
+  CbtBitmapFile *file = cbt_tracker_find(tracker, name, error);
+  return file != NULL && cbt_bitmap_file_apply(file, event, pending, reason, error);
+}
+
+gboolean
+cbt_tracker_merge(CbtTracker *tracker, const char *target, const char *source, GError **error)
+{
+  CbtBitmapFile *into = cbt_tracker_find(tracker, target, error);
+  CbtBitmapFile *from = into != NULL ? cbt_tracker_find(tracker, source, error) : NULL;
+  return from != NULL && cbt_bitmap_file_merge(into, from, error);
+}
+
+static void
+copy_bits(CbtBitmap *to, const CbtBitmap *from)
+{
+  CbtExtent extent;
+  for (guint64 at = 0; cbt_bitmap_next_dirty(from, at, G_MAXUINT64, &extent);
+       at = extent.offset + extent.length)
+    cbt_bitmap_set(to, extent.offset, extent.length);
+  if (cbt_bitmap_size(to) > cbt_bitmap_size(from))
+    cbt_bitmap_set(to, cbt_bitmap_size(from), cbt_bitmap_size(to) - cbt_bitmap_size(from));
+}
+
+/* An unpublished file like OLD, for a disk of SIZE bytes. */
+static CbtBitmapFile *
+prepare_resized(CbtTracker *tracker, CbtBitmapFile *old, guint64 size, GError **error)
+{
+  CbtBitmapHeader header = old->header;
+  header.disk.size = size;
+  header.generation++;
+  CbtBitmapFile *file = cbt_bitmap_file_prepare(tracker->ops, old->path, &header, error);
+  if (file != NULL)
+    copy_bits(file->bits[header.parent], cbt_bitmap_file_parent(old));
+  return file;
+}
+
+static gboolean
+check_resize(const CbtTracker *tracker, guint64 size, GError **error)
+{
+  if (size == 0 || size > CBT_DISK_SIZE_MAX) {
+    cbt_set_error(error, CBT_ERROR_INVALID, NULL, "a disk of %" G_GUINT64_FORMAT " bytes cannot be tracked",
+                  size);
+    return FALSE;
+  }
+  for (guint i = 0; i < tracker->n_files; i++)
+    if (!check_not_frozen(tracker->files[i], "resize the disk", error))
+      return FALSE;
+  return TRUE;
+}
+
+/*
+ * All new files are made before the first one takes its place, so that want of space changes nothing. A crash
+ * between two renames leaves some of the old size; their next open finds the size wrong.
+ */
+gboolean
+cbt_tracker_resize(CbtTracker *tracker, guint64 size, GError **error)
+{
+  CbtBitmapFile *resized[CBT_TRACKER_MAX_BITMAPS] = {NULL};
+  gboolean ok = check_resize(tracker, size, error);
+  for (guint i = 0; ok && i < tracker->n_files; i++) {
+    resized[i] = prepare_resized(tracker, tracker->files[i], size, error);
+    ok = resized[i] != NULL;
+  }
+  for (guint i = 0; ok && i < tracker->n_files; i++) {
+    ok = cbt_bitmap_file_publish(resized[i], error);
+    if (ok) {
+      tracker->recorded = TRUE;
+      cbt_bitmap_file_abandon(tracker->files[i]);
+      tracker->files[i] = g_steal_pointer(&resized[i]);
+    }
+  }
+  for (guint i = 0; i < CBT_TRACKER_MAX_BITMAPS; i++)
+    cbt_bitmap_file_abandon(resized[i]);
+  return ok && sync_directory(tracker, error);
+}
