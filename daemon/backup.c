@@ -79,7 +79,7 @@ copy_thread(void *data)
   BackupDisk *disk = data;
   if (backup_copy_disk(disk, &disk->error) && backup_end_session(disk, &disk->error))
     return NULL;
-  g_prefix_error(&disk->error, "disk '%s': ", disk->disk->name);
+  g_prefix_error(&disk->error, "disk '%s' (%s): ", disk->disk->name, disk->disk->path);
   g_cancellable_cancel(disk->backup->stop);
   return NULL;
 }

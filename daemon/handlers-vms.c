@@ -112,9 +112,8 @@ add_disk(CatalogueVm *vm, JsonObject *object, guint64 granularity, GError **erro
     const CatalogueDisk *other = g_ptr_array_index(vm->disks, i);
     gboolean same_name = strcmp(other->name, name) == 0;
     if (same_name || strcmp(other->path, real) == 0) {
-      cbt_set_error(error, CBT_ERROR_INVALID, NULL,
-                    same_name ? "two disks are called '%s'" : "two disks have the image %s",
-                    same_name ? name : real);
+      cbt_set_error(error, CBT_ERROR_INVALID, NULL, "disks '%s' and '%s' have the same %s", other->name, name,
+                    same_name ? "name" : "image");
       return FALSE;
     }
   }
