@@ -40,7 +40,7 @@ typedef struct {
   gboolean wanted;
   gint64 pid; /* 0: not running */
   int pid_fd;
-  /* owned by the supervisor */
+  /* under `change` */
   gint64 deaths[MAX_DEATHS]; /* ring of monotonic times */
   guint n_deaths;
 } Export;
@@ -388,33 +388,52 @@ check_socket_path(const Export *export, GError **error)
   return FALSE;
 }
 
+/* *started: whether there was no process before. */
 static gboolean
-start_export(Export *export, gboolean adopt, GError **error)
+start_export(Export *export, gboolean adopt, gboolean *started, GError **error)
 {
+  *started = FALSE;
+  if (export->wanted && export->pid != 0 && !has_ended(export->pid_fd, 0))
+    return TRUE;
   if (!check_socket_path(export, error))
     return FALSE;
   if (!(adopt && find_process(export, FIND_TIMEOUT_MS, NULL)) && !start_process(export, error))
     return FALSE;
+  *started = TRUE;
+  export->n_deaths = 0;
+  memset(export->deaths, 0, sizeof export->deaths);
   set_wanted(export, TRUE);
   return TRUE;
+}
+
+static void
+stop_started(GPtrArray *started)
+{
+  for (guint i = 0; i < started->len; i++) {
+    const Export *export = g_ptr_array_index(started, i);
+    if (!stop_export(g_ptr_array_index(started, i), NULL))
+      g_warning("the export of %s/%s is left running", export->vm, export->disk);
+  }
 }
 
 static gboolean
 start_all(Exports *exports, const CatalogueVm *vm, gboolean adopt, GError **error)
 {
   g_autofree char *folder = daemon_config_export_dir(exports->config, vm->name);
+  g_autoptr(GPtrArray) started = g_ptr_array_new();
   if (g_mkdir_with_parents(folder, 0755) != 0) {
     cbt_set_error_errno(error, errno, "cannot make %s", folder);
     return FALSE;
   }
   for (guint i = 0; i < vm->disks->len; i++) {
     Export *export = ensure_export(exports, vm, g_ptr_array_index(vm->disks, i));
-    if (start_export(export, adopt, error))
-      continue;
-    for (guint j = 0; j < i; j++)
-      if (!stop_export(ensure_export(exports, vm, g_ptr_array_index(vm->disks, j)), NULL))
-        g_warning("the export of %s/%s is left running", vm->name, export->disk);
-    return FALSE;
+    gboolean is_new;
+    if (!start_export(export, adopt, &is_new, error)) {
+      stop_started(started);
+      return FALSE;
+    }
+    if (is_new)
+      g_ptr_array_add(started, export);
   }
   return TRUE;
 }
@@ -422,13 +441,8 @@ start_all(Exports *exports, const CatalogueVm *vm, gboolean adopt, GError **erro
 gboolean
 exports_start(Exports *exports, const CatalogueVm *vm, gboolean adopt, GError **error)
 {
-  gboolean ok = FALSE;
   pthread_mutex_lock(&exports->change);
-  if (exports_has(exports, vm->name))
-    cbt_set_error(error, CBT_ERROR_BUSY, "See cbt-backup export list.", "vm '%s' is exported already",
-                  vm->name);
-  else
-    ok = start_all(exports, vm, adopt, error);
+  gboolean ok = start_all(exports, vm, adopt, error);
   pthread_mutex_unlock(&exports->change);
   return ok;
 }
