@@ -60,7 +60,6 @@ expect_status 404 "$nobody" GET "/v1/points/$nobody"
 expect_status 404 "$nobody" POST "/v1/points/$nobody/restore" "{\"to\":\"$WORK/x\"}"
 expect_status 404 sdz GET /v1/vms/vm1/disks/sdz/bitmaps
 expect_status 404 sdz POST /v1/vms/vm1/backups '{"kind":"full","disks":["sdz"]}'
-expect_status 404 nobit POST /v1/vms/vm1/backups '{"kind":"full","bitmap":"nobit"}'
 expect_status 404 nobit GET /v1/vms/vm1/disks/root/bitmaps/nobit
 expect_status 404 "$nobody" GET "/v1/vms/vm1/disks/root/changes?from=$nobody"
 expect_status 404 99999 GET /v1/jobs/99999
@@ -68,6 +67,7 @@ expect_status 404 nowhere GET /v1/nowhere
 expect_status 405 DELETE DELETE /v1/status
 expect_exit 3 ghost cbt vm show ghost
 expect_exit 3 ghost cbt --full ghost
+expect_exit 3 nobit cbt --full vm1 --bitmap nobit
 expect_exit 3 ghost cbt export start ghost
 expect_exit 3 "$nobody" cbt show "$nobody"
 expect_exit 3 ghost cbt restore ghost@latest --to "$WORK/x"
@@ -76,11 +76,11 @@ expect_exit 3 sdz cbt bitmap list vm1/sdz
 expect_exit 3 99999 cbt job show 99999
 
 say "usage"
-expect_exit 2 usage cbt frobnicate
+expect_exit 2 frobnicate cbt frobnicate
 expect_exit 2 disk cbt vm add vm9
 expect_exit 2 --frob cbt --frob
 expect_exit 2 to cbt restore vm1@latest
-expect_exit 2 usage cbt
+expect_exit 2 help cbt
 expect_exit 2 speed cbt --full vm1 --speed fast
 expect_exit 5 "$WORK/no.sock" "$BUILD/bin/cbt-backup" --socket "$WORK/no.sock" status
 expect_exit 2 --frob "$BUILD/bin/cbt-backupd" --frob
