@@ -15,6 +15,7 @@
 #include <linux/fs.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <store/manifest-private.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -27,7 +28,8 @@ typedef struct {
   const StoreManifest *manifest;
   const StoreExtractOptions *options;
   int fd;
-  gboolean compare; /* the target has contents that count */
+  gboolean compare_zero; /* the target has contents: zeros must be made */
+  gboolean compare_data; /* and data that is there already is not written again */
   guint64 n_segments;
   atomic_ullong next_segment;
   atomic_ullong bytes_done, written, zero;
@@ -48,8 +50,7 @@ typedef struct {
 /* What is to be done with one cluster of a window. */
 typedef enum { KEEP, WRITE, MAKE_ZERO } Action;
 
-/* ---- runs
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- runs ---- */
 
 static gboolean
 write_bytes(Extract *extract, const guint8 *data, guint64 length, guint64 offset, GError **error)
@@ -98,8 +99,7 @@ apply_actions(ExtractThread *thread, const Action *actions, guint64 window, guin
   return TRUE;
 }
 
-/* ---- windows
- * -------------------------------------------------------------------------------------------------- */
+/* ---- windows ---- */
 
 static gboolean
 is_hole(int fd, guint64 offset, guint64 length)
@@ -112,7 +112,7 @@ static gboolean
 get_cluster(ExtractThread *thread, const StoreChunkId *id, guint8 *data, guint64 offset, GError **error)
 {
   gsize length;
-  if (!store_get(thread->worker, id, data, &length, error)) {
+  if (!store_manifest_get_chunk(thread->worker, id, data, &length, error)) {
     g_prefix_error(error, "extent at offset %" G_GUINT64_FORMAT ": ", offset);
     return FALSE;
   }
@@ -126,8 +126,9 @@ get_cluster(ExtractThread *thread, const StoreChunkId *id, guint8 *data, guint64
 static Action
 decide(const ExtractThread *thread, const StoreChunkId *id, guint64 start, guint64 length)
 {
+  const Extract *extract = thread->extract;
   gboolean zero = store_chunk_id_is_zero(id);
-  if (!thread->extract->compare)
+  if (zero ? !extract->compare_zero : !extract->compare_data)
     return zero ? KEEP : WRITE;
   if (memcmp(thread->wanted + start, thread->current + start, length) == 0)
     return KEEP;
@@ -147,33 +148,58 @@ read_current(ExtractThread *thread, guint64 window, guint64 length, GError **err
 }
 
 static gboolean
+has_zero_id(const StoreChunkId *ids, guint n)
+{
+  for (guint i = 0; i < n; i++)
+    if (store_chunk_id_is_zero(&ids[i]))
+      return TRUE;
+  return FALSE;
+}
+
+/* Makes cluster I of the window in wanted, counts it if it is zero. */
+static gboolean
+fill_wanted(ExtractThread *thread, const StoreChunkId *id, guint i, guint64 window, guint64 length,
+            GError **error)
+{
+  guint64 start = i * CBT_CLUSTER_SIZE;
+  if (store_chunk_id_is_zero(id))
+    atomic_fetch_add(&thread->extract->zero, MIN(CBT_CLUSTER_SIZE, length - start));
+  return get_cluster(thread, id, thread->wanted + start, window + start, error);
+}
+
+static gboolean
 extract_window(ExtractThread *thread, guint64 window, guint64 length, GError **error)
 {
   Extract *extract = thread->extract;
   const StoreChunkId *ids = &thread->ids[window / CBT_CLUSTER_SIZE - thread->first_cluster];
   guint n = (guint) cbt_div_up(length, CBT_CLUSTER_SIZE);
-  gboolean all_zero = cbt_is_zero(ids, n * sizeof *ids);
   Action actions[WINDOW_CLUSTERS];
-  if (all_zero)
-    atomic_fetch_add(&extract->zero, length);
-  if (all_zero && (!extract->compare || is_hole(extract->fd, window, length)))
-    return TRUE;
-  if (extract->compare && !read_current(thread, window, length, error))
+  gboolean compare = extract->compare_data || (extract->compare_zero && has_zero_id(ids, n));
+  if (compare && !read_current(thread, window, length, error))
     return FALSE;
   for (guint i = 0; i < n; i++) {
     guint64 start = i * CBT_CLUSTER_SIZE;
-    guint64 cluster_length = MIN(CBT_CLUSTER_SIZE, length - start);
-    if (!get_cluster(thread, &ids[i], thread->wanted + start, window + start, error))
+    if (!fill_wanted(thread, &ids[i], i, window, length, error))
       return FALSE;
-    if (!all_zero && store_chunk_id_is_zero(&ids[i]))
-      atomic_fetch_add(&extract->zero, cluster_length);
-    actions[i] = decide(thread, &ids[i], start, cluster_length);
+    actions[i] = decide(thread, &ids[i], start, MIN(CBT_CLUSTER_SIZE, length - start));
   }
   return apply_actions(thread, actions, window, length, error);
 }
 
-/* ---- segments
- * ------------------------------------------------------------------------------------------------- */
+/* TRUE if the range is all zeros and the target has them already; it is counted then. */
+static gboolean
+skip_zeros(ExtractThread *thread, guint64 offset, guint64 length)
+{
+  Extract *extract = thread->extract;
+  const StoreChunkId *ids = &thread->ids[offset / CBT_CLUSTER_SIZE - thread->first_cluster];
+  if (!cbt_is_zero(ids, cbt_div_up(length, CBT_CLUSTER_SIZE) * sizeof *ids) ||
+      (extract->compare_zero && !is_hole(extract->fd, offset, length)))
+    return FALSE;
+  atomic_fetch_add(&extract->zero, length);
+  return TRUE;
+}
+
+/* ---- segments ---- */
 
 static gboolean
 keep_id(guint64 cluster, const StoreChunkId *id, gpointer user_data)
@@ -210,10 +236,19 @@ extract_segment(ExtractThread *thread, guint64 segment, GError **error)
   if (!store_manifest_walk(thread->worker, manifest, thread->first_cluster, SEGMENT_CLUSTERS, keep_id, thread,
                            error))
     return FALSE;
-  guint64 end = MIN((thread->first_cluster + SEGMENT_CLUSTERS) * CBT_CLUSTER_SIZE, manifest->size);
-  for (guint64 window = thread->first_cluster * CBT_CLUSTER_SIZE; window < end; window += WINDOW_SIZE) {
+  guint64 start = thread->first_cluster * CBT_CLUSTER_SIZE;
+  guint64 end = MIN(start + SEGMENT_CLUSTERS * CBT_CLUSTER_SIZE, manifest->size);
+  if (!check_going_on(extract, error))
+    return FALSE;
+  if (skip_zeros(thread, start, end - start)) {
+    report(extract, end - start);
+    return TRUE;
+  }
+  for (guint64 window = start; window < end; window += WINDOW_SIZE) {
     guint64 length = MIN(WINDOW_SIZE, end - window);
-    if (!check_going_on(extract, error) || !extract_window(thread, window, length, error))
+    if (!check_going_on(extract, error))
+      return FALSE;
+    if (!skip_zeros(thread, window, length) && !extract_window(thread, window, length, error))
       return FALSE;
     report(extract, length);
   }
@@ -258,18 +293,18 @@ static void
 run_threads(Extract *extract)
 {
   guint n_threads = extract->options->n_threads ? extract->options->n_threads : g_get_num_processors();
+  n_threads = (guint) MIN(n_threads, extract->n_segments);
   g_autofree pthread_t *threads = g_new0(pthread_t, n_threads);
   guint n_started = 0;
   while (n_started < n_threads && pthread_create(&threads[n_started], NULL, extract_thread, extract) == 0)
     n_started++;
   if (n_started == 0)
-    extract_thread(extract);
+    extract_thread(extract); /* no thread to be had, or nothing to do */
   for (guint i = 0; i < n_started; i++)
     pthread_join(threads[i], NULL);
 }
 
-/* ---- the target
- * ----------------------------------------------------------------------------------------------- */
+/* ---- the target ---- */
 
 static gboolean
 prepare_block_device(int fd, guint64 size, GError **error)
@@ -286,22 +321,34 @@ prepare_block_device(int fd, guint64 size, GError **error)
   return FALSE;
 }
 
-/* Gives the target its size. *compare: a device's old contents count even if nobody said so. */
+/* A new file is holes all over once it has been cut to nothing and given its size. */
 static gboolean
-prepare_target(int fd, guint64 size, gboolean *compare, GError **error)
+prepare_file(int fd, guint64 size, gboolean keep, GError **error)
+{
+  if ((keep || ftruncate(fd, 0) == 0) && ftruncate(fd, (off_t) size) == 0)
+    return TRUE;
+  cbt_set_error_errno(error, errno, "cannot give the target file %" G_GUINT64_FORMAT " bytes", size);
+  return FALSE;
+}
+
+/* Makes the target ready, and decides what of its contents counts: a device always has old ones. */
+static gboolean
+prepare_target(Extract *extract, GError **error)
 {
   struct stat st;
-  if (fstat(fd, &st) != 0) {
+  gboolean in_place = extract->options->in_place;
+  extract->compare_data = extract->compare_zero = in_place;
+  if (fstat(extract->fd, &st) != 0) {
     cbt_set_error_errno(error, errno, "cannot look at the target");
     return FALSE;
   }
+  if (S_ISREG(st.st_mode))
+    return prepare_file(extract->fd, extract->manifest->size, in_place, error);
   if (S_ISBLK(st.st_mode)) {
-    *compare = TRUE;
-    return prepare_block_device(fd, size, error);
+    extract->compare_zero = TRUE;
+    return prepare_block_device(extract->fd, extract->manifest->size, error);
   }
-  if (S_ISREG(st.st_mode) && ftruncate(fd, (off_t) size) == 0)
-    return TRUE;
-  cbt_set_error_errno(error, S_ISREG(st.st_mode) ? errno : EINVAL, "cannot set the target's size");
+  cbt_set_error(error, CBT_ERROR_INVALID, NULL, "the target is neither a file nor a block device");
   return FALSE;
 }
 
@@ -310,9 +357,8 @@ store_extract_raw(Store *store, const StoreManifest *manifest, int fd, const Sto
                   StoreExtractResult *result, GError **error)
 {
   Extract extract = {.store = store, .manifest = manifest, .options = options, .fd = fd};
-  extract.compare = options->in_place;
   extract.n_segments = cbt_div_up(store_manifest_n_clusters(manifest->size), SEGMENT_CLUSTERS);
-  if (!prepare_target(fd, manifest->size, &extract.compare, error))
+  if (!prepare_target(&extract, error))
     return FALSE;
   pthread_mutex_init(&extract.error_lock, NULL);
   run_threads(&extract);

@@ -8,7 +8,7 @@
 #include <store/manifest.h>
 
 typedef struct {
-  gboolean in_place;         /* the target has contents: read them, write only what differs */
+  gboolean in_place;         /* the target has contents: write only what differs; else a file is emptied first */
   guint n_threads;           /* 0: one a processor */
   GCancellable *cancellable; /* (nullable) */
   void (*progress)(guint64 bytes_done, gpointer user_data); /* (nullable) of the disk's size; from any thread */

@@ -1,4 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * One page: bytes to entries and back. The encoding is canonical (no trailing zero entry, nothing behind the
+ * last), so that equal subtrees of any two points are one chunk; decode refuses what encode would not have
+ * written.
+ */
 #include <store/manifest-private.h>
 
 #include <common/bytes.h>
@@ -52,6 +57,19 @@ store_page_decode(const guint8 *data, gsize length, guint level, StorePage *page
 }
 
 gboolean
+store_manifest_get_chunk(StoreWorker *worker, const StoreChunkId *id, void *buffer, gsize *length,
+                         GError **error)
+{
+  g_autoptr(GError) local = NULL;
+  if (store_get(worker, id, buffer, length, &local))
+    return TRUE;
+  if (g_error_matches(local, CBT_ERROR, CBT_ERROR_NOT_FOUND))
+    local->code = CBT_ERROR_CORRUPT;
+  g_propagate_error(error, g_steal_pointer(&local));
+  return FALSE;
+}
+
+gboolean
 store_page_load(StoreWorker *worker, const StoreChunkId *id, guint level, StorePage *page, GError **error)
 {
   char text[STORE_CHUNK_ID_TEXT_SIZE];
@@ -61,7 +79,8 @@ store_page_load(StoreWorker *worker, const StoreChunkId *id, guint level, StoreP
   }
   g_autofree guint8 *data = g_malloc(STORE_CHUNK_LENGTH_MAX);
   gsize length;
-  if (store_get(worker, id, data, &length, error) && store_page_decode(data, length, level, page, error))
+  if (store_manifest_get_chunk(worker, id, data, &length, error) &&
+      store_page_decode(data, length, level, page, error))
     return TRUE;
   g_prefix_error(error, "manifest page %s: ", store_chunk_id_format(id, text));
   return FALSE;

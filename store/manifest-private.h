@@ -17,6 +17,9 @@ store_page_entry_bits(guint level)
   return level * STORE_PAGE_FANOUT_BITS;
 }
 
+/* As store_get(), for a chunk that a manifest or point names: one that is missing is CORRUPT, not NOT_FOUND. */
+gboolean store_manifest_get_chunk(StoreWorker *worker, const StoreChunkId *id, void *buffer, gsize *length,
+                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Bytes of PAGE into BUFFER (STORE_PAGE_SIZE_MAX); 0 if it is all zeros. */
 gsize store_page_encode(const StorePage *page, guint level, guint8 *buffer);
 /* CORRUPT says what is wrong. */

@@ -9,8 +9,7 @@
 #include <common/bytes.h>
 #include <common/error.h>
 
-/* ---- one tree
- * ------------------------------------------------------------------------------------------------- */
+/* ---- one tree ---- */
 
 typedef struct {
   StoreWorker *worker;
@@ -79,12 +78,12 @@ store_manifest_get(StoreWorker *worker, const StoreManifest *manifest, guint64 c
   return store_manifest_walk(worker, manifest, cluster, 1, keep_id, id, error);
 }
 
-/* ---- two trees
- * ------------------------------------------------------------------------------------------------ */
+/* ---- two trees ---- */
 
 typedef struct {
   StoreWorker *worker;
-  guint64 first;
+  guint64 offset;        /* bytes */
+  guint64 first;         /* the cluster that has it */
   guint64 from_clusters; /* of the older disk: its entries behind count as zero */
   guint64 to_clusters;
   guint64 to_size;
@@ -102,7 +101,7 @@ flush_run(Difference *difference)
 {
   if (difference->run_start == difference->run_end)
     return;
-  CbtExtent extent = {difference->run_start * CBT_CLUSTER_SIZE, 0};
+  CbtExtent extent = {MAX(difference->run_start * CBT_CLUSTER_SIZE, difference->offset), 0};
   extent.length = MIN(difference->run_end * CBT_CLUSTER_SIZE, difference->to_size) - extent.offset;
   difference->run_start = difference->run_end;
   if (!difference->func(&extent, difference->run_zero, difference->user_data))
@@ -201,6 +200,7 @@ store_manifest_difference(StoreWorker *worker, const StoreManifest *from, const 
   guint from_levels = from ? store_manifest_n_levels(from->size) : to_levels;
   Difference difference = {
       .worker = worker,
+      .offset = offset,
       .first = offset / CBT_CLUSTER_SIZE,
       .from_clusters = from ? store_manifest_n_clusters(from->size) : 0,
       .to_clusters = store_manifest_n_clusters(to->size),
@@ -208,7 +208,7 @@ store_manifest_difference(StoreWorker *worker, const StoreManifest *from, const 
       .func = func,
       .user_data = user_data,
   };
-  if (difference.first >= difference.to_clusters)
+  if (offset >= to->size)
     return TRUE;
   if (!descend(worker, &older, from_levels, to_levels, error) ||
       !compare_roots(&difference, &older, MIN(from_levels, to_levels), &to->root, to_levels - 1, error))

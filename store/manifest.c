@@ -9,6 +9,7 @@
 #include <store/manifest-private.h>
 
 #include <common/bytes.h>
+#include <common/error.h>
 
 typedef struct {
   StorePage page;
@@ -54,23 +55,27 @@ put_page(StoreManifestBuilder *builder, const StorePage *page, guint level, Stor
          store_put(builder->worker, STORE_CHUNK_PAGE, data, length, id, NULL, builder->tally, error);
 }
 
-/* A smaller disk's tree may be lower: its root becomes the first entry of a page above. */
-static gboolean
-lift_root(StoreManifestBuilder *builder, guint n_levels, GError **error)
+/* A smaller disk's tree may be lower: its root becomes the first entry of a page above, and so on. These
+ * pages begin open and changed; their ids reach the parents when they are closed. */
+static void
+lift_root(StoreManifestBuilder *builder, guint n_levels)
 {
-  for (; n_levels < builder->n_levels && !store_chunk_id_is_zero(&builder->root); n_levels++) {
-    StorePage page = {.entries = {builder->root}};
-    if (!put_page(builder, &page, n_levels, &builder->root, error))
-      return FALSE;
-  }
-  return TRUE;
+  if (n_levels == builder->n_levels || store_chunk_id_is_zero(&builder->root))
+    return;
+  builder->path[n_levels].page.entries[0] = builder->root;
+  for (guint level = n_levels; level < builder->n_levels; level++)
+    builder->path[level].open = builder->path[level].changed = TRUE;
 }
 
 StoreManifestBuilder *
 store_manifest_builder_new(StoreWorker *worker, const StoreManifest *base, guint64 size, StoreTally *tally,
                            GError **error)
 {
-  g_assert(size <= STORE_DISK_SIZE_MAX && (!base || base->size <= size));
+  if (size > STORE_DISK_SIZE_MAX || (base && base->size > size)) {
+    cbt_set_error(error, CBT_ERROR_INVALID, NULL, "no manifest of %" G_GUINT64_FORMAT " bytes can be made%s",
+                  size, base && base->size > size ? " from that of a larger disk" : "");
+    return NULL;
+  }
   g_autoptr(StoreManifestBuilder) builder = g_new0(StoreManifestBuilder, 1);
   builder->worker = worker;
   builder->size = size;
@@ -78,8 +83,7 @@ store_manifest_builder_new(StoreWorker *worker, const StoreManifest *base, guint
   builder->tally = tally;
   if (base) {
     builder->root = base->root;
-    if (!lift_root(builder, store_manifest_n_levels(base->size), error))
-      return NULL;
+    lift_root(builder, store_manifest_n_levels(base->size));
   }
   return g_steal_pointer(&builder);
 }

@@ -22,7 +22,7 @@ guint store_manifest_n_levels(guint64 size);
 /*
  * A builder: takes changed clusters in ascending order and writes each page once, so its memory is one page a level.
  * What is not set keeps what BASE has (NULL: zeros). BASE may be of a smaller or equal size; a disk that shrank has no base.
- * One thread at a time; WORKER is used by it while a call runs.
+ * One thread at a time; WORKER is used by it while a call runs. INVALID: a size that is too large, or below BASE's.
  */
 typedef struct StoreManifestBuilder StoreManifestBuilder;
 StoreManifestBuilder *store_manifest_builder_new(StoreWorker *worker, const StoreManifest *base, guint64 size,
