@@ -19,6 +19,7 @@ struct CbtBitmapFile {
   CbtBitmapHeader header; /* as it is on disk */
   guint slot;             /* the slot that is known to be durable; the other one is written next */
   CbtBitmap *recording;   /* the array that new writes go to; NULL if none */
+  CbtBitmap *also;        /* the other one too, while it is not known which header the disk has; else NULL */
   gboolean sync_failed;   /* the kernel may have forgotten which pages are dirty */
 };
 

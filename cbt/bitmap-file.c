@@ -207,10 +207,13 @@ cbt_bitmap_file_create(const CbtFileOps *ops, const char *path, const char *name
   return g_steal_pointer(&file);
 }
 
+/* Messages about contents become the reason of a bitmap, which has little room: they name the file without
+ * its folder. */
 static gboolean
 too_short(const char *path, GError **error)
 {
-  cbt_set_error(error, CBT_ERROR_CORRUPT, NULL, "%s is too short", path);
+  g_autofree char *file = g_path_get_basename(path);
+  cbt_set_error(error, CBT_ERROR_CORRUPT, NULL, "%s is too short", file);
   return FALSE;
 }
 
@@ -228,7 +231,8 @@ cbt_bitmap_file_load_header(const CbtFileOps *ops, int fd, const char *path, Cbt
   if ((gsize) n < sizeof pages)
     return too_short(path, error);
   if (!cbt_bitmap_header_choose(pages, header, slot, error)) {
-    g_prefix_error(error, "%s: ", path);
+    g_autofree char *file = g_path_get_basename(path);
+    g_prefix_error(error, "%s: ", file);
     return FALSE;
   }
   CbtBitmapLayout layout;
@@ -390,6 +394,8 @@ cbt_bitmap_file_record(CbtBitmapFile *file, guint64 offset, guint64 length)
 {
   if (file->recording != NULL)
     cbt_bitmap_set(file->recording, offset, length);
+  if (G_UNLIKELY(file->also != NULL))
+    cbt_bitmap_set(file->also, offset, length);
 }
 
 gboolean
@@ -407,10 +413,12 @@ cbt_bitmap_file_merge(CbtBitmapFile *file, const CbtBitmapFile *src, GError **er
                   src->header.name, file->writable ? "their disks differ in size" : "it is open read-only");
     return FALSE;
   }
-  CbtBitmap *target = file->recording != NULL ? file->recording : file->bits[file->header.parent];
-  cbt_bitmap_merge(target, cbt_bitmap_file_parent(src));
-  const CbtBitmap *successor = cbt_bitmap_file_successor(src);
-  if (successor != NULL)
-    cbt_bitmap_merge(target, successor);
+  CbtBitmap *targets[] = {file->recording != NULL ? file->recording : file->bits[file->header.parent],
+                          file->also};
+  const CbtBitmap *sources[] = {cbt_bitmap_file_parent(src), cbt_bitmap_file_successor(src)};
+  for (guint t = 0; t < G_N_ELEMENTS(targets); t++)
+    for (guint i = 0; i < G_N_ELEMENTS(sources); i++)
+      if (targets[t] != NULL && sources[i] != NULL)
+        cbt_bitmap_merge(targets[t], sources[i]);
   return cbt_bitmap_file_sync(file, error);
 }

@@ -70,9 +70,10 @@ cbt_bitmap_file_write_header(CbtBitmapFile *file, const CbtBitmapHeader *next, G
   guint slot = 1 - file->slot;
   if (!write_slot(file, slot, &header) || !sync_fd(file)) {
     int errsv = errno;
-    /* Take it back as well as can be: what was written must not win at the next open. */
-    if (!write_slot(file, slot, &file->header))
-      g_debug("%s: cannot restore header slot %u", file->path, slot);
+    /* What was written must not win at the next open. If it cannot be taken back either, both states are
+     * possible: record where either of them looks. */
+    if (!write_slot(file, slot, &file->header) && file->recording != NULL)
+      file->also = file->recording == file->bits[0] ? file->bits[1] : file->bits[0];
     cbt_set_error_errno(error, errsv, "cannot write the header of %s", file->path);
     return FALSE;
   }
@@ -80,6 +81,7 @@ cbt_bitmap_file_write_header(CbtBitmapFile *file, const CbtBitmapHeader *next, G
     g_debug("%s: cannot write the second header slot", file->path);
   file->header = header;
   file->slot = slot;
+  file->also = NULL;
   return TRUE;
 }
 
