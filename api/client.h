@@ -13,9 +13,9 @@ void api_client_free(ApiClient *client);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(ApiClient, api_client_free)
 
 /*
- * METHOD and PATH ("/v1/..." with its query, already escaped); BODY (transfer none) may be NULL. Returns the answer's JSON
- * (transfer full; a null node for 204). An error answer becomes a GError with the code, message and hint that the daemon
- * gave; UNREACHABLE if there is no daemon, naming the socket and how to start one.
+ * METHOD and PATH ("/v1/..." with its query, already escaped); BODY (transfer none) may be NULL. Returns the
+ * answer's JSON (transfer full; a null node for 204). An error answer becomes a GError with the code, message
+ * and hint that the daemon gave; UNREACHABLE if there is no daemon, naming the socket and how to start one.
  */
-JsonNode *api_client_call(ApiClient *client, const char *method, const char *path, JsonNode *body, GError **error)
-    G_GNUC_WARN_UNUSED_RESULT;
+JsonNode *api_client_call(ApiClient *client, const char *method, const char *path, JsonNode *body,
+                          GError **error) G_GNUC_WARN_UNUSED_RESULT;

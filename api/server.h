@@ -2,13 +2,15 @@
 /*
  * The HTTP server: JSON requests over a Unix socket, handed to a table of routes that the daemon fills.
  *
- * It checks who is calling (root, the server's own user, members of the configured group: others get 403), bounds the
- * request (1 MiB of body: 413, also by Content-Length before anything is read; POST, PUT and PATCH without a length: 411),
- * parses JSON, refuses unknown keys and query parameters by name (400), finds the route (404; 405 with Allow), and turns errors
- * into {"error":{"code","message","hint"}}.
+ * It checks who is calling (root, the server's own user, members of the configured group: others get 403),
+ * bounds the request (1 MiB of body: 413, by its Content-Length before any of it is read; a
+ * chunked one: 411), finds the route (404; 405 with Allow), parses JSON, refuses unknown keys and query
+ * parameters by name (400), and turns errors into
+ * {"error":{"code","message","hint"}}. A POST, PUT or PATCH without a length has no body; a route with body
+ * keys answers it with 411. A connection serves one request.
  *
- * Threads: the main-loop thread only. A handler may reply later: it keeps the request, and exactly one reply ends it. A
- * client that went away is no error.
+ * Threads: the main-loop thread only. A handler may reply later: it keeps the request, and exactly one reply
+ * ends it. A client that went away is no error.
  */
 #pragma once
 
@@ -21,8 +23,8 @@ typedef struct ApiRequest ApiRequest;
 typedef void (*ApiHandler)(ApiRequest *request, gpointer user_data);
 
 typedef struct {
-  const char *method;     /* "GET", ... */
-  const char *path;       /* "/v1/vms/{vm}/disks/{disk}" */
+  const char *method; /* "GET", ... */
+  const char *path;   /* "/v1/vms/{vm}/disks/{disk}" */
   ApiHandler handler;
   const char *body_keys;  /* the keys that the JSON body may have, space-separated; NULL: takes no body */
   const char *query_keys; /* query parameters, the same way; NULL: none */
@@ -33,10 +35,10 @@ typedef struct {
   const char *group; /* (nullable) its members may connect; the socket is then 0660, else 0600 */
 } ApiServerOptions;
 
-/* ROUTES end with a NULL method and outlive the server, as USER_DATA does. Errors: BUSY if another server answers on the
- * socket (a stale one is replaced), NOT_FOUND for an unknown group, DENIED, IO. */
-ApiServer *api_server_new(const ApiServerOptions *options, const ApiRoute *routes, gpointer user_data, GError **error)
-    G_GNUC_WARN_UNUSED_RESULT;
+/* ROUTES end with a NULL method and outlive the server, as USER_DATA does. Errors: BUSY if another server
+ * answers on the socket (a stale one is replaced), NOT_FOUND for an unknown group, DENIED, IO. */
+ApiServer *api_server_new(const ApiServerOptions *options, const ApiRoute *routes, gpointer user_data,
+                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Closes connections and removes the socket. */
 void api_server_free(ApiServer *server);
 
@@ -51,3 +53,5 @@ JsonObject *api_request_body(ApiRequest *request);
 void api_request_reply(ApiRequest *request, guint status, JsonNode *body);
 /* Ends REQUEST with ERROR (transfer full), its status from the code table. */
 void api_request_reply_error(ApiRequest *request, GError *error);
+/* Ends REQUEST with TEXT that is not JSON; CONTENT_TYPE is for example "text/plain; version=0.0.4". */
+void api_request_reply_text(ApiRequest *request, guint status, const char *content_type, const char *text);

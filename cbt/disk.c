@@ -18,6 +18,8 @@
 
 #define CALL_TIMEOUT_MS 10000u /* above what the export itself may wait: see AUTO_HOLD_MS there */
 
+#define RETRY_INTERVAL_US 10000
+
 struct CbtDisk {
   /* constant after creation */
   char *name; /* for messages: the socket or the image */
@@ -147,9 +149,29 @@ call_export(CbtDisk *disk, const CbtControlRequest *request, const CbtSession *s
   return send_request(disk, request, session, error) && receive_reply(disk, reply, error);
 }
 
+/* An export that is just starting has no socket yet, or one on which nobody listens. */
+static gboolean
+is_starting(int errsv)
+{
+  return errsv == ENOENT || errsv == ECONNREFUSED || errsv == EAGAIN;
+}
+
+static int
+connect_once(const struct sockaddr_un *address, guint timeout_ms)
+{
+  CBT_AUTO_FD int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  if (fd < 0)
+    return -1;
+  set_timeout(fd, timeout_ms);
+  if (connect(fd, (const struct sockaddr *) address, sizeof *address) != 0)
+    return -1;
+  return cbt_steal_fd(&fd);
+}
+
 static gboolean
 connect_socket(CbtDisk *disk, guint timeout_ms, GError **error)
 {
+  gint64 deadline = g_get_monotonic_time() + (gint64) timeout_ms * 1000;
   struct sockaddr_un address = {.sun_family = AF_UNIX};
   if (strlen(disk->name) >= sizeof address.sun_path) {
     cbt_set_error(error, CBT_ERROR_INVALID, NULL, "the socket path %s has more than %zu bytes", disk->name,
@@ -157,13 +179,13 @@ connect_socket(CbtDisk *disk, guint timeout_ms, GError **error)
     return FALSE;
   }
   memcpy(address.sun_path, disk->name, strlen(disk->name) + 1);
-  disk->socket_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-  if (disk->socket_fd < 0)
-    return set_unreachable(disk, "cannot make a socket", errno, error);
-  set_timeout(disk->socket_fd, timeout_ms);
-  if (connect(disk->socket_fd, (const struct sockaddr *) &address, sizeof address) == 0)
-    return TRUE;
-  return set_unreachable(disk, "cannot connect", errno, error);
+  while ((disk->socket_fd = connect_once(&address, timeout_ms)) < 0) {
+    int errsv = errno;
+    if (!is_starting(errsv) || g_get_monotonic_time() + RETRY_INTERVAL_US > deadline)
+      return set_unreachable(disk, "cannot connect", errsv, error);
+    g_usleep(RETRY_INTERVAL_US);
+  }
+  return TRUE;
 }
 
 /* Asks the owner, whoever it is, who it is. */

@@ -188,7 +188,8 @@ cbt_gate_release(CbtGate *gate, guint64 hold, guint64 *duration_us)
   gboolean in_force = is_held_by_locked(gate, hold);
   if (in_force)
     end_hold_locked(gate, g_get_monotonic_time());
-  *duration_us = gate->hold == hold ? (guint64) (gate->ended_us - gate->since_us) : 0;
+  if (duration_us != NULL)
+    *duration_us = gate->hold == hold ? (guint64) (gate->ended_us - gate->since_us) : 0;
   pthread_mutex_unlock(&gate->mutex);
   return in_force;
 }

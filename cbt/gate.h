@@ -35,7 +35,7 @@ guint64 cbt_gate_hold(CbtGate *gate, guint timeout_ms, GError **error) G_GNUC_WA
  * HOLD has ended. FUNC must not call the gate. */
 gboolean cbt_gate_run_held(CbtGate *gate, guint64 hold, CbtGateFunc func,
                            gpointer user_data) G_GNUC_WARN_UNUSED_RESULT;
-/* Ends HOLD. *duration_us gets how long it lasted (0 if a later hold took its place). FALSE if it had ended
+/* Ends HOLD. *duration_us (nullable) gets how long it lasted (0 if a later hold took its place). FALSE if it had ended
  * by itself. */
 gboolean cbt_gate_release(CbtGate *gate, guint64 hold, guint64 *duration_us);
 /* TRUE if HOLD is in force. It may end at any time. */

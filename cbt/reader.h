@@ -19,14 +19,15 @@ typedef struct {
   guint64 sequence; /* 0, 1, 2, ... in the order of the extents */
   guint64 offset;   /* of the disk, bytes */
   guint32 length;   /* bytes in data; a multiple of the cluster size but at the disk's end or an extent's */
-  guint8 *data;     /* block_size bytes, aligned to 4096; behind `length` zeros up to the next cluster boundary */
+  guint8 *data;     /* block_size bytes, aligned to 4096; behind `length` zeros up to the disk's next cluster
+                       boundary */
   /* private */
   guint index;
 } CbtReadBlock;
 
 typedef struct {
   guint32 block_size; /* bytes, a power of two from 64 KiB to 4 MiB */
-  guint n_blocks;     /* buffers; also the deepest queue */
+  guint n_blocks;     /* buffers; also the deepest queue; at most 1 GiB of them */
   gboolean direct;
 } CbtReaderOptions;
 
@@ -40,7 +41,8 @@ typedef void (*CbtBlockFunc)(gpointer user_data, CbtReadBlock *block);
 
 typedef struct CbtReader CbtReader;
 
-/* Allocates ring and buffers. SOURCE must outlive it. UNSUPPORTED if the kernel has no io_uring. */
+/* Allocates ring and buffers. SOURCE must outlive it. INVALID options; UNSUPPORTED if the kernel has no
+ * io_uring or does not let us use it. */
 CbtReader *cbt_reader_new(CbtSource *source, const CbtReaderOptions *options, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
 /* All blocks must have been released. */
@@ -48,13 +50,14 @@ void cbt_reader_free(CbtReader *reader);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CbtReader, cbt_reader_free)
 
 /*
- * Reads every extent and returns when the last block was delivered. IO names the offset of the failed read; CANCELLED.
+ * Reads every extent and returns when the last block was delivered. IO names the offset of the failed read; CANCELLED;
+ * INVALID for an extent out of order or outside the disk; or what NEXT set. One thread at a time, any one.
  * On an error no further block is delivered, and none is in flight when it returns.
  */
 gboolean cbt_reader_run(CbtReader *reader, CbtNextExtentFunc next, CbtBlockFunc deliver, gpointer user_data,
                         GCancellable *cancellable, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void cbt_reader_release(CbtReader *reader, CbtReadBlock *block);
 
-/* Bytes asked from the image, and number of reads, so far. */
+/* Bytes asked from the image, and number of reads (continued and repeated ones count again), so far. Any thread. */
 guint64 cbt_reader_bytes_read(const CbtReader *reader);
 guint64 cbt_reader_n_reads(const CbtReader *reader);

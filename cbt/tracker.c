@@ -68,10 +68,16 @@ cbt_tracker_get_identity(const CbtTracker *tracker, CbtDiskIdentity *identity, G
   return cbt_disk_identity_from_fd(tracker->image_fd, &tracker->disk_id, identity, error);
 }
 
+char *
+cbt_tracker_bitmap_path(const char *directory, const char *name)
+{
+  return g_strconcat(directory, "/", name, SUFFIX, NULL);
+}
+
 static char *
 bitmap_path(const CbtTracker *tracker, const char *name)
 {
-  return g_strconcat(tracker->directory, "/", name, SUFFIX, NULL);
+  return cbt_tracker_bitmap_path(tracker->directory, name);
 }
 
 static gboolean

@@ -35,6 +35,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(CbtTracker, cbt_tracker_abandon)
 gboolean cbt_tracker_get_identity(const CbtTracker *tracker, CbtDiskIdentity *identity, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
 
+/* The file of bitmap NAME in DIRECTORY (transfer full). */
+char *cbt_tracker_bitmap_path(const char *directory, const char *name);
+
 /* Marks the range dirty in every bitmap that records. */
 void cbt_tracker_record(CbtTracker *tracker, guint64 offset, guint64 length);
 

@@ -2,8 +2,8 @@
 /*
  * Checked arithmetic and little-endian fields.
  *
- * On-disk integers are converted in encode and decode functions only, through these; offsets into the buffer are
- * the caller's named constants.
+ * On-disk integers are converted in encode and decode functions only, through these; offsets into the buffer
+ * are the caller's named constants.
  */
 #pragma once
 

@@ -28,7 +28,7 @@ static const struct {
     [CBT_ERROR_UNREACHABLE] = {"unreachable", 503, 5},
 };
 
-G_DEFINE_QUARK(cbt-error, cbt_error)
+G_DEFINE_QUARK(cbt - error, cbt_error)
 
 static int
 checked(int code)
@@ -121,8 +121,7 @@ cbt_set_error_errno(GError **error, int errsv, const char *format, ...)
   va_start(args, format);
   g_autofree char *message = g_strdup_vprintf(format, args);
   va_end(args);
-  g_set_error(error, CBT_ERROR, (int) cbt_error_code_from_errno(errsv), "%s: %s", message,
-              g_strerror(errsv));
+  g_set_error(error, CBT_ERROR, (int) cbt_error_code_from_errno(errsv), "%s: %s", message, g_strerror(errsv));
 }
 
 CbtErrorCode

@@ -2,9 +2,10 @@
 /*
  * The errors of the whole product: one domain, and codes that say what a caller can do about it.
  *
- * One domain serves all modules, because a code crosses them unchanged on its way to an HTTP status or an exit
- * code, and one table (error.c) maps it to both. A message names the object and the operation. What the user can
- * do next is the hint; it travels inside the GError message and is split off again where errors are shown.
+ * One domain serves all modules, because a code crosses them unchanged on its way to an HTTP status or an
+ * exit code, and one table (error.c) maps it to both. A message names the object and the operation. What the
+ * user can do next is the hint; it travels inside the GError message and is split off again where errors are
+ * shown.
  */
 #pragma once
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The file operations that durability rests on, as a small table, so that tests can fail call n, shorten a write,
- * or drop what was never synced. Production code uses cbt_file_ops_default().
+ * The file operations that durability rests on, as a small table, so that tests can fail call n, shorten a
+ * write, or drop what was never synced. Production code uses cbt_file_ops_default().
  *
  * Functions return what the system call returns, with errno. Paths are absolute or relative to the working
  * directory. Only the operations that write durable state go through the table; plain reads may too.
@@ -29,10 +29,12 @@ struct CbtFileOps {
 
 const CbtFileOps *cbt_file_ops_default(void);
 
-/* Reads exactly LENGTH bytes at OFFSET. Returns the bytes read, fewer only at the end of the file; -1 with errno. */
+/* Reads exactly LENGTH bytes at OFFSET. Returns the bytes read, fewer only at the end of the file; -1 with
+ * errno. */
 gssize cbt_file_pread_full(const CbtFileOps *ops, int fd, void *buffer, gsize length, guint64 offset);
 /* Writes all LENGTH bytes at OFFSET. FALSE with errno set. */
-gboolean cbt_file_pwrite_full(const CbtFileOps *ops, int fd, const void *buffer, gsize length, guint64 offset);
+gboolean cbt_file_pwrite_full(const CbtFileOps *ops, int fd, const void *buffer, gsize length,
+                              guint64 offset);
 
 /* The same with the default table. */
 static inline gssize
@@ -48,15 +50,15 @@ cbt_pwrite_full(int fd, const void *buffer, gsize length, guint64 offset)
 }
 
 /*
- * Replaces PATH by LENGTH bytes of DATA so that after a crash there is the old file or the new one: temporary file
- * beside it, fdatasync, rename, fsync of the directory. Errors carry CBT_ERROR codes and name PATH; the temporary
- * file is removed.
+ * Replaces PATH by LENGTH bytes of DATA so that after a crash there is the old file or the new one: temporary
+ * file beside it, fdatasync, rename, fsync of the directory. Errors carry CBT_ERROR codes and name PATH; the
+ * temporary file is removed.
  */
-gboolean cbt_file_replace(const CbtFileOps *ops, const char *path, const void *data, gsize length, mode_t mode,
-                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean cbt_file_replace(const CbtFileOps *ops, const char *path, const void *data, gsize length,
+                          mode_t mode, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /*
  * Reads the whole of PATH, at most LIMIT bytes (CBT_ERROR_TOO_LARGE above), into a NUL-terminated buffer
  * (transfer full); *length without the NUL.
  */
-char *cbt_file_read(const CbtFileOps *ops, const char *path, gsize limit, gsize *length, GError **error)
-    G_GNUC_WARN_UNUSED_RESULT;
+char *cbt_file_read(const CbtFileOps *ops, const char *path, gsize limit, gsize *length,
+                    GError **error) G_GNUC_WARN_UNUSED_RESULT;

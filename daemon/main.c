@@ -1,1 +1,166 @@
-int main(void) { return 0; }
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* cbt-backupd: builds the objects in order, runs the main loop, and takes them down in the reverse order. */
+#include <common/fd.h>
+#include <daemon/daemon.h>
+#include <daemon/disks.h>
+#include <daemon/engine.h>
+#include <daemon/exports.h>
+#include <daemon/handlers.h>
+#include <daemon/recover.h>
+#include <daemon/task.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <glib-unix.h>
+#include <glib/gstdio.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/file.h>
+#include <systemd/sd-daemon.h>
+
+static gboolean
+make_folders(const DaemonConfig *config, GError **error)
+{
+  const char *const folders[] = {config->state_dir, config->runtime_dir, config->fleece_dir};
+  const int modes[] = {0700, 0755, 0700};
+  for (gsize i = 0; i < G_N_ELEMENTS(folders); i++)
+    if (g_mkdir_with_parents(folders[i], modes[i]) != 0) {
+      cbt_set_error_errno(error, errno, "cannot make %s", folders[i]);
+      return FALSE;
+    }
+  return TRUE;
+}
+
+/* One daemon a state directory. The lock goes with the process. */
+static int
+lock_state_dir(const DaemonConfig *config, GError **error)
+{
+  g_autofree char *path = g_build_filename(config->state_dir, "lock", NULL);
+  CBT_AUTO_FD int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (fd < 0) {
+    cbt_set_error_errno(error, errno, "cannot open %s", path);
+    return -1;
+  }
+  if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    cbt_set_error(error, CBT_ERROR_BUSY, "Stop it first, or give this one another --state-dir.",
+                  "another cbt-backupd uses %s", config->state_dir);
+    return -1;
+  }
+  return cbt_steal_fd(&fd);
+}
+
+static gboolean
+open_data(Daemon *daemon, GError **error)
+{
+  const DaemonConfig *config = daemon->config;
+  g_autofree char *catalogue = g_build_filename(config->state_dir, "catalogue.sqlite", NULL);
+  g_autofree char *store = daemon_config_store_dir(config);
+  StoreOptions options = STORE_OPTIONS_DEFAULT;
+  options.dedup_verify = config->dedup_verify;
+  daemon->catalogue = catalogue_open(catalogue, error);
+  if (daemon->catalogue)
+    daemon->store = store_open(store, &options, error);
+  return daemon->store != NULL;
+}
+
+static gboolean
+start(Daemon *daemon, GError **error)
+{
+  g_autofree char *socket = g_build_filename(daemon->config->runtime_dir, "api.sock", NULL);
+  const ApiServerOptions options = {.socket_path = socket, .group = daemon->config->group};
+  if (!open_data(daemon, error))
+    return FALSE;
+  daemon->queue = main_queue_new();
+  daemon->tasks = tasks_new();
+  daemon->exports = exports_new(daemon->config);
+  daemon->disks = disks_new(daemon->config, daemon->exports);
+  daemon->engine = engine_new(daemon);
+  recover(daemon);
+  daemon->server = api_server_new(&options, daemon_routes, daemon, error);
+  return daemon->server != NULL;
+}
+
+static void
+stop(Daemon *daemon)
+{
+  if (daemon->engine)
+    engine_free(daemon->engine);
+  if (daemon->tasks)
+    tasks_free(daemon->tasks);
+  g_clear_pointer(&daemon->server, api_server_free);
+  g_clear_pointer(&daemon->disks, disks_free);
+  g_clear_pointer(&daemon->exports, exports_free);
+  g_clear_pointer(&daemon->queue, main_queue_free);
+  g_clear_pointer(&daemon->store, store_close);
+  g_clear_pointer(&daemon->catalogue, catalogue_close);
+}
+
+static gboolean
+on_signal(gpointer loop)
+{
+  g_main_loop_quit(loop);
+  return G_SOURCE_REMOVE;
+}
+
+static gboolean
+run(const DaemonConfig *config, GError **error)
+{
+  if (!make_folders(config, error))
+    return FALSE;
+  CBT_AUTO_FD int lock = lock_state_dir(config, error);
+  if (lock < 0)
+    return FALSE;
+  Daemon daemon = {.config = config, .started = g_get_real_time()};
+  g_autoptr(GMainLoop) loop = g_main_loop_new(NULL, FALSE);
+  gboolean ok = start(&daemon, error);
+  if (ok) {
+    g_unix_signal_add(SIGTERM, on_signal, loop);
+    g_unix_signal_add(SIGINT, on_signal, loop);
+    sd_notify(0, "READY=1");
+    g_message("cbt-backupd %s answers on %s/api.sock", CBT_VERSION, config->runtime_dir);
+    g_main_loop_run(loop);
+    sd_notify(0, "STOPPING=1");
+  }
+  stop(&daemon);
+  return ok;
+}
+
+/* Messages go to standard error, or to the journal with their fields where that is what standard error is. */
+static GLogWriterOutput
+write_log(GLogLevelFlags level, const GLogField *fields, gsize n_fields, gpointer data)
+{
+  const DaemonConfig *config = data;
+  GLogLevelFlags lowest = G_LOG_LEVEL_INFO;
+  if (strcmp(config->log_level, "debug") == 0)
+    lowest = G_LOG_LEVEL_DEBUG;
+  else if (strcmp(config->log_level, "warning") == 0)
+    lowest = G_LOG_LEVEL_WARNING;
+  if ((level & G_LOG_LEVEL_MASK) > lowest)
+    return G_LOG_WRITER_HANDLED;
+  if (g_log_writer_is_journald(STDERR_FILENO))
+    return g_log_writer_journald(level, fields, n_fields, NULL);
+  g_autofree char *line = g_log_writer_format_fields(level, fields, n_fields, FALSE);
+  g_printerr("%s\n", line);
+  /* A critical is a broken invariant: tests (G_DEBUG=fatal-warnings) stop there. */
+  if ((level & G_LOG_LEVEL_CRITICAL) && g_getenv("G_DEBUG"))
+    abort();
+  return G_LOG_WRITER_HANDLED;
+}
+
+int
+main(int argc, char **argv)
+{
+  g_autoptr(GError) error = NULL;
+  gboolean done = FALSE;
+  signal(SIGPIPE, SIG_IGN);
+  g_autoptr(DaemonConfig) config = daemon_config_new(&argc, &argv, &done, &error);
+  if (config && done)
+    return 0;
+  if (config)
+    g_log_set_writer_func(write_log, config, NULL);
+  if (config && run(config, &error))
+    return 0;
+  g_autofree char *message = cbt_error_message(error);
+  g_autofree char *hint = cbt_error_hint(error);
+  g_printerr("cbt-backupd: %s%s%s\n", message, hint ? "\n" : "", hint ? hint : "");
+  return config ? cbt_error_exit_status(cbt_error_code(error)) : 2;
+}

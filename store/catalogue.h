@@ -85,7 +85,9 @@ gboolean catalogue_set_base(Catalogue *catalogue, const CbtUuid *disk_id, const 
 gboolean catalogue_get_base(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, CbtUuid *base,
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/* jobs. Save inserts (id 0; sets it) or updates. */
+/* jobs. Save inserts (id 0; sets it) or updates. Finished jobs older than the newest CATALOGUE_JOBS_KEPT are dropped when
+ * one is inserted; ids are never given twice. */
+#define CATALOGUE_JOBS_KEPT 10000
 gboolean catalogue_save_job(Catalogue *catalogue, CatalogueJob *job, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 CatalogueJob *catalogue_get_job(Catalogue *catalogue, gint64 id, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 GPtrArray *catalogue_list_jobs(Catalogue *catalogue, guint limit, GError **error) G_GNUC_WARN_UNUSED_RESULT; /* newest first */

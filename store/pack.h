@@ -2,9 +2,11 @@
 /*
  * Packs: append-only files of self-describing chunk records, `packs/NNNNNNNN.pack`.
  *
- * One pack set has at most one open pack, at the end of which records are appended (one appender at a time: the caller
- * locks); when it has grown to its size it is sealed with a table of contents, and the next one begins. Reads need no lock
- * and see appended records at once, written out or not.
+ * One pack set has at most one open pack, at the end of which records are appended; when it has grown to its
+ * size it is sealed with a table of contents, and the next one begins. Reads see appended records at once,
+ * written out or not.
+ *
+ * Threads: all functions but open and close may be called from any, side by side.
  *
  * Format: store/pack-format.h and docs/formats/pack.md.
  */
@@ -14,18 +16,20 @@
 #include <common/uuid.h>
 #include <store/chunk.h>
 
+#define STORE_PACK_SIZE_DEFAULT (G_GUINT64_CONSTANT(64) << 20)
+
 /* Where a record stands. Fits 64 bits in the index; pack 0 does not exist, so all-zero means nowhere. */
 typedef struct {
   guint32 pack;   /* number of the pack, from 1 */
-  guint32 offset; /* of the record header in the pack, bytes, a multiple of STORE_PACK_ALIGN */
-  guint32 length; /* of header and payload, bytes, without padding */
+  guint32 offset; /* of the record header in the pack, bytes, a multiple of 16 */
+  guint32 length; /* of header and payload, bytes; from the index rounded up by less than 32 */
 } StoreLocation;
 
 typedef struct {
   StoreChunkId id;
   StoreChunkType type;
-  guint32 length;   /* of the content, bytes */
-  gboolean zstd;    /* payload is a zstd frame, else the content itself */
+  guint32 length; /* of the content, bytes */
+  gboolean zstd;  /* payload is a zstd frame, else the content itself */
 } StoreRecordInfo;
 
 typedef struct StorePackSet StorePackSet;
@@ -37,22 +41,35 @@ StorePackSet *store_pack_set_open(const CbtFileOps *ops, const char *folder, con
 void store_pack_set_close(StorePackSet *set);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(StorePackSet, store_pack_set_close)
 
-/* Appends one record. Errors: NO_SPACE, IO; the record then does not exist, and appending may be tried again. */
-gboolean store_pack_append(StorePackSet *set, const StoreRecordInfo *info, const void *payload, gsize payload_length,
-                           StoreLocation *location, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Reads a record's payload into BUFFER (of CAPACITY bytes) and checks its header and checksum. CORRUPT names pack and
- * offset. Any thread. */
-gboolean store_pack_read(StorePackSet *set, const StoreLocation *location, StoreRecordInfo *info, void *buffer,
-                         gsize capacity, gsize *payload_length, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Appends one record. Errors: NO_SPACE, IO; the record then does not exist, and appending may be tried again.
+ */
+gboolean store_pack_append(StorePackSet *set, const StoreRecordInfo *info, const void *payload,
+                           gsize payload_length, StoreLocation *location,
+                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Room that store_pack_read() wants: a header, the longest payload, and what a rounded length adds. */
+#define STORE_PACK_READ_SIZE (STORE_CHUNK_LENGTH_MAX + 128u)
+/* Reads a record into BUFFER (STORE_PACK_READ_SIZE bytes) and checks its header and checksum; *payload points
+ * into BUFFER. CORRUPT names pack and offset. Any thread. */
+gboolean store_pack_read(StorePackSet *set, const StoreLocation *location, StoreRecordInfo *info,
+                         void *buffer, const guint8 **payload, gsize *payload_length,
+                         GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* The header of a record alone: it names its place and fits it, but neither it nor the payload is checked for
+ * damage. */
+gboolean store_pack_read_info(StorePackSet *set, const StoreLocation *location, StoreRecordInfo *info,
+                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Lets the disk begin on what was written out, so that a flush finds little to do. May wait: call it without locks. */
+void store_pack_start_writeback(StorePackSet *set);
 /* Writes out what is buffered and makes all appended records durable. */
 gboolean store_pack_flush(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Where the next record will go: what an index that is complete now covers. */
 StoreLocation store_pack_end(StorePackSet *set);
 
 /* Called with each record in order; FALSE stops. */
-typedef gboolean (*StoreRecordFunc)(const StoreRecordInfo *info, const StoreLocation *location, gpointer user_data);
-/* Walks all records from FROM on (NULL: from the first), by tables of contents where packs are sealed and sound, else
- * record by record. Damaged stretches are skipped, and counted in *n_damaged (nullable). */
-gboolean store_pack_scan(StorePackSet *set, const StoreLocation *from, StoreRecordFunc func, gpointer user_data,
-                         guint64 *n_damaged, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+typedef gboolean (*StoreRecordFunc)(const StoreRecordInfo *info, const StoreLocation *location,
+                                    gpointer user_data);
+/* Walks all records from FROM on (NULL: from the first), by tables of contents where packs are sealed and
+ * sound, else record by record; those that are not written out yet are not seen. Damaged stretches are
+ * skipped, and counted in *n_damaged (nullable). */
+gboolean store_pack_scan(StorePackSet *set, const StoreLocation *from, StoreRecordFunc func,
+                         gpointer user_data, guint64 *n_damaged, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void store_pack_totals(StorePackSet *set, guint64 *n_packs, guint64 *bytes);

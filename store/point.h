@@ -52,11 +52,20 @@ StorePointConfig *store_point_add_config(StorePoint *point, const char *name);
 /* (transfer none); NULL if there is none. */
 StorePointDisk *store_point_find_disk(const StorePoint *point, const char *name);
 
-/* Text of POINT, and back. CORRUPT (checksum, a missing or wrong key, named), UNSUPPORTED (newer version). */
+/* A plain base name that is safe to make a file of: 1 to 255 bytes of UTF-8 without '/', '[', ']', control characters, or
+ * a leading '.' or space. */
+gboolean store_point_config_name_is_valid(const char *name);
+/* What decode demands beyond syntax: valid and unique names, a uuid, sizes within limits. INVALID names what is wrong. */
+gboolean store_point_check(const StorePoint *point, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+#define STORE_POINT_LENGTH_MAX (1u << 20) /* of a point file, bytes */
+
+/* Text of POINT, and back. Bytes that are no UTF-8 in a path, reason or note become U+FFFD. CORRUPT (checksum, a missing or wrong key, named), UNSUPPORTED (newer version). */
 char *store_point_encode(const StorePoint *point, gsize *length);
 StorePoint *store_point_decode(const char *text, gsize length, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/* FOLDER is the store's points folder. Save replaces durably (invariant 3, second step). */
+/* FOLDER is the store's points folder. Save replaces durably (invariant 3, second step); INVALID, TOO_LARGE: a point
+ * that could not be read back is not written. */
 gboolean store_point_save(const CbtFileOps *ops, const char *folder, const StorePoint *point, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
 StorePoint *store_point_load(const CbtFileOps *ops, const char *folder, const CbtUuid *uuid, GError **error)

@@ -1,1 +1,160 @@
-int main(void) { return 0; }
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Takes the line apart, runs its command, and turns an error into text, JSON and an exit status. */
+#include "options.h"
+
+#include <api/json.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define EXIT_USAGE 2
+
+/* Commands of a later version, so that they are not taken for typing errors. */
+static const CliCommand later_commands[] = {
+    {.name = "archive"}, {.name = "import"},
+    {.name = "prune"},   {.name = "gc"},
+    {.name = "verify"},  {.name = "rebuild-catalogue"},
+    {.name = "policy"},  {0},
+};
+
+const CliCommand *const cli_groups[] = {
+    cli_backup_commands,
+    cli_vm_commands,
+    cli_export_commands,
+    cli_point_commands,
+    cli_restore_commands,
+    cli_changes_commands,
+    cli_bitmap_commands,
+    cli_job_commands,
+    cli_status_commands,
+    later_commands,
+    NULL,
+};
+
+static char *
+default_socket(void)
+{
+  const char *set = g_getenv("CBT_BACKUP_SOCKET");
+  if (set && *set)
+    return g_strdup(set);
+  const char *runtime = geteuid() == 0 ? "/run" : g_get_user_runtime_dir();
+  return g_build_filename(runtime, "cbt-backup", "api.sock", NULL);
+}
+
+JsonNode *
+cli_call(Cli *cli, const char *method, const char *path, JsonObject *body, GError **error)
+{
+  g_autoptr(JsonNode) node = NULL;
+  if (body) {
+    node = json_node_new(JSON_NODE_OBJECT);
+    json_node_take_object(node, body);
+  }
+  if (!cli->client)
+    cli->client = api_client_new(cli->socket_path);
+  return api_client_call(cli->client, method, path, node, error);
+}
+
+void
+cli_print_json(Cli *cli, JsonNode *node)
+{
+  g_autofree char *text = api_json_to_text(node);
+  puts(text);
+  cli->has_printed = TRUE;
+}
+
+void
+cli_print_done(Cli *cli, JsonNode *node, const char *format, ...)
+{
+  if (cli->json && JSON_NODE_HOLDS_NULL(node))
+    puts("{}");
+  else if (cli->json)
+    cli_print_json(cli, node);
+  if (cli->json || cli->quiet)
+    return;
+  va_list args;
+  va_start(args, format);
+  g_autofree char *line = g_strdup_vprintf(format, args);
+  va_end(args);
+  puts(line);
+}
+
+static void
+print_json_error(Cli *cli, const GError *error, gboolean is_usage)
+{
+  g_autoptr(GError) as_invalid =
+      is_usage ? g_error_new_literal(CBT_ERROR, CBT_ERROR_INVALID, error->message) : NULL;
+  g_autoptr(JsonNode) node = api_json_from_error(is_usage ? as_invalid : error);
+  cli_print_json(cli, node);
+}
+
+/* Shows ERROR (transfer full) and returns the exit status that it means. */
+static int
+fail(Cli *cli, GError *error)
+{
+  gboolean is_usage = error->domain == CLI_USAGE;
+  g_autofree char *message = cbt_error_message(error);
+  g_autofree char *hint = cbt_error_hint(error);
+  fflush(stdout);
+  fprintf(stderr, "cbt-backup: %s\n", message);
+  if (hint)
+    fprintf(stderr, "%s\n", hint);
+  if (is_usage)
+    fputs("Try: cbt-backup --help\n", stderr);
+  if (cli->json && !cli->has_printed)
+    print_json_error(cli, error, is_usage);
+  int status = is_usage ? EXIT_USAGE : cbt_error_exit_status((int) cbt_error_code(error));
+  g_error_free(error);
+  return status;
+}
+
+/* Answers --help and --version; FALSE if neither was asked for. */
+static gboolean
+explain(CliLine *line, const CliCommand *command)
+{
+  gboolean is_help = cli_line_option(line, "help") != NULL;
+  if (is_help)
+    cli_help(command, cli_line_help_topic(line));
+  else if (cli_line_option(line, "version"))
+    puts("cbt-backup " CBT_VERSION);
+  else
+    return FALSE;
+  return TRUE;
+}
+
+static int
+run(Cli *cli, char **words)
+{
+  GError *error = NULL;
+  cli->line = cli_line_parse(words, &cli->command, &error);
+  cli->json = cli_flag(cli, "json") || g_strv_contains((const char *const *) words, "--json");
+  cli->quiet = cli_flag(cli, "quiet");
+  if (error)
+    return fail(cli, error);
+  if (explain(cli->line, cli->command))
+    return EXIT_SUCCESS;
+  g_autofree char *socket_path =
+      cli_flag(cli, "socket") ? g_strdup(cli_option(cli, "socket")) : default_socket();
+  cli->socket_path = socket_path;
+  return cli->command->run(cli, &error) ? EXIT_SUCCESS : fail(cli, error);
+}
+
+/* A result that did not get out, to a full disk for example, is no success. */
+static int
+flush(int status)
+{
+  if (fflush(stdout) == 0 && !ferror(stdout))
+    return status;
+  perror("cbt-backup: Cannot write the result");
+  return status != EXIT_SUCCESS ? status : EXIT_FAILURE;
+}
+
+int
+main(int argc, char **argv)
+{
+  (void) argc;
+  Cli cli = {0};
+  int status = run(&cli, argv + 1);
+  api_client_free(cli.client);
+  cli_line_free(cli.line);
+  return flush(status);
+}

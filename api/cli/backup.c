@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* --full and --incremental. */
+#include "output.h"
+
+static gboolean
+add_disks(Cli *cli, JsonObject *body, GError **error)
+{
+  const char *const *names = cli_option_values(cli, "disk");
+  g_autoptr(JsonArray) disks = json_array_new();
+  for (; *names; names++) {
+    if (!cli_check_name("Disk", *names, error))
+      return FALSE;
+    json_array_add_string_element(disks, *names);
+  }
+  if (json_array_get_length(disks) > 0)
+    json_object_set_array_member(body, "disks", g_steal_pointer(&disks));
+  return TRUE;
+}
+
+static JsonObject *
+make_body(Cli *cli, const char *kind, GError **error)
+{
+  g_autoptr(JsonObject) body = json_object_new();
+  guint64 speed = 0;
+  gboolean has_speed;
+  const char *bitmap = cli_option(cli, "bitmap"), *note = cli_option(cli, "note");
+  if (!cli_option_size(cli, "speed", &speed, &has_speed, error) || !add_disks(cli, body, error) ||
+      (bitmap && !cli_check_name("Bitmap", bitmap, error)))
+    return NULL;
+  json_object_set_string_member(body, "kind", kind);
+  if (bitmap)
+    json_object_set_string_member(body, "bitmap", bitmap);
+  if (has_speed)
+    json_object_set_int_member(body, "speed", (gint64) speed);
+  if (note)
+    json_object_set_string_member(body, "note", note);
+  return g_steal_pointer(&body);
+}
+
+static gboolean
+backup(Cli *cli, const char *kind, GError **error)
+{
+  JsonObject *body = cli_check_name("Vm", cli_arg(cli, 0), error) ? make_body(cli, kind, error) : NULL;
+  if (!body)
+    return FALSE;
+  g_autofree char *path = cli_path(error, "/v1/vms/%s/backups", cli_arg(cli, 0));
+  return cli_run_job(cli, cli_call(cli, "POST", path, body, error), error);
+}
+
+static gboolean
+full(Cli *cli, GError **error)
+{
+  return backup(cli, "full", error);
+}
+
+static gboolean
+incremental(Cli *cli, GError **error)
+{
+  return backup(cli, "incremental", error);
+}
+
+static const CliOption options[] = {
+    {"bitmap", "BITMAP", FALSE, "the bitmap that says what changed (default 'default')"},
+    {"speed", "SIZE", FALSE, "read at most so many bytes a second"},
+    {"disk", "DISK", TRUE, "back up this disk only"},
+    {"note", "TEXT", FALSE, "a note for the recovery point"},
+    {"no-wait", NULL, FALSE, "print the job and leave it running"},
+    {"archive", "FILE", FALSE, NULL},
+    {"quiesce", "LEVEL", FALSE, NULL},
+    {0},
+};
+
+#define ARGS "NAME [--bitmap BITMAP] [--speed SIZE] [--disk DISK ...] [--note TEXT] [--no-wait]"
+
+const CliCommand cli_backup_commands[] = {
+    {"--full", ARGS, "Back up all data of a vm and print the finished job; with --quiet the new point's uuid",
+     1, 1, options, full},
+    {"--incremental", ARGS,
+     "Back up what changed since the latest backup; a full one, with the reason, if there is none", 1, 1,
+     options, incremental},
+    {0},
+};

@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* status. */
+#include "output.h"
+
+#include <stdio.h>
+
+static void
+add_row(CliTable *table, JsonObject *vm)
+{
+  cli_table_add(table, cli_format_text(vm, "name"));
+  cli_table_add(table, cli_format_number(vm, "disks"));
+  cli_table_add(table, cli_format_number(vm, "points"));
+  cli_table_add(table, cli_format_short(vm, "latest"));
+  cli_table_add(table, cli_format_time(vm, "latest-time"));
+  cli_table_add(table, cli_format_yes(vm, "exported"));
+  cli_table_add(table, cli_format_size(vm, "dirty"));
+}
+
+static void
+print_store(JsonObject *store)
+{
+  g_autofree char *bytes = cli_format_size(store, "bytes"), *space = cli_format_size(store, "free");
+  g_autofree char *chunks = cli_format_number(store, "chunks"), *packs = cli_format_number(store, "packs");
+  cli_print_field("Store", g_strdup_printf("%s in %s chunks, %s packs; %s free", bytes ? bytes : "-",
+                                           chunks ? chunks : "-", packs ? packs : "-", space ? space : "-"));
+}
+
+static void
+print_status(JsonObject *status)
+{
+  JsonNode *store = json_object_get_member(status, "store");
+  cli_print_field("Version", cli_format_text(status, "version"));
+  cli_print_field("Up for", cli_format_duration(cli_number(status, "uptime")));
+  cli_print_field("State", cli_format_text(status, "state-dir"));
+  if (store && JSON_NODE_HOLDS_OBJECT(store))
+    print_store(json_node_get_object(store));
+  cli_print_field("Jobs",
+                  g_strdup_printf("%" G_GINT64_FORMAT " active, %" G_GINT64_FORMAT " queued",
+                                  cli_number(status, "jobs-active"), cli_number(status, "jobs-queued")));
+  cli_print_table("VM|DISKS>|POINTS>|LATEST|TIME|EXPORTED|DIRTY>", cli_array(status, "vms"), add_row);
+}
+
+static gboolean
+status(Cli *cli, GError **error)
+{
+  g_autoptr(JsonNode) node = cli_get(cli, "/v1/status", JSON_NODE_OBJECT, error);
+  if (!node)
+    return FALSE;
+  if (cli->json)
+    cli_print_json(cli, node);
+  else
+    print_status(cli_object(node));
+  return TRUE;
+}
+
+const CliCommand cli_status_commands[] = {
+    {"status", "", "Show the daemon, its store and the vms", 0, 0, NULL, status},
+    {0},
+};

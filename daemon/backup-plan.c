@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What an incremental may trust: the bitmap must be good, be based on the point that the catalogue says it
+ * should be, and that point must still have the disk in the same size. Whatever is missing is named, and the
+ * disk is read again as a whole; the store then keeps only what differs.
+ */
+#include <daemon/backup-private.h>
+
+#include <string.h>
+
+#define DEFAULT_BITMAP "default"
+
+/* What the main thread looks up in the catalogue. */
+typedef struct {
+  Daemon *daemon;
+  const BackupDisk *disk;
+  const CbtUuid *uuid;   /* for point_exists */
+  CbtUuid expected_base; /* nil: this bitmap never had one */
+  StorePoint *base;      /* the point of expected_base; NULL if it is gone */
+  StorePoint *latest;    /* newest point with this disk; NULL if there is none */
+  gboolean point_exists;
+  GError *error;
+} Lookup;
+
+static StorePoint *
+latest_point_with_disk(Lookup *lookup)
+{
+  const Backup *backup = lookup->disk->backup;
+  g_autoptr(GPtrArray) points =
+      catalogue_list_points(lookup->daemon->catalogue, backup->request->vm->name, &lookup->error);
+  for (guint i = 0; points && i < points->len; i++) {
+    StorePoint *point = g_ptr_array_index(points, i);
+    const StorePointDisk *found = store_point_find_disk(point, lookup->disk->disk->name);
+    if (found && cbt_uuid_equal(&found->disk_id, &lookup->disk->disk->id))
+      return g_ptr_array_steal_index(points, i);
+  }
+  return NULL;
+}
+
+static void
+look_up_base(gpointer data)
+{
+  Lookup *lookup = data;
+  Catalogue *catalogue = lookup->daemon->catalogue;
+  g_autoptr(GError) gone = NULL;
+  if (!catalogue_get_base(catalogue, &lookup->disk->disk->id, lookup->disk->backup->request->bitmap,
+                          &lookup->expected_base, &lookup->error))
+    return;
+  if (!cbt_uuid_is_nil(&lookup->expected_base))
+    lookup->base = catalogue_get_point(catalogue, &lookup->expected_base, &gone);
+  lookup->latest = latest_point_with_disk(lookup);
+}
+
+static void
+look_up_point(gpointer data)
+{
+  Lookup *lookup = data;
+  g_autoptr(StorePoint) point = catalogue_get_point(lookup->daemon->catalogue, lookup->uuid, &lookup->error);
+  lookup->point_exists = point != NULL;
+  if (g_error_matches(lookup->error, CBT_ERROR, CBT_ERROR_NOT_FOUND))
+    g_clear_error(&lookup->error);
+}
+
+typedef struct {
+  Daemon *daemon;
+  const CbtUuid *disk_id;
+  const char *bitmap;
+  const CbtUuid *base;
+  gboolean ok;
+  GError *error;
+} BaseUpdate;
+
+static void
+update_base(gpointer data)
+{
+  BaseUpdate *update = data;
+  update->ok = catalogue_set_base(update->daemon->catalogue, update->disk_id, update->bitmap, update->base,
+                                  &update->error);
+}
+
+gboolean
+backup_settle_bitmap(Daemon *daemon, DiskRef *ref, const CatalogueDisk *disk, CbtBitmapInfo *info,
+                     GError **error)
+{
+  if (info->state != CBT_BITMAP_FROZEN)
+    return TRUE;
+  if (cbt_uuid_is_nil(&info->pending)) {
+    cbt_set_error(error, CBT_ERROR_STATE, "End that with cbt-backup bitmap abdicate, or reclaim.",
+                  "bitmap '%s' of disk '%s' was frozen by hand", info->name, disk->name);
+    return FALSE;
+  }
+  Lookup lookup = {.daemon = daemon, .uuid = &info->pending};
+  main_queue_call(daemon->queue, look_up_point, &lookup);
+  if (lookup.error) {
+    g_propagate_error(error, lookup.error);
+    return FALSE;
+  }
+  if (lookup.point_exists) {
+    BaseUpdate update = {daemon, &disk->id, info->name, &info->pending, FALSE, NULL};
+    main_queue_call(daemon->queue, update_base, &update);
+    if (!update.ok) {
+      g_propagate_error(error, update.error);
+      return FALSE;
+    }
+  }
+  CbtBitmapEvent event = lookup.point_exists ? CBT_BITMAP_ABDICATE : CBT_BITMAP_RECLAIM;
+  g_message("bitmap '%s' of disk '%s' was left frozen: %s", info->name, disk->name,
+            cbt_bitmap_event_name(event));
+  return disk_ref_apply(ref, info->name, event, NULL, NULL, error) &&
+         disk_ref_info(ref, info->name, info, error);
+}
+
+/* The bitmap of the request; `default` is made when it is missing. */
+static gboolean
+get_bitmap(BackupDisk *disk, CbtBitmapInfo *info, GError **error)
+{
+  const char *name = disk->backup->request->bitmap;
+  g_autoptr(GError) local = NULL;
+  if (disk_ref_info(disk->ref, name, info, &local))
+    return TRUE;
+  if (!g_error_matches(local, CBT_ERROR, CBT_ERROR_NOT_FOUND) || strcmp(name, DEFAULT_BITMAP) != 0) {
+    g_propagate_error(error, g_steal_pointer(&local));
+    return FALSE;
+  }
+  CbtControlRequest request;
+  cbt_control_request_init(&request, CBT_CONTROL_ADD, name);
+  request.granularity = disk->disk->granularity;
+  return disk_ref_call(disk->ref, &request, NULL, NULL, error) && disk_ref_info(disk->ref, name, info, error);
+}
+
+/* NULL if the bitmap can be used; else why not (transfer full). */
+static char *
+why_not_changes(const BackupDisk *disk, const CbtBitmapInfo *info, const Lookup *lookup)
+{
+  if (cbt_uuid_is_nil(&info->base) || info->state == CBT_BITMAP_INCONSISTENT)
+    return g_strdup_printf("bitmap '%s': %s", info->name, *info->reason ? info->reason : "it has no base");
+  if (!cbt_uuid_equal(&info->base, &lookup->expected_base))
+    return g_strdup_printf("bitmap '%s' is of another state than the catalogue knows", info->name);
+  if (!lookup->base)
+    return g_strdup_printf("the recovery point that bitmap '%s' builds on is gone", info->name);
+  const StorePointDisk *base = store_point_find_disk(lookup->base, disk->disk->name);
+  if (!base || !cbt_uuid_equal(&base->disk_id, &disk->disk->id))
+    return g_strdup("the earlier recovery point does not have this disk");
+  if (base->manifest.size != disk->source->size)
+    return g_strdup_printf("its size changed from %" G_GUINT64_FORMAT " to %" G_GUINT64_FORMAT " bytes",
+                           base->manifest.size, disk->source->size);
+  return NULL;
+}
+
+static void
+decide(BackupDisk *disk, const CbtBitmapInfo *info, Lookup *lookup)
+{
+  if (!disk->backup->request->incremental)
+    return;
+  StorePoint *earlier = lookup->base ? lookup->base : lookup->latest;
+  if (cbt_uuid_is_nil(&lookup->expected_base) || !earlier) {
+    disk->reason = lookup->latest ? g_strdup_printf("no backup on bitmap '%s' yet", info->name)
+                                  : g_strdup("no earlier recovery point");
+    return;
+  }
+  disk->parent = earlier->uuid;
+  disk->reason = why_not_changes(disk, info, lookup);
+  disk->changes_only = disk->reason == NULL;
+  if (disk->changes_only)
+    disk->base = store_point_find_disk(earlier, disk->disk->name)->manifest;
+}
+
+static gboolean
+check_same_image(const BackupDisk *disk, GError **error)
+{
+  CbtDiskIdentity here;
+  const CbtDiskIdentity *owner = disk_ref_identity(disk->ref);
+  if (!cbt_disk_identity_from_fd(cbt_source_fd(disk->source, FALSE), &disk->disk->id, &here, error))
+    return FALSE;
+  if (here.device == owner->device && here.inode == owner->inode && here.size == owner->size)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_STATE,
+                "Stop the export and start it again to serve the image that is there now.",
+                "%s was replaced or resized while it is exported", disk->disk->path);
+  return FALSE;
+}
+
+gboolean
+backup_plan_disk(BackupDisk *disk, GError **error)
+{
+  Daemon *daemon = disk->backup->daemon;
+  CbtBitmapInfo info;
+  disk->source = cbt_source_open_file(disk->disk->path, error);
+  if (!disk->source)
+    return FALSE;
+  disk->progress->total = disk->source->size;
+  disk->ref = disks_acquire(daemon->disks, disk->backup->request->vm->name, disk->disk, error);
+  if (!disk->ref || !check_same_image(disk, error) || !get_bitmap(disk, &info, error) ||
+      !backup_settle_bitmap(daemon, disk->ref, disk->disk, &info, error))
+    return FALSE;
+  if (info.state == CBT_BITMAP_DISABLED) {
+    cbt_set_error(error, CBT_ERROR_STATE, "Enable it with: cbt-backup bitmap enable",
+                  "bitmap '%s' of disk '%s' is disabled", info.name, disk->disk->name);
+    return FALSE;
+  }
+  Lookup lookup = {.daemon = daemon, .disk = disk};
+  main_queue_call(daemon->queue, look_up_base, &lookup);
+  if (!lookup.error)
+    decide(disk, &info, &lookup);
+  g_clear_pointer(&lookup.base, store_point_free);
+  g_clear_pointer(&lookup.latest, store_point_free);
+  if (lookup.error)
+    g_propagate_error(error, lookup.error);
+  return lookup.error == NULL;
+}

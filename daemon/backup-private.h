@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the files of the backup job share: backup.c (the sequence), backup-plan.c (what to read, and why),
+ * backup-freeze.c (one instant for all disks), backup-copy.c (reading and storing one disk). */
+#pragma once
+
+#include <cbt/source.h>
+#include <daemon/backup.h>
+#include <daemon/disks.h>
+#include <pthread.h>
+
+typedef struct Backup Backup;
+
+typedef struct {
+  Backup *backup;
+  const CatalogueDisk *disk;
+  JobDisk *progress;
+
+  /* plan */
+  DiskRef *ref;
+  CbtSource *source;
+  gboolean
+      changes_only; /* read the frozen bitmap's extents onto `base`; else all that is allocated, onto zeros */
+  StoreManifest base;
+  CbtUuid parent; /* nil: none */
+  char *reason;   /* (nullable) why not what was asked */
+
+  /* freeze */
+  CbtSession *session;   /* NULL if the disk is not exported */
+  CbtBitmapFile *frozen; /* read-only; NULL unless changes_only */
+  gboolean is_frozen;    /* create-successor was done, and neither abdicate nor reclaim yet */
+
+  /* copy */
+  pthread_t thread;
+  StoreManifest result;
+  StoreTally tally;
+  guint64 dirty;
+  GError *error;
+} BackupDisk;
+
+struct Backup {
+  Daemon *daemon;
+  Job *job;
+  const BackupRequest *request;
+  CbtUuid uuid;       /* of the point to be */
+  gint64 time;        /* of the instant */
+  GCancellable *stop; /* cancelled by request, or by the first failure */
+  GPtrArray *disks;   /* of BackupDisk */
+  pthread_mutex_t speed_lock;
+  gint64 speed_next; /* monotonic time at which the next bytes may go; under speed_lock */
+};
+
+/* Acquires the disk, opens its image, and decides what is read onto what. */
+gboolean backup_plan_disk(BackupDisk *disk, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* Settles a bitmap that is frozen though no job runs: abdicates if the point that it was frozen for was
+ * committed, else reclaims. STATE if it was frozen by hand. INFO is brought up to date. Any thread but the
+ * main one. */
+gboolean backup_settle_bitmap(Daemon *daemon, DiskRef *ref, const CatalogueDisk *disk, CbtBitmapInfo *info,
+                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* Freezes all disks at one instant. On failure none is left frozen. */
+gboolean backup_freeze(Backup *backup, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Ends the disk's session when all was read. UNREACHABLE if the export that kept it is gone: then nobody
+ * preserved what the guest overwrote since, and what was read is of no instant. */
+gboolean backup_end_session(BackupDisk *disk, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Gives a frozen bitmap back as if nothing had been. */
+void backup_reclaim(BackupDisk *disk);
+
+/* Reads and stores DISK, into disk->result and disk->tally. */
+gboolean backup_copy_disk(BackupDisk *disk, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The sequence of a backup, and its write order (invariant 3): packs durable, point file durable, catalogue,
+ * abdicate. A failure before the catalogue's transaction reclaims; one after it leaves a frozen bitmap that
+ * names the committed point, which the next backup (or the next start) lets abdicate.
+ */
+#include <daemon/backup-private.h>
+
+#include <string.h>
+
+BackupRequest *
+backup_request_new(CatalogueVm *vm, gboolean incremental, const char *bitmap)
+{
+  BackupRequest *request = g_new0(BackupRequest, 1);
+  request->vm = vm;
+  request->incremental = incremental;
+  request->bitmap = g_strdup(bitmap ? bitmap : "default");
+  return request;
+}
+
+void
+backup_request_free(BackupRequest *request)
+{
+  catalogue_vm_free(request->vm);
+  g_free(request->bitmap);
+  g_strfreev(request->disks);
+  g_free(request->note);
+  g_free(request);
+}
+
+static void
+backup_disk_free(gpointer data)
+{
+  BackupDisk *disk = data;
+  g_clear_pointer(&disk->session, cbt_session_free);
+  g_clear_pointer(&disk->frozen, cbt_bitmap_file_abandon);
+  g_clear_pointer(&disk->ref, disk_ref_release);
+  g_clear_pointer(&disk->source, cbt_source_close);
+  g_clear_error(&disk->error);
+  g_free(disk->reason);
+  g_free(disk);
+}
+
+static gboolean
+is_wanted(const BackupRequest *request, const char *disk)
+{
+  return !request->disks || g_strv_contains((const char *const *) request->disks, disk);
+}
+
+static void
+add_disks(Backup *backup)
+{
+  const CatalogueVm *vm = backup->request->vm;
+  guint n = 0;
+  for (guint i = 0; i < vm->disks->len; i++) {
+    const CatalogueDisk *record = g_ptr_array_index(vm->disks, i);
+    if (!is_wanted(backup->request, record->name))
+      continue;
+    BackupDisk *disk = g_new0(BackupDisk, 1);
+    disk->backup = backup;
+    disk->disk = record;
+    disk->progress = g_ptr_array_index(backup->job->disks, n++);
+    g_ptr_array_add(backup->disks, disk);
+  }
+}
+
+static gboolean
+plan_all(Backup *backup, GError **error)
+{
+  for (guint i = 0; i < backup->disks->len; i++)
+    if (!job_check(backup->job, error) || !backup_plan_disk(g_ptr_array_index(backup->disks, i), error))
+      return FALSE;
+  return TRUE;
+}
+
+static void *
+copy_thread(void *data)
+{
+  BackupDisk *disk = data;
+  if (backup_copy_disk(disk, &disk->error) && backup_end_session(disk, &disk->error))
+    return NULL;
+  g_prefix_error(&disk->error, "disk '%s': ", disk->disk->name);
+  g_cancellable_cancel(disk->backup->stop);
+  return NULL;
+}
+
+/* The first failure that is not just the others being stopped for it. */
+static GError *
+first_error(Backup *backup)
+{
+  GError *found = NULL;
+  for (guint i = 0; i < backup->disks->len; i++) {
+    BackupDisk *disk = g_ptr_array_index(backup->disks, i);
+    if (disk->error && (!found || g_error_matches(found, CBT_ERROR, CBT_ERROR_CANCELLED)))
+      found = disk->error;
+  }
+  return found ? g_error_copy(found) : NULL;
+}
+
+static gboolean
+copy_all(Backup *backup, GError **error)
+{
+  guint n_started = 0;
+  for (; n_started < backup->disks->len; n_started++) {
+    BackupDisk *disk = g_ptr_array_index(backup->disks, n_started);
+    int failed = pthread_create(&disk->thread, NULL, copy_thread, disk);
+    if (failed == 0)
+      continue;
+    cbt_set_error_errno(&disk->error, failed, "cannot start a thread");
+    g_cancellable_cancel(backup->stop);
+    break;
+  }
+  for (guint i = 0; i < n_started; i++)
+    pthread_join(((BackupDisk *) g_ptr_array_index(backup->disks, i))->thread, NULL);
+  GError *failure = first_error(backup);
+  if (failure)
+    g_propagate_error(error, failure);
+  return failure == NULL;
+}
+
+/* ---- the recovery point
+ * --------------------------------------------------------------------------------------- */
+
+static gboolean
+put_configs(Backup *backup, StorePoint *point, GError **error)
+{
+  g_autoptr(StoreWorker) worker = store_worker_new(backup->daemon->store);
+  const GPtrArray *paths = backup->request->vm->configs;
+  for (guint i = 0; i < paths->len; i++) {
+    const char *path = g_ptr_array_index(paths, i);
+    g_autofree char *name = g_path_get_basename(path);
+    gsize length;
+    g_autofree char *data =
+        cbt_file_read(cbt_file_ops_default(), path, STORE_CHUNK_LENGTH_MAX - 1, &length, error);
+    if (!data)
+      return FALSE;
+    StorePointConfig *config = store_point_add_config(point, name);
+    config->size = length;
+    if (length > 0 && !store_put(worker, STORE_CHUNK_BLOB, data, length, &config->id, NULL, NULL, error))
+      return FALSE;
+  }
+  return TRUE;
+}
+
+static void
+add_point_disk(StorePoint *point, const BackupDisk *disk)
+{
+  StorePointDisk *out = store_point_add_disk(point, disk->disk->name);
+  out->disk_id = disk->disk->id;
+  g_free(out->path);
+  out->path = g_strdup(disk->disk->path);
+  g_free(out->bitmap);
+  out->bitmap = g_strdup(disk->backup->request->bitmap);
+  out->manifest = disk->result;
+  out->parent = disk->parent;
+  out->reason = g_strdup(disk->reason);
+  out->dirty = disk->dirty;
+  out->zero = disk->tally.zero_bytes;
+  out->reused = disk->tally.reused_bytes;
+  out->stored = disk->tally.stored_bytes;
+  if (cbt_uuid_is_nil(&point->parent))
+    point->parent = disk->parent;
+}
+
+/* "disk: why; disk: why" of all disks that were not read as asked; NULL if all were. */
+static char *
+join_reasons(const Backup *backup)
+{
+  g_autoptr(GString) text = g_string_new(NULL);
+  for (guint i = 0; i < backup->disks->len; i++) {
+    const BackupDisk *disk = g_ptr_array_index(backup->disks, i);
+    if (disk->reason)
+      g_string_append_printf(text, "%s%s: %s", text->len > 0 ? "; " : "", disk->disk->name, disk->reason);
+  }
+  return text->len > 0 ? g_string_free(g_steal_pointer(&text), FALSE) : NULL;
+}
+
+static StorePoint *
+make_point(const Backup *backup)
+{
+  StorePoint *point = store_point_new();
+  point->uuid = backup->uuid;
+  point->vm = g_strdup(backup->request->vm->name);
+  point->time = backup->time;
+  point->note = g_strdup(backup->request->note);
+  point->reason = join_reasons(backup);
+  for (guint i = 0; i < backup->disks->len; i++)
+    add_point_disk(point, g_ptr_array_index(backup->disks, i));
+  point->incremental = !cbt_uuid_is_nil(&point->parent);
+  return point;
+}
+
+typedef struct {
+  Backup *backup;
+  const StorePoint *point;
+  gboolean ok;
+  GError *error;
+} Commit;
+
+static void
+commit_to_catalogue(gpointer data)
+{
+  Commit *commit = data;
+  Catalogue *catalogue = commit->backup->daemon->catalogue;
+  commit->ok = catalogue_insert_point(catalogue, commit->point, &commit->error);
+  for (guint i = 0; commit->ok && i < commit->point->disks->len; i++) {
+    const StorePointDisk *disk = g_ptr_array_index(commit->point->disks, i);
+    g_autoptr(GError) error = NULL;
+    if (!catalogue_set_base(catalogue, &disk->disk_id, disk->bitmap, &commit->point->uuid, &error))
+      g_warning("cannot note the base of bitmap '%s': %s", disk->bitmap, error->message);
+  }
+}
+
+static gboolean
+commit_point(Backup *backup, GError **error)
+{
+  Daemon *daemon = backup->daemon;
+  g_autoptr(StorePoint) point = make_point(backup);
+  g_autofree char *folder = g_build_filename(store_directory(daemon->store), "points", NULL);
+  if (!put_configs(backup, point, error) || !store_flush(daemon->store, error) ||
+      !job_check(backup->job, error) || !store_point_save(cbt_file_ops_default(), folder, point, error))
+    return FALSE;
+  Commit commit = {backup, point, FALSE, NULL};
+  main_queue_call(daemon->queue, commit_to_catalogue, &commit);
+  if (!commit.ok) {
+    g_propagate_error(error, commit.error);
+    if (!store_point_remove(cbt_file_ops_default(), folder, &point->uuid, NULL))
+      g_warning("the file of the failed recovery point is left in %s", folder);
+    return FALSE;
+  }
+  backup->job->uuid = point->uuid;
+  backup->job->reason = g_strdup(point->reason);
+  backup->job->final_kind = g_strdup(point->incremental ? "incremental" : "full");
+  return TRUE;
+}
+
+static void
+abdicate_all(Backup *backup)
+{
+  for (guint i = 0; i < backup->disks->len; i++) {
+    BackupDisk *disk = g_ptr_array_index(backup->disks, i);
+    g_autoptr(GError) error = NULL;
+    if (!disk_ref_apply(disk->ref, backup->request->bitmap, CBT_BITMAP_ABDICATE, NULL, NULL, &error))
+      g_warning("disk '%s': %s; the next backup settles it", disk->disk->name, error->message);
+    disk->is_frozen = FALSE;
+  }
+}
+
+static gboolean
+run_steps(Backup *backup, GError **error)
+{
+  add_disks(backup);
+  if (!plan_all(backup, error) || !backup_freeze(backup, error))
+    return FALSE;
+  if (copy_all(backup, error) && commit_point(backup, error)) {
+    abdicate_all(backup);
+    return TRUE;
+  }
+  for (guint i = 0; i < backup->disks->len; i++)
+    backup_reclaim(g_ptr_array_index(backup->disks, i));
+  return FALSE;
+}
+
+static void
+on_job_cancelled(GCancellable *cancellable G_GNUC_UNUSED, gpointer stop)
+{
+  g_cancellable_cancel(stop);
+}
+
+static gboolean
+backup_run(Daemon *daemon, Job *job, gpointer data, GError **error)
+{
+  Backup backup = {.daemon = daemon, .job = job, .request = data, .uuid = cbt_uuid_generate()};
+  backup.stop = g_cancellable_new();
+  backup.disks = g_ptr_array_new_with_free_func(backup_disk_free);
+  pthread_mutex_init(&backup.speed_lock, NULL);
+  gulong handler = g_cancellable_connect(job->cancellable, G_CALLBACK(on_job_cancelled), backup.stop, NULL);
+
+  gboolean ok = run_steps(&backup, error);
+
+  g_cancellable_disconnect(job->cancellable, handler);
+  g_ptr_array_unref(backup.disks);
+  pthread_mutex_destroy(&backup.speed_lock);
+  g_object_unref(backup.stop);
+  return ok;
+}
+
+Job *
+backup_job_new(BackupRequest *request, GError **error)
+{
+  const CatalogueVm *vm = request->vm;
+  for (char **name = request->disks; name && *name; name++) {
+    gboolean found = FALSE;
+    for (guint i = 0; i < vm->disks->len; i++)
+      found |= strcmp(((CatalogueDisk *) g_ptr_array_index(vm->disks, i))->name, *name) == 0;
+    if (!found) {
+      cbt_set_error(error, CBT_ERROR_NOT_FOUND, "See cbt-backup vm show.", "vm '%s' has no disk '%s'",
+                    vm->name, *name);
+      backup_request_free(request);
+      return NULL;
+    }
+  }
+  Job *job = job_new(JOB_BACKUP, vm->name, request->incremental ? "incremental" : "full", backup_run, request,
+                     (GDestroyNotify) backup_request_free);
+  for (guint i = 0; i < vm->disks->len; i++) {
+    const CatalogueDisk *disk = g_ptr_array_index(vm->disks, i);
+    if (is_wanted(request, disk->name))
+      job_add_disk(job, disk->name);
+  }
+  return job;
+}

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The backup job: freeze, read, store, commit, abdicate; or reclaim. Full and incremental.
+ */
+#pragma once
+
+#include <daemon/job.h>
+
+/* What was asked for. All fields are owned. */
+typedef struct {
+  CatalogueVm *vm;
+  gboolean incremental;
+  char *bitmap;
+  guint64 speed; /* bytes a second; 0: no limit */
+  char **disks;  /* (nullable) only these */
+  char *note;    /* (nullable) */
+} BackupRequest;
+
+BackupRequest *backup_request_new(CatalogueVm *vm, gboolean incremental, const char *bitmap);
+void backup_request_free(BackupRequest *request);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(BackupRequest, backup_request_free)
+
+/* A job for REQUEST (transfer full), not yet submitted. NOT_FOUND if it names a disk that the vm does not
+ * have. */
+Job *backup_job_new(BackupRequest *request, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Command line first, for it names the file; what the command line says wins over the file. */
+#include <daemon/config.h>
+
+#include <common/error.h>
+#include <common/fd.h>
+#include <common/size.h>
+#include <limits.h>
+#include <string.h>
+
+static void
+set_default_dirs(DaemonConfig *config)
+{
+  gboolean root = geteuid() == 0;
+  if (!config->state_dir)
+    config->state_dir =
+        root ? g_strdup("/var/lib/cbt-backup") : g_build_filename(g_get_user_data_dir(), "cbt-backup", NULL);
+  if (!config->runtime_dir)
+    config->runtime_dir =
+        root ? g_strdup("/run/cbt-backup") : g_build_filename(g_get_user_runtime_dir(), "cbt-backup", NULL);
+  if (!config->fleece_dir)
+    config->fleece_dir = g_build_filename(config->state_dir, "fleece", NULL);
+}
+
+/* The plugin stands beside the programs in a build tree, and in the installed library folder else. */
+static char *
+find_plugin_dir(void)
+{
+  g_autofree char *exe = g_file_read_link("/proc/self/exe", NULL);
+  g_autofree char *bin = exe ? g_path_get_dirname(exe) : g_strdup(".");
+  const char *candidates[] = {"../lib", "../" CBT_LIBDIR "/cbt-backup"};
+  for (gsize i = 0; i < G_N_ELEMENTS(candidates); i++) {
+    g_autofree char *dir = g_build_filename(bin, candidates[i], NULL);
+    g_autofree char *plugin = g_build_filename(dir, "nbdkit-cbt-plugin.so", NULL);
+    if (g_file_test(plugin, G_FILE_TEST_IS_REGULAR))
+      return g_canonicalize_filename(dir, NULL);
+  }
+  return g_strdup(CBT_FULL_LIBDIR "/cbt-backup");
+}
+
+static void
+make_absolute(char **path)
+{
+  char *absolute = g_canonicalize_filename(*path, NULL);
+  g_free(*path);
+  *path = absolute;
+}
+
+/* One configuration key: where its value goes, and how it is read. */
+typedef enum { KEY_STRING, KEY_SIZE, KEY_UINT, KEY_BOOL } KeyType;
+typedef struct {
+  const char *group;
+  const char *key;
+  KeyType type;
+  gsize offset; /* in DaemonConfig */
+} ConfigKey;
+
+static const ConfigKey config_keys[] = {
+    {"daemon", "group", KEY_STRING, G_STRUCT_OFFSET(DaemonConfig, group)},
+    {"daemon", "max-jobs", KEY_UINT, G_STRUCT_OFFSET(DaemonConfig, max_jobs)},
+    {"daemon", "workers", KEY_UINT, G_STRUCT_OFFSET(DaemonConfig, workers)},
+    {"store", "dedup-verify", KEY_BOOL, G_STRUCT_OFFSET(DaemonConfig, dedup_verify)},
+    {"export", "fleece-dir", KEY_STRING, G_STRUCT_OFFSET(DaemonConfig, fleece_dir)},
+    {"export", "fleece-limit", KEY_SIZE, G_STRUCT_OFFSET(DaemonConfig, fleece_limit)},
+    {"export", "plugin-dir", KEY_STRING, G_STRUCT_OFFSET(DaemonConfig, plugin_dir)},
+};
+
+static const ConfigKey *
+find_key(const char *group, const char *key)
+{
+  for (gsize i = 0; i < G_N_ELEMENTS(config_keys); i++)
+    if (strcmp(config_keys[i].group, group) == 0 && strcmp(config_keys[i].key, key) == 0)
+      return &config_keys[i];
+  return NULL;
+}
+
+static gboolean
+set_key(DaemonConfig *config, GKeyFile *file, const ConfigKey *key, GError **error)
+{
+  gpointer field = (char *) config + key->offset;
+  g_autofree char *text = g_key_file_get_string(file, key->group, key->key, error);
+  if (!text)
+    return FALSE;
+  if (key->type == KEY_STRING) {
+    g_free(*(char **) field);
+    *(char **) field = g_steal_pointer(&text);
+    return TRUE;
+  }
+  if (key->type == KEY_SIZE)
+    return cbt_size_parse(text, field, error);
+  if (key->type == KEY_BOOL) {
+    g_autoptr(GError) local = NULL;
+    *(gboolean *) field = g_key_file_get_boolean(file, key->group, key->key, &local);
+    if (local)
+      g_propagate_error(error, g_steal_pointer(&local));
+    return *error == NULL;
+  }
+  guint64 number = 0;
+  if (!g_ascii_string_to_unsigned(text, 10, 1, 1024, &number, error))
+    return FALSE;
+  *(guint *) field = (guint) number;
+  return TRUE;
+}
+
+static gboolean
+load_group(DaemonConfig *config, GKeyFile *file, const char *group, GError **error)
+{
+  g_auto(GStrv) keys = g_key_file_get_keys(file, group, NULL, error);
+  for (char **key = keys; key && *key; key++) {
+    const ConfigKey *known = find_key(group, *key);
+    if (!known) {
+      cbt_set_error(error, CBT_ERROR_INVALID, "docs/operations.md lists every key.",
+                    "%s: unknown key '%s' in [%s]", config->config_file, *key, group);
+      return FALSE;
+    }
+    g_autoptr(GError) local = NULL;
+    if (!set_key(config, file, known, &local)) {
+      cbt_set_error(error, CBT_ERROR_INVALID, NULL, "%s: [%s] %s: %s", config->config_file, group, *key,
+                    local->message);
+      return FALSE;
+    }
+  }
+  return keys != NULL;
+}
+
+static gboolean
+load_file(DaemonConfig *config, GError **error)
+{
+  if (!config->config_file)
+    return TRUE;
+  g_autoptr(GKeyFile) file = g_key_file_new();
+  if (!g_key_file_load_from_file(file, config->config_file, G_KEY_FILE_NONE, error)) {
+    g_prefix_error(error, "%s: ", config->config_file);
+    return FALSE;
+  }
+  g_auto(GStrv) groups = g_key_file_get_groups(file, NULL);
+  for (char **group = groups; *group; group++)
+    if (!load_group(config, file, *group, error))
+      return FALSE;
+  return TRUE;
+}
+
+static gboolean
+check_log_level(const DaemonConfig *config, GError **error)
+{
+  static const char *const levels[] = {"debug", "info", "warning", NULL};
+  if (g_strv_contains(levels, config->log_level))
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_INVALID, "Use debug, info or warning.", "unknown log level '%s'",
+                config->log_level);
+  return FALSE;
+}
+
+DaemonConfig *
+daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
+{
+  g_autoptr(DaemonConfig) config = g_new0(DaemonConfig, 1);
+  gboolean version = FALSE;
+  GOptionEntry entries[] = {
+      {"state-dir", 0, 0, G_OPTION_ARG_FILENAME, &config->state_dir,
+       "Catalogue, bitmaps and store (root: /var/lib/cbt-backup)", "DIR"},
+      {"runtime-dir", 0, 0, G_OPTION_ARG_FILENAME, &config->runtime_dir,
+       "API socket and exports' sockets (root: /run/cbt-backup)", "DIR"},
+      {"config", 0, 0, G_OPTION_ARG_FILENAME, &config->config_file, "Configuration file", "FILE"},
+      {"log-level", 0, 0, G_OPTION_ARG_STRING, &config->log_level, "debug, info or warning", "LEVEL"},
+      {"version", 0, 0, G_OPTION_ARG_NONE, &version, "Print the version", NULL},
+      {NULL},
+  };
+  config->workers = (guint) MAX(1, g_get_num_processors());
+  config->max_jobs = 4;
+  config->dedup_verify = TRUE;
+  config->plugin_dir = find_plugin_dir();
+
+  g_autoptr(GOptionContext) context = g_option_context_new("- the backup service for QEMU/KVM disks");
+  g_option_context_set_summary(
+      context, "Runs in the foreground and answers on RUNTIME-DIR/api.sock. Talk to it with cbt-backup.");
+  g_option_context_add_main_entries(context, entries, NULL);
+  if (!g_option_context_parse(context, argc, argv, error))
+    return NULL;
+  if (*argc > 1) {
+    cbt_set_error(error, CBT_ERROR_INVALID, "See cbt-backupd --help.", "unexpected argument '%s'",
+                  (*argv)[1]);
+    return NULL;
+  }
+  *done = version;
+  if (version)
+    g_print("cbt-backupd %s\n", CBT_VERSION);
+  if (!config->log_level)
+    config->log_level = g_strdup("info");
+  if (!check_log_level(config, error) || !load_file(config, error))
+    return NULL;
+  set_default_dirs(config);
+  make_absolute(&config->state_dir);
+  make_absolute(&config->runtime_dir);
+  make_absolute(&config->fleece_dir);
+  return g_steal_pointer(&config);
+}
+
+void
+daemon_config_free(DaemonConfig *config)
+{
+  g_free(config->state_dir);
+  g_free(config->runtime_dir);
+  g_free(config->config_file);
+  g_free(config->log_level);
+  g_free(config->group);
+  g_free(config->fleece_dir);
+  g_free(config->plugin_dir);
+  g_free(config);
+}
+
+char *
+daemon_config_store_dir(const DaemonConfig *config)
+{
+  return g_build_filename(config->state_dir, "store", NULL);
+}
+
+char *
+daemon_config_bitmap_dir(const DaemonConfig *config, const char *vm, const char *disk)
+{
+  return g_build_filename(config->state_dir, "bitmaps", vm, disk, NULL);
+}
+
+char *
+daemon_config_export_dir(const DaemonConfig *config, const char *vm)
+{
+  return g_build_filename(config->runtime_dir, "exports", vm, NULL);
+}

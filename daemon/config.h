@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the daemon was told: command line and configuration file (GKeyFile; unknown keys are refused by name).
+ */
+#pragma once
+
+#include <glib.h>
+
+typedef struct {
+  char *state_dir;
+  char *runtime_dir;
+  char *config_file;    /* (nullable) */
+  char *log_level;      /* "debug", "info", "warning" */
+  char *group;          /* (nullable) who may connect besides root and the daemon's own user */
+  char *fleece_dir;     /* where sessions put old clusters */
+  guint64 fleece_limit; /* bytes a disk; 0: none */
+  char *plugin_dir;     /* where nbdkit-cbt-plugin.so stands */
+  guint workers;        /* threads that hash and compress, a job */
+  guint max_jobs;       /* at once */
+  gboolean dedup_verify;
+} DaemonConfig;
+
+/* Reads the command line and the file that it names. On --help or --version it prints and sets *done. INVALID
+ * names the option or key. */
+DaemonConfig *daemon_config_new(int *argc, char ***argv, gboolean *done,
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void daemon_config_free(DaemonConfig *config);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(DaemonConfig, daemon_config_free)
+
+/* Paths below the two folders (transfer full). */
+char *daemon_config_store_dir(const DaemonConfig *config);
+char *daemon_config_bitmap_dir(const DaemonConfig *config, const char *vm, const char *disk);
+char *daemon_config_export_dir(const DaemonConfig *config, const char *vm);

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The daemon's objects, made by main and handed down. The only place that knows all folders of the house.
+ *
+ * Threads: the main loop owns the catalogue, the engine and the server. Job threads and tasks (daemon/task.h)
+ * use the store, the exports and the disks, which lock for themselves, and reach the rest through the main
+ * queue. Stop order: engine (takes no more, cancels jobs, waits for their threads), tasks, server, disks,
+ * exports' watch, queue, store, catalogue. Exports themselves live on.
+ */
+#pragma once
+
+#include <api/server.h>
+#include <daemon/config.h>
+#include <daemon/main-queue.h>
+#include <store/catalogue.h>
+#include <store/store.h>
+
+typedef struct Engine Engine;
+typedef struct Exports Exports;
+typedef struct Disks Disks;
+typedef struct Tasks Tasks;
+
+typedef struct {
+  const DaemonConfig *config;
+  Catalogue *catalogue; /* main thread */
+  Store *store;
+  MainQueue *queue;
+  Tasks *tasks;
+  Exports *exports;
+  Disks *disks;
+  Engine *engine; /* main thread */
+  ApiServer *server;
+  gint64 started; /* microseconds since 1970 */
+} Daemon;

@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A job's thread runs its function and posts its end to the main queue; all else happens on the main thread.
+ */
+#include <daemon/engine.h>
+
+#include <api/json.h>
+#include <pthread.h>
+
+#define MAX_REMEMBERED 64 /* ended jobs kept in memory; the catalogue has all */
+
+typedef struct {
+  Engine *engine;
+  Job *job; /* reference */
+  ApiRequest *request;
+  guint timeout_id;
+} Waiter;
+
+struct Engine {
+  Daemon *daemon;
+  GPtrArray *jobs; /* of Job, oldest first */
+  guint n_active;
+  gboolean stopping; /* nothing new is taken */
+};
+
+Engine *
+engine_new(Daemon *daemon)
+{
+  Engine *engine = g_new0(Engine, 1);
+  engine->daemon = daemon;
+  engine->jobs = g_ptr_array_new_with_free_func((GDestroyNotify) job_unref);
+  return engine;
+}
+
+void
+engine_free(Engine *engine)
+{
+  engine->stopping = TRUE;
+  for (guint i = 0; i < engine->jobs->len; i++) {
+    Job *job = g_ptr_array_index(engine->jobs, i);
+    if (!job_is_finished(job) && !engine_cancel(engine, job, NULL))
+      g_assert_not_reached();
+  }
+  while (engine->n_active > 0)
+    g_main_context_iteration(NULL, TRUE);
+  g_ptr_array_unref(engine->jobs);
+  g_free(engine);
+}
+
+static gboolean
+save_job(Engine *engine, Job *job, GError **error)
+{
+  static const char *const types[] = {[JOB_BACKUP] = "backup", [JOB_RESTORE] = "restore"};
+  g_autoptr(JsonNode) node = job_to_json(job);
+  g_autofree char *json = api_json_to_text(node);
+  CatalogueJob record = {.id = job->id,
+                         .type = (char *) types[job->type],
+                         .vm = job->vm,
+                         .status = (char *) job_status_name(job->status),
+                         .json = json};
+  if (!catalogue_save_job(engine->daemon->catalogue, &record, error))
+    return FALSE;
+  job->id = record.id;
+  return TRUE;
+}
+
+/* A state that cannot be written stands in memory all the same; the next start closes what it finds
+ * unfinished. */
+static void
+save_state(Engine *engine, Job *job)
+{
+  g_autoptr(GError) error = NULL;
+  if (!save_job(engine, job, &error))
+    g_warning("cannot remember job %" G_GINT64_FORMAT ": %s", job->id, error->message);
+}
+
+/* ---- waiting
+ * -------------------------------------------------------------------------------------------------- */
+
+static void
+waiter_answer(Waiter *waiter)
+{
+  api_request_reply(waiter->request, 200, job_to_json(waiter->job));
+  g_ptr_array_remove(waiter->job->waiters, waiter);
+  job_unref(waiter->job);
+  g_free(waiter);
+}
+
+static gboolean
+on_wait_timeout(gpointer data)
+{
+  waiter_answer(data);
+  return G_SOURCE_REMOVE;
+}
+
+static void
+answer_waiters(Job *job)
+{
+  while (job->waiters->len > 0) {
+    Waiter *waiter = g_ptr_array_index(job->waiters, 0);
+    g_source_remove(waiter->timeout_id);
+    waiter_answer(waiter);
+  }
+}
+
+void
+engine_wait(Engine *engine, Job *job, ApiRequest *request, guint timeout_ms)
+{
+  if (job_is_finished(job) || timeout_ms == 0) {
+    api_request_reply(request, 200, job_to_json(job));
+    return;
+  }
+  Waiter *waiter = g_new0(Waiter, 1);
+  *waiter = (Waiter){.engine = engine, .job = job_ref(job), .request = request};
+  waiter->timeout_id = g_timeout_add(timeout_ms, on_wait_timeout, waiter);
+  g_ptr_array_add(job->waiters, waiter);
+}
+
+/* ---- running
+ * -------------------------------------------------------------------------------------------------- */
+
+static void start_queued(Engine *engine);
+
+static void
+forget_oldest(Engine *engine)
+{
+  guint n_finished = 0;
+  for (guint i = engine->jobs->len; i-- > 0;)
+    if (job_is_finished(g_ptr_array_index(engine->jobs, i)) && ++n_finished > MAX_REMEMBERED)
+      g_ptr_array_remove_index(engine->jobs, i);
+}
+
+static void
+finish_job(Engine *engine, Job *job)
+{
+  job->end_time = g_get_real_time();
+  if (!job->error)
+    job->status = JOB_DONE;
+  else if (cbt_error_code(job->error) == CBT_ERROR_CANCELLED)
+    job->status = JOB_CANCELLED;
+  else
+    job->status = JOB_ERROR;
+  save_state(engine, job);
+  if (job->error)
+    g_message("job %" G_GINT64_FORMAT " (%s): %s: %s", job->id, job->vm, job_status_name(job->status),
+              job->error->message);
+  else
+    g_info("job %" G_GINT64_FORMAT " (%s): done", job->id, job->vm);
+  answer_waiters(job);
+}
+
+typedef struct {
+  Engine *engine;
+  Job *job; /* reference of the run */
+  GError *error;
+} Run;
+
+static void
+on_job_ended(gpointer data)
+{
+  Run *run = data;
+  Engine *engine = run->engine;
+  engine->n_active--;
+  run->job->error = run->error;
+  finish_job(engine, run->job);
+  job_unref(run->job);
+  g_free(run);
+  start_queued(engine);
+}
+
+static void *
+job_thread(void *data)
+{
+  Run *run = data;
+  Daemon *daemon = run->engine->daemon;
+  if (!run->job->func(daemon, run->job, run->job->data, &run->error) && !run->error)
+    g_assert_not_reached();
+  main_queue_post(daemon->queue, on_job_ended, run);
+  return NULL;
+}
+
+static void
+start_job(Engine *engine, Job *job)
+{
+  Run *run = g_new0(Run, 1);
+  *run = (Run){engine, job_ref(job), NULL};
+  job->status = JOB_ACTIVE;
+  job->start_time = g_get_real_time();
+  engine->n_active++;
+  save_state(engine, job);
+  pthread_t thread;
+  int failed = pthread_create(&thread, NULL, job_thread, run);
+  if (failed == 0) {
+    pthread_detach(thread);
+    return;
+  }
+  cbt_set_error_errno(&run->error, failed, "cannot start a thread");
+  main_queue_post(engine->daemon->queue, on_job_ended, run);
+}
+
+static void
+start_queued(Engine *engine)
+{
+  for (guint i = 0; i < engine->jobs->len && engine->n_active < engine->daemon->config->max_jobs; i++) {
+    Job *job = g_ptr_array_index(engine->jobs, i);
+    if (job->status == JOB_QUEUED)
+      start_job(engine, job);
+  }
+}
+
+/* ---- what callers see
+ * ----------------------------------------------------------------------------------------- */
+
+Job *
+engine_backup_of(Engine *engine, const char *vm)
+{
+  for (guint i = 0; i < engine->jobs->len; i++) {
+    Job *job = g_ptr_array_index(engine->jobs, i);
+    if (job->type == JOB_BACKUP && !job_is_finished(job) && g_str_equal(job->vm, vm))
+      return job;
+  }
+  return NULL;
+}
+
+Job *
+engine_submit(Engine *engine, Job *job, GError **error)
+{
+  Job *other = job->type == JOB_BACKUP ? engine_backup_of(engine, job->vm) : NULL;
+  if (other) {
+    g_autofree char *hint =
+        g_strdup_printf("Wait for it with: cbt-backup job wait %" G_GINT64_FORMAT, other->id);
+    cbt_set_error(error, CBT_ERROR_BUSY, hint, "a backup of vm '%s' is %s already (job %" G_GINT64_FORMAT ")",
+                  job->vm, job_status_name(other->status), other->id);
+    job_unref(job);
+    return NULL;
+  }
+  if (engine->stopping)
+    cbt_set_error(error, CBT_ERROR_BUSY, NULL, "the daemon is stopping");
+  if (engine->stopping || !save_job(engine, job, error)) {
+    job_unref(job);
+    return NULL;
+  }
+  forget_oldest(engine);
+  g_ptr_array_add(engine->jobs, job);
+  start_queued(engine);
+  return job;
+}
+
+Job *
+engine_find(Engine *engine, gint64 id)
+{
+  for (guint i = 0; i < engine->jobs->len; i++) {
+    Job *job = g_ptr_array_index(engine->jobs, i);
+    if (job->id == id)
+      return job;
+  }
+  return NULL;
+}
+
+void
+engine_counts(Engine *engine, guint *n_active, guint *n_queued)
+{
+  *n_active = engine->n_active;
+  *n_queued = 0;
+  for (guint i = 0; i < engine->jobs->len; i++)
+    *n_queued += ((Job *) g_ptr_array_index(engine->jobs, i))->status == JOB_QUEUED;
+}
+
+gboolean
+engine_cancel(Engine *engine, Job *job, GError **error)
+{
+  if (job_is_finished(job)) {
+    cbt_set_error(error, CBT_ERROR_STATE, NULL, "job %" G_GINT64_FORMAT " has ended already (%s)", job->id,
+                  job_status_name(job->status));
+    return FALSE;
+  }
+  g_cancellable_cancel(job->cancellable);
+  if (job->status == JOB_QUEUED && !job_check(job, &job->error))
+    finish_job(engine, job);
+  return TRUE;
+}

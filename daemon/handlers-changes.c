@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What differs between two points of a disk, or between a point and the disk as it is now.
+ *
+ * Two points: the difference of their manifests, exact, without reading data. To `live`: the bitmap that is
+ * based on the point, which may name clusters that were written with what they held (a superset). Without
+ * `from`: all that is allocated.
+ */
+#include <daemon/handlers.h>
+
+#include <api/json.h>
+#include <cbt/source.h>
+#include <daemon/disks.h>
+#include <daemon/json-util.h>
+#include <daemon/task.h>
+#include <string.h>
+
+#define DEFAULT_LIMIT 1000
+#define MAX_LIMIT     100000
+
+typedef struct {
+  CatalogueVm *vm;
+  const CatalogueDisk *disk;
+  StorePoint *from; /* (nullable) */
+  StorePoint *to;   /* NULL: live */
+  guint64 offset;
+  guint64 limit; /* extents */
+
+  /* the answer as it grows */
+  JsonBuilder *builder;
+  guint64 n_extents;
+  guint64 next_offset;
+  gboolean more;
+} Changes;
+
+static void
+changes_free(gpointer data)
+{
+  Changes *changes = data;
+  catalogue_vm_free(changes->vm);
+  g_clear_pointer(&changes->from, store_point_free);
+  g_clear_pointer(&changes->to, store_point_free);
+  g_clear_object(&changes->builder);
+  g_free(changes);
+}
+
+/* FALSE when the answer is full. */
+static gboolean
+add_extent(const CbtExtent *extent, gboolean zero, gpointer data)
+{
+  Changes *changes = data;
+  if (changes->n_extents == changes->limit) {
+    changes->more = TRUE;
+    changes->next_offset = extent->offset;
+    return FALSE;
+  }
+  changes->n_extents++;
+  json_builder_begin_object(changes->builder);
+  json_put_int(changes->builder, "offset", extent->offset);
+  json_put_int(changes->builder, "length", extent->length);
+  json_put_string(changes->builder, "kind", zero ? "zero" : "data");
+  json_builder_end_object(changes->builder);
+  return TRUE;
+}
+
+static const StorePointDisk *
+point_disk(const StorePoint *point, const CatalogueDisk *disk, GError **error)
+{
+  const StorePointDisk *found = store_point_find_disk(point, disk->name);
+  char text[CBT_UUID_TEXT_SIZE];
+  if (!found)
+    cbt_set_error(error, CBT_ERROR_NOT_FOUND, NULL, "recovery point %s has no disk '%s'",
+                  cbt_uuid_format(&point->uuid, text), disk->name);
+  return found;
+}
+
+static gboolean
+difference_of_points(Daemon *daemon, Changes *changes, const StorePointDisk *from, const StorePointDisk *to,
+                     GError **error)
+{
+  g_autoptr(StoreWorker) worker = store_worker_new(daemon->store);
+  return store_manifest_difference(worker, from ? &from->manifest : NULL, &to->manifest, changes->offset,
+                                   add_extent, changes, error);
+}
+
+/* ---- live
+ * ----------------------------------------------------------------------------------------------------- */
+
+/* The good bitmap that is based on POINT. A frozen one still counts: parent and successor together. */
+static gboolean
+find_bitmap_of(DiskRef *ref, const StorePoint *point, CbtBitmapInfo *info, GError **error)
+{
+  CbtControlRequest request;
+  CbtControlReply reply;
+  cbt_control_request_init(&request, CBT_CONTROL_LIST, NULL);
+  if (!disk_ref_call(ref, &request, NULL, &reply, error))
+    return FALSE;
+  for (guint i = 0; i < reply.n_bitmaps; i++) {
+    *info = reply.bitmaps[i];
+    if (cbt_uuid_equal(&info->base, &point->uuid) && info->state != CBT_BITMAP_INCONSISTENT &&
+        info->state != CBT_BITMAP_DISABLED)
+      return TRUE;
+  }
+  cbt_set_error(error, CBT_ERROR_INCONSISTENT, "Take an incremental backup, and compare with that point.",
+                "no bitmap records the changes since that recovery point");
+  return FALSE;
+}
+
+static CbtBitmap *
+copy_bits(DiskRef *ref, const CbtBitmapInfo *info, GError **error)
+{
+  g_autofree char *path = disk_ref_bitmap_path(ref, info->name);
+  g_autoptr(CbtBitmapFile) file = cbt_bitmap_file_open_readonly(path, error);
+  if (!file)
+    return NULL;
+  CbtBitmap *bits = cbt_bitmap_copy(cbt_bitmap_file_parent(file), info->granularity);
+  if (bits && cbt_bitmap_file_successor(file))
+    cbt_bitmap_merge(bits, cbt_bitmap_file_successor(file));
+  if (!bits)
+    cbt_set_error(error, CBT_ERROR_FAILED, NULL, "not enough memory for bitmap '%s'", info->name);
+  return bits;
+}
+
+/* Splits a dirty extent into data and holes. */
+static gboolean
+add_live_extent(CbtSource *source, const CbtExtent *dirty, Changes *changes, GError **error)
+{
+  guint64 end = dirty->offset + dirty->length;
+  CbtExtent run = {dirty->offset, 0};
+  while (run.offset < end) {
+    gboolean hole;
+    if (!cbt_source_next_extent(source, run.offset, end - run.offset, &run, &hole, error))
+      return FALSE;
+    if (!add_extent(&run, hole, changes))
+      return TRUE;
+    run.offset += run.length;
+  }
+  return TRUE;
+}
+
+static gboolean
+changes_since(CbtSource *source, const CbtBitmap *bits, Changes *changes, GError **error)
+{
+  CbtExtent dirty;
+  guint64 offset = changes->offset;
+  while (!changes->more && cbt_bitmap_next_dirty(bits, offset, G_MAXUINT64, &dirty)) {
+    if (!add_live_extent(source, &dirty, changes, error))
+      return FALSE;
+    offset = dirty.offset + dirty.length;
+  }
+  return TRUE;
+}
+
+static gboolean
+allocated_now(CbtSource *source, Changes *changes, GError **error)
+{
+  CbtExtent run = {changes->offset, 0};
+  while (run.offset < source->size) {
+    gboolean hole;
+    if (!cbt_source_next_extent(source, run.offset, source->size - run.offset, &run, &hole, error))
+      return FALSE;
+    if (!hole && !add_extent(&run, FALSE, changes))
+      return TRUE;
+    run.offset += run.length;
+  }
+  return TRUE;
+}
+
+static gboolean
+changes_to_live(Daemon *daemon, Changes *changes, guint64 *granularity, guint64 *size_to, GError **error)
+{
+  CbtBitmapInfo info;
+  g_autoptr(CbtSource) source = cbt_source_open_file(changes->disk->path, error);
+  if (!source)
+    return FALSE;
+  *size_to = source->size;
+  if (!changes->from)
+    return allocated_now(source, changes, error);
+  g_autoptr(DiskRef) ref = disks_acquire(daemon->disks, changes->vm->name, changes->disk, error);
+  if (!ref || !find_bitmap_of(ref, changes->from, &info, error))
+    return FALSE;
+  *granularity = info.granularity;
+  g_autoptr(CbtBitmap) bits = copy_bits(ref, &info, error);
+  return bits && changes_since(source, bits, changes, error);
+}
+
+/* ---- the request
+ * ---------------------------------------------------------------------------------------------- */
+
+static JsonNode *
+run_changes(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError **error)
+{
+  Changes *changes = data;
+  guint64 granularity = CBT_CLUSTER_SIZE, size_to = 0;
+  const StorePointDisk *from = NULL, *to = NULL;
+  if ((changes->from && !(from = point_disk(changes->from, changes->disk, error))) ||
+      (changes->to && !(to = point_disk(changes->to, changes->disk, error))))
+    return NULL;
+  JsonBuilder *builder = changes->builder = json_builder_new_immutable();
+  json_builder_begin_object(builder);
+  json_builder_set_member_name(builder, "extents");
+  json_builder_begin_array(builder);
+  if (to ? !difference_of_points(daemon, changes, from, to, error)
+         : !changes_to_live(daemon, changes, &granularity, &size_to, error))
+    return NULL;
+  json_builder_end_array(builder);
+  json_put_int(builder, "granularity", granularity);
+  json_put_int(builder, "size-from", from ? from->manifest.size : 0);
+  json_put_int(builder, "size-to", to ? to->manifest.size : size_to);
+  if (changes->more)
+    json_put_int(builder, "next-offset", changes->next_offset);
+  else
+    json_put_string(builder, "next-offset", NULL);
+  json_put_string(builder, "source", to ? "index" : "bitmap");
+  json_put_string(builder, "proof", to ? "exact" : "superset");
+  json_builder_end_object(builder);
+  return json_builder_get_root(builder);
+}
+
+static gboolean
+resolve(Daemon *daemon, const char *text, const Changes *changes, StorePoint **point, GError **error)
+{
+  *point = catalogue_resolve_point(daemon->catalogue, text, error);
+  if (!*point)
+    return FALSE;
+  if (strcmp((*point)->vm, changes->vm->name) == 0)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_INVALID, NULL, "recovery point '%s' is of vm '%s', not of '%s'", text,
+                (*point)->vm, changes->vm->name);
+  return FALSE;
+}
+
+/* Without `to`: live. */
+static gboolean
+parse_query(Daemon *daemon, ApiRequest *request, Changes *changes, GError **error)
+{
+  const char *from = api_request_query(request, "from");
+  const char *to = api_request_query(request, "to");
+  changes->limit = DEFAULT_LIMIT;
+  if (!api_query_get_u64("offset", api_request_query(request, "offset"), &changes->offset, error) ||
+      !api_query_get_u64("limit", api_request_query(request, "limit"), &changes->limit, error))
+    return FALSE;
+  changes->limit = CLAMP(changes->limit, 1, MAX_LIMIT);
+  return (!from || resolve(daemon, from, changes, &changes->from, error)) &&
+         (!to || strcmp(to, "live") == 0 || resolve(daemon, to, changes, &changes->to, error));
+}
+
+void
+handle_changes(ApiRequest *request, gpointer data)
+{
+  Daemon *daemon = data;
+  GError *error = NULL;
+  g_autoptr(CatalogueVm) vm = handler_get_vm(request, daemon);
+  const CatalogueDisk *disk = vm ? handler_get_disk(request, vm) : NULL;
+  if (!disk)
+    return;
+  Changes *changes = g_new0(Changes, 1);
+  changes->vm = g_steal_pointer(&vm);
+  changes->disk = disk;
+  if (parse_query(daemon, request, changes, &error)) {
+    task_run(daemon, request, 200, run_changes, changes, changes_free);
+    return;
+  }
+  changes_free(changes);
+  api_request_reply_error(request, error);
+}

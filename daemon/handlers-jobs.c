@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <daemon/handlers.h>
+
+#include <api/json.h>
+#include <common/name.h>
+#include <daemon/backup.h>
+#include <daemon/engine.h>
+#include <string.h>
+
+#define DEFAULT_LIMIT 100
+#define MAX_WAIT_MS   60000
+
+static gboolean
+parse_kind(const char *kind, gboolean *incremental, GError **error)
+{
+  *incremental = strcmp(kind, "incremental") == 0;
+  if (*incremental || strcmp(kind, "full") == 0)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_INVALID, "Use \"full\" or \"incremental\".",
+                "key 'kind': '%s' is no kind of backup", kind);
+  return FALSE;
+}
+
+static BackupRequest *
+backup_request_from_json(CatalogueVm *vm, JsonObject *body, GError **error)
+{
+  const char *kind = NULL, *bitmap = "default", *note = NULL;
+  gboolean incremental;
+  g_autoptr(BackupRequest) backup = backup_request_new(vm, FALSE, NULL);
+  if (!api_json_get_string(body, "kind", TRUE, &kind, error) || !parse_kind(kind, &incremental, error) ||
+      !api_json_get_string(body, "bitmap", FALSE, &bitmap, error) ||
+      !cbt_name_check("bitmap", bitmap, error) ||
+      !api_json_get_size(body, "speed", FALSE, &backup->speed, error) ||
+      !api_json_get_strings(body, "disks", FALSE, &backup->disks, error) ||
+      !api_json_get_string(body, "note", FALSE, &note, error))
+    return NULL;
+  if (backup->disks && !backup->disks[0])
+    g_clear_pointer(&backup->disks, g_strfreev);
+  backup->incremental = incremental;
+  g_free(backup->bitmap);
+  backup->bitmap = g_strdup(bitmap);
+  backup->note = g_strdup(note);
+  return g_steal_pointer(&backup);
+}
+
+void
+handle_backup(ApiRequest *request, gpointer data)
+{
+  Daemon *daemon = data;
+  GError *error = NULL;
+  CatalogueVm *vm = handler_get_vm(request, daemon);
+  if (!vm)
+    return;
+  BackupRequest *backup = backup_request_from_json(vm, api_request_body(request), &error);
+  Job *job = backup ? backup_job_new(backup, &error) : NULL;
+  job = job ? engine_submit(daemon->engine, job, &error) : NULL;
+  if (job)
+    api_request_reply(request, 202, job_to_json(job));
+  else
+    api_request_reply_error(request, error);
+}
+
+/* The newest state: memory's for jobs that are there, else the catalogue's. */
+static JsonNode *
+current_json(Daemon *daemon, const CatalogueJob *record)
+{
+  Job *job = engine_find(daemon->engine, record->id);
+  return job ? job_to_json(job) : api_json_from_text(record->json, -1, NULL);
+}
+
+void
+handle_job_list(ApiRequest *request, gpointer data)
+{
+  Daemon *daemon = data;
+  GError *error = NULL;
+  guint64 limit = DEFAULT_LIMIT;
+  const char *vm = api_request_query(request, "vm");
+  g_autoptr(GPtrArray) jobs = NULL;
+  if (api_query_get_u64("limit", api_request_query(request, "limit"), &limit, &error))
+    jobs = catalogue_list_jobs(daemon->catalogue, vm ? G_MAXUINT : (guint) MIN(limit, G_MAXUINT), &error);
+  if (!jobs) {
+    api_request_reply_error(request, error);
+    return;
+  }
+  JsonArray *array = json_array_new();
+  for (guint i = 0; i < jobs->len && json_array_get_length(array) < limit; i++) {
+    const CatalogueJob *record = g_ptr_array_index(jobs, i);
+    JsonNode *node = !vm || strcmp(record->vm, vm) == 0 ? current_json(daemon, record) : NULL;
+    if (node)
+      json_array_add_element(array, node);
+  }
+  JsonNode *body = json_node_new(JSON_NODE_ARRAY);
+  json_node_take_array(body, array);
+  api_request_reply(request, 200, body);
+}
+
+static gboolean
+parse_id(const char *text, gint64 *id, GError **error)
+{
+  guint64 number = 0;
+  if (g_ascii_string_to_unsigned(text, 10, 1, G_MAXINT64, &number, NULL)) {
+    *id = (gint64) number;
+    return TRUE;
+  }
+  cbt_set_error(error, CBT_ERROR_NOT_FOUND, "See cbt-backup job list.", "there is no job '%s'", text);
+  return FALSE;
+}
+
+static void
+reply_ended_job(ApiRequest *request, Daemon *daemon, gint64 id)
+{
+  GError *error = NULL;
+  g_autoptr(CatalogueJob) record = catalogue_get_job(daemon->catalogue, id, &error);
+  JsonNode *body = record ? api_json_from_text(record->json, -1, &error) : NULL;
+  if (body)
+    api_request_reply(request, 200, body);
+  else
+    api_request_reply_error(request, error);
+}
+
+void
+handle_job_show(ApiRequest *request, gpointer data)
+{
+  Daemon *daemon = data;
+  GError *error = NULL;
+  gint64 id;
+  guint64 wait_ms = 0;
+  if (!parse_id(api_request_param(request, "id"), &id, &error) ||
+      !api_query_get_u64("wait-ms", api_request_query(request, "wait-ms"), &wait_ms, &error)) {
+    api_request_reply_error(request, error);
+    return;
+  }
+  Job *job = engine_find(daemon->engine, id);
+  if (job)
+    engine_wait(daemon->engine, job, request, (guint) MIN(wait_ms, MAX_WAIT_MS));
+  else
+    reply_ended_job(request, daemon, id);
+}
+
+void
+handle_job_cancel(ApiRequest *request, gpointer data)
+{
+  Daemon *daemon = data;
+  GError *error = NULL;
+  gint64 id;
+  if (!parse_id(api_request_param(request, "id"), &id, &error)) {
+    api_request_reply_error(request, error);
+    return;
+  }
+  Job *job = engine_find(daemon->engine, id);
+  g_autoptr(CatalogueJob) record = job ? NULL : catalogue_get_job(daemon->catalogue, id, &error);
+  if (record)
+    cbt_set_error(&error, CBT_ERROR_STATE, NULL, "job %" G_GINT64_FORMAT " has ended already (%s)", id,
+                  record->status);
+  if (job && engine_cancel(daemon->engine, job, &error))
+    api_request_reply(request, 202, job_to_json(job));
+  else
+    api_request_reply_error(request, error);
+}

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <daemon/handlers.h>
+
+#include <api/json.h>
+#include <daemon/engine.h>
+#include <daemon/json-util.h>
+#include <daemon/restore.h>
+
+static void
+put_point_disk(JsonBuilder *builder, const StorePointDisk *disk)
+{
+  json_builder_begin_object(builder);
+  json_put_string(builder, "name", disk->name);
+  json_put_int(builder, "size", disk->manifest.size);
+  json_put_int(builder, "dirty", disk->dirty);
+  json_put_int(builder, "zero-bytes", disk->zero);
+  json_put_int(builder, "reused", disk->reused);
+  json_put_int(builder, "stored", disk->stored);
+  json_put_uuid(builder, "parent", &disk->parent);
+  json_put_string(builder, "bitmap", disk->bitmap);
+  json_put_string(builder, "reason", disk->reason);
+  json_builder_end_object(builder);
+}
+
+static void
+put_point(JsonBuilder *builder, const StorePoint *point)
+{
+  json_builder_begin_object(builder);
+  json_put_uuid(builder, "uuid", &point->uuid);
+  json_put_string(builder, "vm", point->vm);
+  json_put_string(builder, "kind", point->incremental ? "incremental" : "full");
+  json_put_uuid(builder, "parent", &point->parent);
+  json_put_time(builder, "time", point->time);
+  json_put_string(builder, "reason", point->reason);
+  json_put_bool(builder, "protected", point->is_protected);
+  json_put_string(builder, "note", point->note);
+  json_put_time(builder, "verified", point->verified);
+  json_builder_set_member_name(builder, "disks");
+  json_builder_begin_array(builder);
+  for (guint i = 0; i < point->disks->len; i++)
+    put_point_disk(builder, g_ptr_array_index(point->disks, i));
+  json_builder_end_array(builder);
+  json_builder_set_member_name(builder, "configs");
+  json_builder_begin_array(builder);
+  for (guint i = 0; i < point->configs->len; i++) {
+    const StorePointConfig *config = g_ptr_array_index(point->configs, i);
+    json_builder_begin_object(builder);
+    json_put_string(builder, "name", config->name);
+    json_put_int(builder, "size", config->size);
+    json_builder_end_object(builder);
+  }
+  json_builder_end_array(builder);
+  json_builder_end_object(builder);
+}
+
+JsonNode *
+point_to_json(const StorePoint *point)
+{
+  JsonBuilder *builder = json_builder_new_immutable();
+  put_point(builder, point);
+  return json_finish(builder);
+}
+
+/* An unknown vm that has points (it was removed) is listed; one without any is an error. */
+static gboolean
+check_vm_known(Daemon *daemon, const char *vm, guint n_points, GError **error)
+{
+  if (!vm || n_points > 0)
+    return TRUE;
+  g_autoptr(CatalogueVm) found = catalogue_get_vm(daemon->catalogue, vm, error);
+  return found != NULL;
+}
+
+void
+handle_point_list(ApiRequest *request, gpointer data)
+{
+  Daemon *daemon = data;
+  GError *error = NULL;
+  const char *vm = api_request_query(request, "vm");
+  g_autoptr(GPtrArray) points = catalogue_list_points(daemon->catalogue, vm, &error);
+  if (!points || !check_vm_known(daemon, vm, points->len, &error)) {
+    api_request_reply_error(request, error);
+    return;
+  }
+  JsonBuilder *builder = json_builder_new_immutable();
+  json_builder_begin_array(builder);
+  for (guint i = 0; i < points->len; i++)
+    put_point(builder, g_ptr_array_index(points, i));
+  json_builder_end_array(builder);
+  api_request_reply(request, 200, json_finish(builder));
+}
+
+void
+handle_point_show(ApiRequest *request, gpointer daemon)
+{
+  g_autoptr(StorePoint) point = handler_get_point(request, daemon);
+  if (point)
+    api_request_reply(request, 200, point_to_json(point));
+}
+
+static gboolean
+change_point(Daemon *daemon, StorePoint *point, JsonObject *body, GError **error)
+{
+  const char *note = point->note;
+  if (!api_json_get_bool(body, "protected", FALSE, &point->is_protected, error) ||
+      !api_json_get_string(body, "note", FALSE, &note, error))
+    return FALSE;
+  if (note != point->note) {
+    g_free(point->note);
+    point->note = *note ? g_strdup(note) : NULL;
+  }
+  g_autofree char *folder = g_build_filename(store_directory(daemon->store), "points", NULL);
+  return store_point_save(cbt_file_ops_default(), folder, point, error) &&
+         catalogue_update_point(daemon->catalogue, point, error);
+}
+
+void
+handle_point_change(ApiRequest *request, gpointer daemon)
+{
+  GError *error = NULL;
+  g_autoptr(StorePoint) point = handler_get_point(request, daemon);
+  if (!point)
+    return;
+  if (change_point(daemon, point, api_request_body(request), &error))
+    api_request_reply(request, 200, point_to_json(point));
+  else
+    api_request_reply_error(request, error);
+}
+
+void
+handle_point_forget(ApiRequest *request, gpointer daemon)
+{
+  GError *error = NULL;
+  g_autoptr(StorePoint) point = handler_get_point(request, daemon);
+  if (!point)
+    return;
+  if (handler_forget_point(daemon, point, &error))
+    api_request_reply(request, 204, NULL);
+  else
+    api_request_reply_error(request, error);
+}
+
+/* ---- restore
+ * -------------------------------------------------------------------------------------------------- */
+
+static gboolean
+add_targets(RestoreRequest *restore, JsonArray *targets, GError **error)
+{
+  for (guint i = 0; targets && i < json_array_get_length(targets); i++) {
+    JsonObject *object = json_array_get_object_element(targets, i);
+    const char *disk = NULL, *path = NULL;
+    if (!api_json_check_keys(object, "disk path", error) ||
+        !api_json_get_string(object, "disk", TRUE, &disk, error) ||
+        !api_json_get_string(object, "path", TRUE, &path, error) || !handler_check_absolute(path, error))
+      return FALSE;
+    g_autofree char *real = realpath(path, NULL);
+    restore_request_add_target(restore, disk, real ? real : path);
+  }
+  return TRUE;
+}
+
+static RestoreRequest *
+restore_request_from_json(StorePoint *point, JsonObject *body, GError **error)
+{
+  const char *folder = NULL;
+  JsonArray *targets = NULL;
+  g_autoptr(RestoreRequest) restore = restore_request_new(point);
+  if (!api_json_get_string(body, "to", FALSE, &folder, error) ||
+      !api_json_get_objects(body, "targets", FALSE, &targets, error) ||
+      !api_json_get_bool(body, "in-place", FALSE, &restore->in_place, error) ||
+      (folder && !handler_check_absolute(folder, error)) || !add_targets(restore, targets, error))
+    return NULL;
+  if ((folder != NULL) == (restore->targets->len > 0)) {
+    cbt_set_error(error, CBT_ERROR_INVALID, NULL, "name either a folder ('to') or targets");
+    return NULL;
+  }
+  restore->folder = g_strdup(folder);
+  return g_steal_pointer(&restore);
+}
+
+void
+handle_point_restore(ApiRequest *request, gpointer data)
+{
+  Daemon *daemon = data;
+  GError *error = NULL;
+  StorePoint *point = handler_get_point(request, daemon);
+  if (!point)
+    return;
+  RestoreRequest *restore = restore_request_from_json(point, api_request_body(request), &error);
+  Job *job = restore ? restore_job_new(daemon, restore, &error) : NULL;
+  job = job ? engine_submit(daemon->engine, job, &error) : NULL;
+  if (job)
+    api_request_reply(request, 202, job_to_json(job));
+  else
+    api_request_reply_error(request, error);
+}

@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <daemon/handlers.h>
+
+#include <api/json.h>
+#include <cbt/bitmap.h>
+#include <cbt/source.h>
+#include <daemon/disks.h>
+#include <daemon/engine.h>
+#include <daemon/exports.h>
+#include <daemon/json-util.h>
+#include <daemon/task.h>
+#include <errno.h>
+#include <glib/gstdio.h>
+#include <string.h>
+
+/* ---- showing
+ * -------------------------------------------------------------------------------------------------- */
+
+static void
+put_disk(JsonBuilder *builder, const CatalogueDisk *disk)
+{
+  g_autoptr(GError) error = NULL;
+  g_autoptr(CbtSource) source = cbt_source_open_file(disk->path, &error);
+  g_autofree char *message = error ? cbt_error_message(error) : NULL;
+  json_builder_begin_object(builder);
+  json_put_string(builder, "name", disk->name);
+  json_put_string(builder, "path", disk->path);
+  json_put_uuid(builder, "id", &disk->id);
+  json_put_int(builder, "granularity", disk->granularity);
+  json_put_int(builder, "size", source ? source->size : 0);
+  json_put_string(builder, "error", message);
+  json_builder_end_object(builder);
+}
+
+static void
+put_vm(JsonBuilder *builder, Daemon *daemon, const CatalogueVm *vm)
+{
+  g_autoptr(GPtrArray) points = catalogue_list_points(daemon->catalogue, vm->name, NULL);
+  const StorePoint *latest = points && points->len > 0 ? g_ptr_array_index(points, 0) : NULL;
+  const CbtUuid none = {{0}};
+  json_builder_begin_object(builder);
+  json_put_string(builder, "name", vm->name);
+  json_put_time(builder, "created", vm->created);
+  json_builder_set_member_name(builder, "disks");
+  json_builder_begin_array(builder);
+  for (guint i = 0; i < vm->disks->len; i++)
+    put_disk(builder, g_ptr_array_index(vm->disks, i));
+  json_builder_end_array(builder);
+  json_builder_set_member_name(builder, "configs");
+  json_builder_begin_array(builder);
+  for (guint i = 0; i < vm->configs->len; i++)
+    json_builder_add_string_value(builder, g_ptr_array_index(vm->configs, i));
+  json_builder_end_array(builder);
+  json_put_bool(builder, "exported", exports_has(daemon->exports, vm->name));
+  json_put_int(builder, "points", points ? points->len : 0);
+  json_put_uuid(builder, "latest", latest ? &latest->uuid : &none);
+  json_builder_end_object(builder);
+}
+
+static JsonNode *
+vm_to_json(Daemon *daemon, const CatalogueVm *vm)
+{
+  JsonBuilder *builder = json_builder_new_immutable();
+  put_vm(builder, daemon, vm);
+  return json_finish(builder);
+}
+
+void
+handle_vm_list(ApiRequest *request, gpointer data)
+{
+  Daemon *daemon = data;
+  GError *error = NULL;
+  g_autoptr(GPtrArray) vms = catalogue_list_vms(daemon->catalogue, &error);
+  if (!vms) {
+    api_request_reply_error(request, error);
+    return;
+  }
+  JsonBuilder *builder = json_builder_new_immutable();
+  json_builder_begin_array(builder);
+  for (guint i = 0; i < vms->len; i++)
+    put_vm(builder, daemon, g_ptr_array_index(vms, i));
+  json_builder_end_array(builder);
+  api_request_reply(request, 200, json_finish(builder));
+}
+
+void
+handle_vm_show(ApiRequest *request, gpointer daemon)
+{
+  g_autoptr(CatalogueVm) vm = handler_get_vm(request, daemon);
+  if (vm)
+    api_request_reply(request, 200, vm_to_json(daemon, vm));
+}
+
+/* ---- adding
+ * --------------------------------------------------------------------------------------------------- */
+
+static gboolean
+add_disk(CatalogueVm *vm, JsonObject *object, guint64 granularity, GError **error)
+{
+  const char *name = NULL, *path = NULL;
+  if (!api_json_check_keys(object, "name path", error) ||
+      !api_json_get_string(object, "name", TRUE, &name, error) ||
+      !api_json_get_string(object, "path", TRUE, &path, error) || !cbt_name_check("disk", name, error) ||
+      !handler_check_absolute(path, error))
+    return FALSE;
+  /* Two names of one image are one image. */
+  g_autofree char *real = realpath(path, NULL);
+  g_autoptr(CbtSource) source = cbt_source_open_file(real ? real : path, error);
+  if (!source)
+    return FALSE;
+  for (guint i = 0; i < vm->disks->len; i++) {
+    const CatalogueDisk *other = g_ptr_array_index(vm->disks, i);
+    gboolean same_name = strcmp(other->name, name) == 0;
+    if (same_name || strcmp(other->path, real) == 0) {
+      cbt_set_error(error, CBT_ERROR_INVALID, NULL,
+                    same_name ? "two disks are called '%s'" : "two disks have the image %s",
+                    same_name ? name : real);
+      return FALSE;
+    }
+  }
+  catalogue_vm_add_disk(vm, name, real, granularity);
+  return TRUE;
+}
+
+static gboolean
+add_config(CatalogueVm *vm, const char *path, GError **error)
+{
+  GStatBuf st;
+  g_autofree char *name = g_path_get_basename(path);
+  if (!handler_check_absolute(path, error))
+    return FALSE;
+  if (g_stat(path, &st) != 0) {
+    cbt_set_error_errno(error, errno, "configuration file %s", path);
+    return FALSE;
+  }
+  if (!S_ISREG(st.st_mode) || st.st_size >= STORE_CHUNK_LENGTH_MAX || name[0] == '.') {
+    cbt_set_error(error, CBT_ERROR_INVALID,
+                  "Give a plain file of at most 65535 bytes whose name has no leading dot.",
+                  "%s cannot be kept as a configuration file", path);
+    return FALSE;
+  }
+  for (guint i = 0; i < vm->configs->len; i++) {
+    g_autofree char *other = g_path_get_basename(g_ptr_array_index(vm->configs, i));
+    if (strcmp(other, name) == 0) {
+      cbt_set_error(error, CBT_ERROR_INVALID, NULL, "two configuration files are called %s", name);
+      return FALSE;
+    }
+  }
+  g_ptr_array_add(vm->configs, g_strdup(path));
+  return TRUE;
+}
+
+static gboolean
+check_granularity(guint64 granularity, GError **error)
+{
+  if (cbt_granularity_is_valid(granularity))
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_INVALID, "Use a power of two from 4K to 16M.",
+                "granularity %" G_GUINT64_FORMAT " is not possible", granularity);
+  return FALSE;
+}
+
+static CatalogueVm *
+vm_from_json(JsonObject *body, GError **error)
+{
+  const char *name = NULL;
+  guint64 granularity = CBT_GRANULARITY_DEFAULT;
+  JsonArray *disks = NULL;
+  g_auto(GStrv) configs = NULL;
+  if (!api_json_get_string(body, "name", TRUE, &name, error) || !cbt_name_check("vm", name, error) ||
+      !api_json_get_size(body, "granularity", FALSE, &granularity, error) ||
+      !check_granularity(granularity, error) || !api_json_get_objects(body, "disks", TRUE, &disks, error) ||
+      !api_json_get_strings(body, "configs", FALSE, &configs, error))
+    return NULL;
+  if (json_array_get_length(disks) == 0) {
+    cbt_set_error(error, CBT_ERROR_INVALID, "Name at least one with --disk NAME=PATH.",
+                  "vm '%s' has no disks", name);
+    return NULL;
+  }
+  g_autoptr(CatalogueVm) vm = catalogue_vm_new(name);
+  for (guint i = 0; i < json_array_get_length(disks); i++)
+    if (!add_disk(vm, json_array_get_object_element(disks, i), granularity, error))
+      return NULL;
+  for (char **path = configs; path && *path; path++)
+    if (!add_config(vm, *path, error))
+      return NULL;
+  return g_steal_pointer(&vm);
+}
+
+/* Makes the `default` bitmap of each disk, in a task: it touches the images. */
+static JsonNode *
+make_bitmaps(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError **error)
+{
+  const CatalogueVm *vm = data;
+  for (guint i = 0; i < vm->disks->len; i++) {
+    const CatalogueDisk *disk = g_ptr_array_index(vm->disks, i);
+    CbtControlRequest add;
+    cbt_control_request_init(&add, CBT_CONTROL_ADD, "default");
+    add.granularity = disk->granularity;
+    g_autoptr(DiskRef) ref = disks_acquire(daemon->disks, vm->name, disk, error);
+    if (!ref || !disk_ref_call(ref, &add, NULL, NULL, error))
+      return NULL;
+  }
+  return json_node_new(JSON_NODE_NULL);
+}
+
+static void
+remove_bitmap_files(Daemon *daemon, const CatalogueVm *vm)
+{
+  g_autofree char *vm_dir = g_build_filename(daemon->config->state_dir, "bitmaps", vm->name, NULL);
+  for (guint i = 0; i < vm->disks->len; i++) {
+    const CatalogueDisk *disk = g_ptr_array_index(vm->disks, i);
+    g_autofree char *folder = daemon_config_bitmap_dir(daemon->config, vm->name, disk->name);
+    g_autoptr(GDir) dir = g_dir_open(folder, 0, NULL);
+    const char *name;
+    while (dir && (name = g_dir_read_name(dir)) != NULL) {
+      g_autofree char *path = g_build_filename(folder, name, NULL);
+      g_unlink(path);
+    }
+    g_rmdir(folder);
+  }
+  g_rmdir(vm_dir);
+}
+
+typedef struct {
+  Daemon *daemon;
+  CatalogueVm *vm;
+  JsonNode *body;
+  GError *error;
+} Addition;
+
+static void
+addition_free(gpointer data)
+{
+  Addition *addition = data;
+  catalogue_vm_free(addition->vm);
+  g_free(addition);
+}
+
+static void
+finish_addition(gpointer data)
+{
+  Addition *addition = data;
+  g_autoptr(GError) error = NULL;
+  if (!addition->error) {
+    addition->body = vm_to_json(addition->daemon, addition->vm);
+    return;
+  }
+  remove_bitmap_files(addition->daemon, addition->vm);
+  if (!catalogue_remove_vm(addition->daemon->catalogue, addition->vm->name, &error))
+    g_warning("%s", error->message);
+}
+
+static JsonNode *
+finish_adding(Daemon *daemon, gpointer data, guint *status, GError **error)
+{
+  Addition *addition = data;
+  g_autoptr(JsonNode) made = make_bitmaps(daemon, addition->vm, status, &addition->error);
+  main_queue_call(daemon->queue, finish_addition, addition);
+  if (addition->error)
+    g_propagate_error(error, addition->error);
+  return addition->body;
+}
+
+void
+handle_vm_add(ApiRequest *request, gpointer data)
+{
+  Daemon *daemon = data;
+  GError *error = NULL;
+  g_autoptr(CatalogueVm) vm = vm_from_json(api_request_body(request), &error);
+  if (!vm || !catalogue_insert_vm(daemon->catalogue, vm, &error)) {
+    api_request_reply_error(request, error);
+    return;
+  }
+  /* What an earlier vm of this name left behind is not this one's. */
+  remove_bitmap_files(daemon, vm);
+  Addition *addition = g_new0(Addition, 1);
+  addition->daemon = daemon;
+  addition->vm = g_steal_pointer(&vm);
+  task_run(daemon, request, 201, finish_adding, addition, addition_free);
+}
+
+/* ---- removing
+ * ------------------------------------------------------------------------------------------------- */
+
+static gboolean
+check_idle(Daemon *daemon, const char *vm, GError **error)
+{
+  if (exports_has(daemon->exports, vm)) {
+    cbt_set_error(error, CBT_ERROR_BUSY, "Stop it with: cbt-backup export stop", "vm '%s' is exported", vm);
+    return FALSE;
+  }
+  if (engine_backup_of(daemon->engine, vm) || disks_in_use(daemon->disks, vm)) {
+    cbt_set_error(error, CBT_ERROR_BUSY, "See cbt-backup job list.", "a backup of vm '%s' is under way", vm);
+    return FALSE;
+  }
+  return TRUE;
+}
+
+static gboolean
+forget_points(Daemon *daemon, const char *vm, GError **error)
+{
+  g_autoptr(GPtrArray) points = catalogue_list_points(daemon->catalogue, vm, error);
+  for (guint i = 0; points && i < points->len; i++)
+    if (!handler_forget_point(daemon, g_ptr_array_index(points, i), error))
+      return FALSE;
+  return points != NULL;
+}
+
+void
+handle_vm_remove(ApiRequest *request, gpointer data)
+{
+  Daemon *daemon = data;
+  GError *error = NULL;
+  g_autoptr(CatalogueVm) vm = handler_get_vm(request, daemon);
+  if (!vm)
+    return;
+  gboolean forget = g_strcmp0(api_request_query(request, "forget-points"), "true") == 0;
+  if (!check_idle(daemon, vm->name, &error) || (forget && !forget_points(daemon, vm->name, &error)) ||
+      !catalogue_remove_vm(daemon->catalogue, vm->name, &error)) {
+    api_request_reply_error(request, error);
+    return;
+  }
+  remove_bitmap_files(daemon, vm);
+  api_request_reply(request, 204, NULL);
+}

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What several handlers need. */
+#include <daemon/handlers.h>
+
+#include <string.h>
+
+CatalogueVm *
+handler_get_vm(ApiRequest *request, Daemon *daemon)
+{
+  GError *error = NULL;
+  CatalogueVm *vm = catalogue_get_vm(daemon->catalogue, api_request_param(request, "vm"), &error);
+  if (!vm)
+    api_request_reply_error(request, error);
+  return vm;
+}
+
+const CatalogueDisk *
+handler_get_disk(ApiRequest *request, const CatalogueVm *vm)
+{
+  const char *name = api_request_param(request, "disk");
+  for (guint i = 0; i < vm->disks->len; i++) {
+    const CatalogueDisk *disk = g_ptr_array_index(vm->disks, i);
+    if (strcmp(disk->name, name) == 0)
+      return disk;
+  }
+  GError *error = NULL;
+  cbt_set_error(&error, CBT_ERROR_NOT_FOUND, "See cbt-backup vm show.", "vm '%s' has no disk '%s'", vm->name,
+                name);
+  api_request_reply_error(request, error);
+  return NULL;
+}
+
+StorePoint *
+handler_get_point(ApiRequest *request, Daemon *daemon)
+{
+  GError *error = NULL;
+  StorePoint *point = catalogue_resolve_point(daemon->catalogue, api_request_param(request, "uuid"), &error);
+  if (!point)
+    api_request_reply_error(request, error);
+  return point;
+}
+
+/* The file first: a point whose file is there when the daemon ends in between is a point still. */
+gboolean
+handler_forget_point(Daemon *daemon, const StorePoint *point, GError **error)
+{
+  if (point->is_protected) {
+    char text[CBT_UUID_TEXT_SIZE];
+    cbt_set_error(error, CBT_ERROR_STATE, "Lift that with: cbt-backup unprotect",
+                  "recovery point %s is protected", cbt_uuid_format(&point->uuid, text));
+    return FALSE;
+  }
+  g_autofree char *folder = g_build_filename(store_directory(daemon->store), "points", NULL);
+  g_autoptr(GError) local = NULL;
+  if (!store_point_remove(cbt_file_ops_default(), folder, &point->uuid, &local) &&
+      !g_error_matches(local, CBT_ERROR, CBT_ERROR_NOT_FOUND)) {
+    g_propagate_error(error, g_steal_pointer(&local));
+    return FALSE;
+  }
+  return catalogue_remove_point(daemon->catalogue, &point->uuid, error);
+}
+
+gboolean
+handler_check_absolute(const char *path, GError **error)
+{
+  if (g_path_is_absolute(path))
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_INVALID, NULL, "path '%s' is not absolute", path);
+  return FALSE;
+}

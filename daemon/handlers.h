@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the API's routes do. Each handler gets the Daemon as user data; docs/api.md says what goes in and out.
+ */
+#pragma once
+
+#include <daemon/daemon.h>
+#include <daemon/job.h>
+
+/* The table for api_server_new(). */
+extern const ApiRoute daemon_routes[];
+
+void handle_status(ApiRequest *request, gpointer daemon);
+
+void handle_vm_list(ApiRequest *request, gpointer daemon);
+void handle_vm_add(ApiRequest *request, gpointer daemon);
+void handle_vm_show(ApiRequest *request, gpointer daemon);
+void handle_vm_remove(ApiRequest *request, gpointer daemon);
+
+void handle_backup(ApiRequest *request, gpointer daemon);
+void handle_job_list(ApiRequest *request, gpointer daemon);
+void handle_job_show(ApiRequest *request, gpointer daemon);
+void handle_job_cancel(ApiRequest *request, gpointer daemon);
+
+void handle_point_list(ApiRequest *request, gpointer daemon);
+void handle_point_show(ApiRequest *request, gpointer daemon);
+void handle_point_change(ApiRequest *request, gpointer daemon);
+void handle_point_forget(ApiRequest *request, gpointer daemon);
+void handle_point_restore(ApiRequest *request, gpointer daemon);
+
+void handle_changes(ApiRequest *request, gpointer daemon);
+
+void handle_bitmap_list(ApiRequest *request, gpointer daemon);
+void handle_bitmap_add(ApiRequest *request, gpointer daemon);
+void handle_bitmap_show(ApiRequest *request, gpointer daemon);
+void handle_bitmap_remove(ApiRequest *request, gpointer daemon);
+void handle_bitmap_event(ApiRequest *request, gpointer daemon);
+void handle_bitmap_merge(ApiRequest *request, gpointer daemon);
+
+void handle_export_list(ApiRequest *request, gpointer daemon);
+void handle_export_start(ApiRequest *request, gpointer daemon);
+void handle_export_stop(ApiRequest *request, gpointer daemon);
+
+/* ---- shared by them ---- */
+
+/* The vm, or the point, that the request's path names; on NULL the request has been answered. (transfer full)
+ */
+CatalogueVm *handler_get_vm(ApiRequest *request, Daemon *daemon);
+StorePoint *handler_get_point(ApiRequest *request, Daemon *daemon);
+/* The disk that the path names; on NULL the request has been answered. (transfer none) */
+const CatalogueDisk *handler_get_disk(ApiRequest *request, const CatalogueVm *vm);
+/* Removes POINT from the store and the catalogue. */
+gboolean handler_forget_point(Daemon *daemon, const StorePoint *point,
+                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* INVALID if PATH is relative: the daemon's working directory means nothing to its clients. */
+gboolean handler_check_absolute(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+JsonNode *point_to_json(const StorePoint *point);

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <daemon/job.h>
+
+#include <daemon/json-util.h>
+
+static const char *const status_names[] = {
+    [JOB_QUEUED] = "queued", [JOB_ACTIVE] = "active",       [JOB_DONE] = "done",
+    [JOB_ERROR] = "error",   [JOB_CANCELLED] = "cancelled",
+};
+static const char *const type_names[] = {[JOB_BACKUP] = "backup", [JOB_RESTORE] = "restore"};
+
+static void
+job_disk_free(gpointer data)
+{
+  JobDisk *disk = data;
+  g_free(disk->name);
+  g_free(disk);
+}
+
+Job *
+job_new(JobType type, const char *vm, const char *kind, JobFunc func, gpointer data, GDestroyNotify free_data)
+{
+  Job *job = g_new0(Job, 1);
+  job->type = type;
+  job->vm = g_strdup(vm);
+  job->kind = g_strdup(kind);
+  job->func = func;
+  job->data = data;
+  job->free_data = free_data;
+  job->cancellable = g_cancellable_new();
+  job->status = JOB_QUEUED;
+  job->waiters = g_ptr_array_new();
+  job->disks = g_ptr_array_new_with_free_func(job_disk_free);
+  job->n_refs = 1;
+  return job;
+}
+
+Job *
+job_ref(Job *job)
+{
+  job->n_refs++;
+  return job;
+}
+
+void
+job_unref(Job *job)
+{
+  if (--job->n_refs > 0)
+    return;
+  g_assert(job->waiters->len == 0);
+  if (job->free_data)
+    job->free_data(job->data);
+  g_ptr_array_unref(job->waiters);
+  g_ptr_array_unref(job->disks);
+  g_object_unref(job->cancellable);
+  g_clear_error(&job->error);
+  g_free(job->vm);
+  g_free(job->kind);
+  g_free(job->reason);
+  g_free(job->final_kind);
+  g_free(job);
+}
+
+JobDisk *
+job_add_disk(Job *job, const char *name)
+{
+  JobDisk *disk = g_new0(JobDisk, 1);
+  disk->name = g_strdup(name);
+  g_ptr_array_add(job->disks, disk);
+  return disk;
+}
+
+const char *
+job_status_name(JobStatus status)
+{
+  return status_names[status];
+}
+
+gboolean
+job_is_finished(const Job *job)
+{
+  return job->status != JOB_QUEUED && job->status != JOB_ACTIVE;
+}
+
+gboolean
+job_check(Job *job, GError **error)
+{
+  if (!g_cancellable_is_cancelled(job->cancellable))
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_CANCELLED, NULL, "cancelled by request");
+  return FALSE;
+}
+
+static void
+put_error(JsonBuilder *builder, const GError *error)
+{
+  g_autofree char *message = error ? cbt_error_message(error) : NULL;
+  g_autofree char *hint = error ? cbt_error_hint(error) : NULL;
+  json_put_string(builder, "errmsg", message);
+  json_put_string(builder, "code", error ? cbt_error_code_name(cbt_error_code(error)) : NULL);
+  json_put_string(builder, "hint", hint);
+}
+
+static void
+put_sums(JsonBuilder *builder, Job *job)
+{
+  guint64 total = 0, dirty = 0, transferred = 0;
+  for (guint i = 0; i < job->disks->len; i++) {
+    JobDisk *disk = g_ptr_array_index(job->disks, i);
+    total += disk->total;
+    dirty += disk->dirty;
+    transferred += disk->transferred;
+  }
+  json_put_int(builder, "total", total);
+  json_put_int(builder, "dirty", dirty);
+  json_put_int(builder, "transferred", transferred);
+  json_put_int(builder, "zero-bytes", job->zero_bytes);
+  json_put_int(builder, "reused", job->reused);
+  json_put_int(builder, "stored", job->stored);
+  json_put_int(builder, "read", job->bytes_read);
+  json_put_int(builder, "reads", job->n_reads);
+}
+
+static void
+put_disks(JsonBuilder *builder, Job *job)
+{
+  json_builder_set_member_name(builder, "disks");
+  json_builder_begin_array(builder);
+  for (guint i = 0; i < job->disks->len; i++) {
+    JobDisk *disk = g_ptr_array_index(job->disks, i);
+    json_builder_begin_object(builder);
+    json_put_string(builder, "name", disk->name);
+    json_put_int(builder, "total", disk->total);
+    json_put_int(builder, "dirty", disk->dirty);
+    json_put_int(builder, "transferred", disk->transferred);
+    json_builder_end_object(builder);
+  }
+  json_builder_end_array(builder);
+}
+
+JsonNode *
+job_to_json(Job *job)
+{
+  gboolean finished = job_is_finished(job);
+  JsonBuilder *builder = json_builder_new_immutable();
+  json_builder_begin_object(builder);
+  json_put_int(builder, "id", (guint64) job->id);
+  json_put_string(builder, "type", type_names[job->type]);
+  json_put_string(builder, "vm", job->vm);
+  json_put_string(builder, "kind", finished && job->final_kind ? job->final_kind : job->kind);
+  json_put_string(builder, "status", status_names[job->status]);
+  put_error(builder, finished ? job->error : NULL);
+  put_sums(builder, job);
+  json_builder_set_member_name(builder, "hold-ms");
+  json_builder_add_double_value(builder, finished ? (double) job->hold_us / 1000 : 0);
+  json_put_time(builder, "start-time", job->start_time);
+  json_put_time(builder, "end-time", job->end_time);
+  CbtUuid none = {{0}};
+  json_put_uuid(builder, "uuid", finished ? &job->uuid : &none);
+  json_put_string(builder, "reason", finished ? job->reason : NULL);
+  put_disks(builder, job);
+  json_builder_end_object(builder);
+  return json_finish(builder);
+}

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A job: long work that runs in a thread, can be watched and cancelled, and is remembered.
+ *
+ * Threads: the state belongs to the main thread; the progress counters to the job's threads, read by anybody.
+ * The result (error, point, reason) is written by the job's thread before it ends and read after.
+ */
+#pragma once
+
+#include <daemon/daemon.h>
+#include <gio/gio.h>
+#include <stdatomic.h>
+
+typedef enum { JOB_QUEUED, JOB_ACTIVE, JOB_DONE, JOB_ERROR, JOB_CANCELLED } JobStatus;
+typedef enum { JOB_BACKUP, JOB_RESTORE } JobType;
+
+typedef struct Job Job;
+
+/* Does the work, in the job's thread. */
+typedef gboolean (*JobFunc)(Daemon *daemon, Job *job, gpointer data, GError **error);
+
+/* Progress of one disk; bytes. */
+typedef struct {
+  char *name;
+  atomic_ullong total;       /* size */
+  atomic_ullong dirty;       /* to be looked at */
+  atomic_ullong transferred; /* of them, done */
+} JobDisk;
+
+struct Job {
+  /* constant after creation */
+  gint64 id;
+  JobType type;
+  char *vm;
+  char *kind; /* (nullable) "full" or "incremental" as asked */
+  JobFunc func;
+  gpointer data;
+  GDestroyNotify free_data;
+  GCancellable *cancellable;
+
+  /* main thread */
+  JobStatus status;
+  gint64 start_time; /* microseconds since 1970 */
+  gint64 end_time;
+  GPtrArray *waiters; /* of ApiRequest; engine's */
+  guint n_refs;
+
+  /* progress, any thread */
+  atomic_ullong zero_bytes, reused, stored, bytes_read, n_reads;
+
+  /* job's thread until it ends; `disks` is made before the thread starts */
+  GPtrArray *disks; /* of JobDisk */
+  GError *error;
+  CbtUuid uuid; /* of the point made, or restored */
+  char *reason;
+  char *final_kind; /* of the point made */
+  guint64 hold_us;
+};
+
+Job *job_new(JobType type, const char *vm, const char *kind, JobFunc func, gpointer data,
+             GDestroyNotify free_data);
+Job *job_ref(Job *job);
+void job_unref(Job *job);
+JobDisk *job_add_disk(Job *job, const char *name);
+
+const char *job_status_name(JobStatus status);
+gboolean job_is_finished(const Job *job);
+/* The job as the API shows it. Main thread. */
+JsonNode *job_to_json(Job *job);
+/* CANCELLED if somebody asked for it. */
+gboolean job_check(Job *job, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A point is committed when its file is durable and the catalogue has it. A daemon that died between the two
+ * leaves a complete file: it is taken into the catalogue, and the bitmap that was frozen for it abdicates. A
+ * point that the catalogue has without a file gets its file again. So both always hold the same set, and
+ * nothing that was told to be done is lost.
+ */
+#include <daemon/recover.h>
+
+#include <api/json.h>
+#include <daemon/backup-private.h>
+
+static void
+close_dead_jobs(Daemon *daemon)
+{
+  g_autoptr(GError) error = NULL;
+  g_autoptr(GPtrArray) jobs = catalogue_list_unfinished_jobs(daemon->catalogue, &error);
+  for (guint i = 0; jobs && i < jobs->len; i++) {
+    CatalogueJob *job = g_ptr_array_index(jobs, i);
+    g_autoptr(JsonNode) node = api_json_from_text(job->json, -1, NULL);
+    if (node && JSON_NODE_HOLDS_OBJECT(node)) {
+      JsonObject *object = json_node_get_object(node);
+      json_object_set_string_member(object, "status", "error");
+      json_object_set_string_member(object, "errmsg", "the daemon ended while the job was under way");
+      json_object_set_string_member(object, "code", cbt_error_code_name(CBT_ERROR_FAILED));
+      json_object_set_int_member(object, "end-time", g_get_real_time() / G_USEC_PER_SEC);
+      g_free(job->json);
+      job->json = api_json_to_text(node);
+    }
+    g_free(job->status);
+    job->status = g_strdup("error");
+    g_message("job %" G_GINT64_FORMAT " (%s) was cut off when the daemon ended", job->id, job->vm);
+    if (!catalogue_save_job(daemon->catalogue, job, &error))
+      break;
+  }
+  if (error)
+    g_warning("cannot close the jobs of the last run: %s", error->message);
+}
+
+/* ---- points
+ * --------------------------------------------------------------------------------------------------- */
+
+static void
+adopt_point_file(Daemon *daemon, const char *folder, const CbtUuid *uuid)
+{
+  char text[CBT_UUID_TEXT_SIZE];
+  g_autoptr(GError) error = NULL;
+  g_autoptr(StorePoint) point = store_point_load(cbt_file_ops_default(), folder, uuid, &error);
+  if (point && catalogue_insert_point(daemon->catalogue, point, &error))
+    g_message("recovery point %s of vm '%s' was taken into the catalogue", cbt_uuid_format(uuid, text),
+              point->vm);
+  if (error)
+    g_warning("recovery point %s: %s", cbt_uuid_format(uuid, text), error->message);
+}
+
+static void
+sync_point_files(Daemon *daemon)
+{
+  g_autoptr(GError) error = NULL;
+  g_autofree char *folder = g_build_filename(store_directory(daemon->store), "points", NULL);
+  g_autoptr(GArray) files = store_point_list(folder, &error);
+  g_autoptr(GPtrArray) points = files ? catalogue_list_points(daemon->catalogue, NULL, &error) : NULL;
+  if (!points) {
+    g_warning("cannot compare points with the catalogue: %s", error->message);
+    return;
+  }
+  g_autoptr(GHashTable) missing = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+  for (guint i = 0; i < points->len; i++) {
+    StorePoint *point = g_ptr_array_index(points, i);
+    char text[CBT_UUID_TEXT_SIZE];
+    g_hash_table_insert(missing, g_strdup(cbt_uuid_format(&point->uuid, text)), point);
+  }
+  for (guint i = 0; i < files->len; i++) {
+    const CbtUuid *uuid = &g_array_index(files, CbtUuid, i);
+    char text[CBT_UUID_TEXT_SIZE];
+    if (!g_hash_table_remove(missing, cbt_uuid_format(uuid, text)))
+      adopt_point_file(daemon, folder, uuid);
+  }
+  GHashTableIter iter;
+  gpointer key, value;
+  g_hash_table_iter_init(&iter, missing);
+  while (g_hash_table_iter_next(&iter, &key, &value)) {
+    g_warning("the file of recovery point %s was missing; it is written again", (char *) key);
+    if (!store_point_save(cbt_file_ops_default(), folder, value, &error)) {
+      g_warning("%s", error->message);
+      g_clear_error(&error);
+    }
+  }
+}
+
+/* ---- exports and bitmaps, in a thread
+ * ------------------------------------------------------------------------- */
+
+static void
+settle_disk(Daemon *daemon, const CatalogueVm *vm, const CatalogueDisk *disk, GError **error)
+{
+  CbtControlRequest request;
+  CbtControlReply reply;
+  cbt_control_request_init(&request, CBT_CONTROL_LIST, NULL);
+  g_autoptr(DiskRef) ref = disks_acquire(daemon->disks, vm->name, disk, error);
+  if (!ref || !disk_ref_call(ref, &request, NULL, &reply, error))
+    return;
+  for (guint i = 0; i < reply.n_bitmaps; i++) {
+    CbtBitmapInfo *info = &reply.bitmaps[i];
+    gboolean by_hand = cbt_uuid_is_nil(&info->pending);
+    if (!by_hand && !backup_settle_bitmap(daemon, ref, disk, info, error))
+      return;
+  }
+}
+
+typedef struct {
+  Daemon *daemon;
+  GPtrArray *vms;       /* of CatalogueVm */
+  GHashTable *exported; /* names of vms */
+  gboolean done;
+} Recovery;
+
+static void
+on_recovered(gpointer data)
+{
+  ((Recovery *) data)->done = TRUE;
+}
+
+static void *
+recover_thread(void *data)
+{
+  Recovery *recovery = data;
+  Daemon *daemon = recovery->daemon;
+  for (guint i = 0; i < recovery->vms->len; i++) {
+    const CatalogueVm *vm = g_ptr_array_index(recovery->vms, i);
+    g_autoptr(GError) error = NULL;
+    if (g_hash_table_contains(recovery->exported, vm->name) &&
+        !exports_start(daemon->exports, vm, TRUE, &error))
+      g_warning("vm '%s': %s", vm->name, error->message);
+    for (guint j = 0; j < vm->disks->len; j++) {
+      g_autoptr(GError) settle_error = NULL;
+      settle_disk(daemon, vm, g_ptr_array_index(vm->disks, j), &settle_error);
+      if (settle_error)
+        g_warning("vm '%s': %s", vm->name, settle_error->message);
+    }
+  }
+  main_queue_post(daemon->queue, on_recovered, recovery);
+  return NULL;
+}
+
+static void
+recover_exports_and_bitmaps(Daemon *daemon)
+{
+  g_autoptr(GError) error = NULL;
+  g_autoptr(GHashTable) exported = g_hash_table_new(g_str_hash, g_str_equal);
+  g_autoptr(GPtrArray) exports = catalogue_list_exports(daemon->catalogue, NULL, &error);
+  g_autoptr(GPtrArray) vms = exports ? catalogue_list_vms(daemon->catalogue, &error) : NULL;
+  if (!vms) {
+    g_warning("cannot read the catalogue: %s", error->message);
+    return;
+  }
+  for (guint i = 0; i < exports->len; i++)
+    g_hash_table_add(exported, ((CatalogueExport *) g_ptr_array_index(exports, i))->vm);
+  Recovery recovery = {daemon, vms, exported, FALSE};
+  pthread_t thread;
+  if (pthread_create(&thread, NULL, recover_thread, &recovery) != 0) {
+    g_warning("cannot start a thread");
+    return;
+  }
+  while (!recovery.done)
+    g_main_context_iteration(NULL, TRUE);
+  pthread_join(thread, NULL);
+}
+
+void
+recover(Daemon *daemon)
+{
+  close_dead_jobs(daemon);
+  sync_point_files(daemon);
+  recover_exports_and_bitmaps(daemon);
+}

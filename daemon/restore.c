@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * New files are made exclusively and removed again if the restore fails. In place, the image's bitmaps (if it
+ * is a registered disk) become inconsistent before the first byte is written: what a restore writes is not
+ * tracked.
+ */
+#include <daemon/restore.h>
+
+#include <common/fd.h>
+#include <daemon/disks.h>
+#include <daemon/engine.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <store/extract.h>
+#include <string.h>
+
+static void
+restore_target_free(gpointer data)
+{
+  RestoreTarget *target = data;
+  g_clear_pointer(&target->owner, catalogue_vm_free);
+  g_free(target->disk);
+  g_free(target->path);
+  g_free(target);
+}
+
+RestoreRequest *
+restore_request_new(StorePoint *point)
+{
+  RestoreRequest *request = g_new0(RestoreRequest, 1);
+  request->point = point;
+  request->targets = g_ptr_array_new_with_free_func(restore_target_free);
+  return request;
+}
+
+void
+restore_request_free(RestoreRequest *request)
+{
+  store_point_free(request->point);
+  g_ptr_array_unref(request->targets);
+  g_free(request->folder);
+  g_free(request);
+}
+
+RestoreTarget *
+restore_request_add_target(RestoreRequest *request, const char *disk, const char *path)
+{
+  RestoreTarget *target = g_new0(RestoreTarget, 1);
+  target->disk = g_strdup(disk);
+  target->path = g_strdup(path);
+  g_ptr_array_add(request->targets, target);
+  return target;
+}
+
+/* ---- checks before the job, main thread
+ * ----------------------------------------------------------------------- */
+
+static gboolean
+find_owner(Daemon *daemon, RestoreTarget *target, GError **error)
+{
+  g_autofree char *owner = catalogue_find_image(daemon->catalogue, target->path);
+  if (!owner)
+    return TRUE;
+  *strchr(owner, '/') = '\0';
+  target->owner = catalogue_get_vm(daemon->catalogue, owner, error);
+  if (!target->owner)
+    return FALSE;
+  for (guint i = 0; i < target->owner->disks->len; i++) {
+    const CatalogueDisk *disk = g_ptr_array_index(target->owner->disks, i);
+    if (strcmp(disk->path, target->path) == 0)
+      target->owner_disk = disk;
+  }
+  gboolean exported = exports_has(daemon->exports, owner);
+  if (!exported && !engine_backup_of(daemon->engine, owner))
+    return TRUE;
+  cbt_set_error(
+      error, CBT_ERROR_BUSY, "Shut the guest down and stop the export, or restore into another file.",
+      "%s is in use: vm '%s' is %s", target->path, owner, exported ? "exported" : "being backed up");
+  return FALSE;
+}
+
+static gboolean
+check_target(Daemon *daemon, const RestoreRequest *request, RestoreTarget *target, GError **error)
+{
+  struct stat st;
+  gboolean exists = lstat(target->path, &st) == 0;
+  if (!store_point_find_disk(request->point, target->disk)) {
+    cbt_set_error(error, CBT_ERROR_NOT_FOUND, "See cbt-backup show.", "the recovery point has no disk '%s'",
+                  target->disk);
+    return FALSE;
+  }
+  if (exists && !request->in_place) {
+    cbt_set_error(error, CBT_ERROR_EXISTS,
+                  "With --in-place its contents are changed into those of the recovery point.",
+                  "%s exists already", target->path);
+    return FALSE;
+  }
+  return !exists || find_owner(daemon, target, error);
+}
+
+static gboolean
+check_targets(Daemon *daemon, const RestoreRequest *request, GError **error)
+{
+  for (guint i = 0; i < request->targets->len; i++)
+    if (!check_target(daemon, request, g_ptr_array_index(request->targets, i), error))
+      return FALSE;
+  for (guint i = 0; request->folder && i < request->point->configs->len; i++) {
+    const StorePointConfig *config = g_ptr_array_index(request->point->configs, i);
+    g_autofree char *path = g_build_filename(request->folder, config->name, NULL);
+    if (!request->in_place && g_access(path, F_OK) == 0) {
+      cbt_set_error(error, CBT_ERROR_EXISTS, "Choose another folder, or use --in-place.", "%s exists already",
+                    path);
+      return FALSE;
+    }
+  }
+  return TRUE;
+}
+
+/* ---- the job
+ * -------------------------------------------------------------------------------------------------- */
+
+static gboolean
+mark_bitmaps(Daemon *daemon, const RestoreTarget *target, GError **error)
+{
+  if (!target->owner_disk)
+    return TRUE;
+  g_autoptr(DiskRef) ref = disks_acquire(daemon->disks, target->owner->name, target->owner_disk, error);
+  CbtControlRequest request;
+  CbtControlReply reply;
+  cbt_control_request_init(&request, CBT_CONTROL_LIST, NULL);
+  if (!ref || !disk_ref_call(ref, &request, NULL, &reply, error))
+    return FALSE;
+  for (guint i = 0; i < reply.n_bitmaps; i++)
+    if (!disk_ref_apply(ref, reply.bitmaps[i].name, CBT_BITMAP_MARK_INCONSISTENT, NULL,
+                        "a recovery point was restored into the image", error))
+      return FALSE;
+  return TRUE;
+}
+
+static int
+open_target(const RestoreRequest *request, const RestoreTarget *target, gboolean *created, GError **error)
+{
+  int fd = open(target->path, O_RDWR | O_CLOEXEC | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+  *created = fd >= 0;
+  if (fd < 0 && errno == EEXIST && request->in_place)
+    fd = open(target->path, O_RDWR | O_CLOEXEC);
+  if (fd < 0)
+    cbt_set_error_errno(error, errno, "cannot open %s", target->path);
+  return fd;
+}
+
+static void
+on_progress(guint64 bytes_done, gpointer data)
+{
+  JobDisk *progress = data;
+  progress->transferred = bytes_done;
+}
+
+static gboolean
+restore_disk(Daemon *daemon, Job *job, const RestoreRequest *request, guint index, GError **error)
+{
+  const RestoreTarget *target = g_ptr_array_index(request->targets, index);
+  const StorePointDisk *disk = store_point_find_disk(request->point, target->disk);
+  gboolean created = FALSE;
+  if (!mark_bitmaps(daemon, target, error))
+    return FALSE;
+  CBT_AUTO_FD int fd = open_target(request, target, &created, error);
+  if (fd < 0)
+    return FALSE;
+  StoreExtractResult result = {0};
+  StoreExtractOptions options = {.in_place = !created,
+                                 .n_threads = daemon->config->workers,
+                                 .cancellable = job->cancellable,
+                                 .progress = on_progress,
+                                 .user_data = g_ptr_array_index(job->disks, index)};
+  gboolean ok = store_extract_raw(daemon->store, &disk->manifest, fd, &options, &result, error);
+  atomic_fetch_add(&job->stored, result.written);
+  atomic_fetch_add(&job->zero_bytes, result.zero);
+  if (ok)
+    return TRUE;
+  g_prefix_error(error, "%s: ", target->path);
+  if (created)
+    g_unlink(target->path);
+  return FALSE;
+}
+
+static gboolean
+restore_config(Daemon *daemon, const RestoreRequest *request, const StorePointConfig *config, GError **error)
+{
+  g_autoptr(StoreWorker) worker = store_worker_new(daemon->store);
+  g_autofree char *path = g_build_filename(request->folder, config->name, NULL);
+  g_autofree char *data = g_malloc(STORE_CHUNK_LENGTH_MAX);
+  gsize length = 0;
+  if (config->size > 0 && !store_get(worker, &config->id, data, &length, error))
+    return FALSE;
+  return cbt_file_replace(cbt_file_ops_default(), path, data, length, 0600, error);
+}
+
+static gboolean
+restore_run(Daemon *daemon, Job *job, gpointer data, GError **error)
+{
+  const RestoreRequest *request = data;
+  if (request->folder && g_mkdir_with_parents(request->folder, 0755) != 0) {
+    cbt_set_error_errno(error, errno, "cannot make %s", request->folder);
+    return FALSE;
+  }
+  job->uuid = request->point->uuid;
+  for (guint i = 0; i < request->targets->len; i++)
+    if (!job_check(job, error) || !restore_disk(daemon, job, request, i, error))
+      return FALSE;
+  for (guint i = 0; request->folder && i < request->point->configs->len; i++)
+    if (!restore_config(daemon, request, g_ptr_array_index(request->point->configs, i), error))
+      return FALSE;
+  return TRUE;
+}
+
+static void
+fill_targets_from_folder(RestoreRequest *request)
+{
+  for (guint i = 0; request->folder && i < request->point->disks->len; i++) {
+    const StorePointDisk *disk = g_ptr_array_index(request->point->disks, i);
+    g_autofree char *path = g_strdup_printf("%s/%s.raw", request->folder, disk->name);
+    restore_request_add_target(request, disk->name, path);
+  }
+}
+
+Job *
+restore_job_new(Daemon *daemon, RestoreRequest *request, GError **error)
+{
+  fill_targets_from_folder(request);
+  if (!check_targets(daemon, request, error)) {
+    restore_request_free(request);
+    return NULL;
+  }
+  Job *job = job_new(JOB_RESTORE, request->point->vm, NULL, restore_run, request,
+                     (GDestroyNotify) restore_request_free);
+  for (guint i = 0; i < request->targets->len; i++) {
+    const RestoreTarget *target = g_ptr_array_index(request->targets, i);
+    JobDisk *progress = job_add_disk(job, target->disk);
+    progress->total = store_point_find_disk(request->point, target->disk)->manifest.size;
+    progress->dirty = progress->total;
+  }
+  return job;
+}

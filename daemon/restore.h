@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The restore job: disks of a recovery point as raw images, and its configuration files. */
+#pragma once
+
+#include <daemon/job.h>
+
+/* Where one disk goes. */
+typedef struct {
+  char *disk;
+  char *path;
+  /* the registered disk that has this image, whose bitmaps are told (both NULL: none) */
+  CatalogueVm *owner;
+  const CatalogueDisk *owner_disk;
+} RestoreTarget;
+
+/* All fields are owned. */
+typedef struct {
+  StorePoint *point;
+  char *folder;       /* (nullable) all disks as FOLDER/DISK.raw, and the configs */
+  GPtrArray *targets; /* of RestoreTarget; filled from `folder` by restore_job_new() */
+  gboolean in_place;
+} RestoreRequest;
+
+RestoreRequest *restore_request_new(StorePoint *point);
+void restore_request_free(RestoreRequest *request);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(RestoreRequest, restore_request_free)
+RestoreTarget *restore_request_add_target(RestoreRequest *request, const char *disk, const char *path);
+
+/* A job for REQUEST (transfer full). NOT_FOUND for a disk that the point does not have; EXISTS for a target
+ * that exists, without in_place; BUSY for the image of an exported disk, or of one that is being backed up.
+ * Main thread. */
+Job *restore_job_new(Daemon *daemon, RestoreRequest *request, GError **error) G_GNUC_WARN_UNUSED_RESULT;

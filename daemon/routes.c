@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <daemon/handlers.h>
+
+#define VM     "/v1/vms/{vm}"
+#define DISK   VM "/disks/{disk}"
+#define BITMAP DISK "/bitmaps/{bitmap}"
+#define POINT  "/v1/points/{uuid}"
+
+const ApiRoute daemon_routes[] = {
+    {"GET", "/v1/status", handle_status, NULL, NULL},
+
+    {"GET", "/v1/vms", handle_vm_list, NULL, NULL},
+    {"POST", "/v1/vms", handle_vm_add, "name disks configs granularity", NULL},
+    {"GET", VM, handle_vm_show, NULL, NULL},
+    {"DELETE", VM, handle_vm_remove, NULL, "forget-points"},
+
+    {"POST", VM "/backups", handle_backup, "kind bitmap speed disks note", NULL},
+    {"GET", "/v1/jobs", handle_job_list, NULL, "vm limit"},
+    {"GET", "/v1/jobs/{id}", handle_job_show, NULL, "wait-ms"},
+    {"DELETE", "/v1/jobs/{id}", handle_job_cancel, NULL, NULL},
+
+    {"GET", "/v1/points", handle_point_list, NULL, "vm"},
+    {"GET", POINT, handle_point_show, NULL, NULL},
+    {"PATCH", POINT, handle_point_change, "note protected", NULL},
+    {"DELETE", POINT, handle_point_forget, NULL, NULL},
+    {"POST", POINT "/restore", handle_point_restore, "to targets in-place", NULL},
+
+    {"GET", DISK "/changes", handle_changes, NULL, "from to offset limit"},
+
+    {"GET", DISK "/bitmaps", handle_bitmap_list, NULL, NULL},
+    {"POST", DISK "/bitmaps", handle_bitmap_add, "name granularity", NULL},
+    {"GET", BITMAP, handle_bitmap_show, NULL, NULL},
+    {"DELETE", BITMAP, handle_bitmap_remove, NULL, NULL},
+    {"POST", BITMAP "/merge", handle_bitmap_merge, "from", NULL},
+    {"POST", BITMAP "/{event}", handle_bitmap_event, NULL, NULL},
+
+    {"GET", "/v1/exports", handle_export_list, NULL, NULL},
+    {"GET", "/v1/exports/{vm}", handle_export_list, NULL, NULL},
+    {"POST", "/v1/exports/{vm}", handle_export_start, NULL, NULL},
+    {"DELETE", "/v1/exports/{vm}", handle_export_stop, NULL, NULL},
+
+    {NULL, NULL, NULL, NULL, NULL},
+};

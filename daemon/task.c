@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Detached threads, and a count of those not yet answered: requests are few, and a thread costs 20
+ * microseconds. */
+#include <daemon/task.h>
+
+#include <pthread.h>
+
+struct Tasks {
+  guint n_running; /* main thread */
+};
+
+struct Task {
+  Daemon *daemon;
+  ApiRequest *request;
+  TaskFunc func;
+  gpointer data;
+  GDestroyNotify free_data;
+  guint status;
+  JsonNode *body;
+  GError *error;
+};
+
+Tasks *
+tasks_new(void)
+{
+  return g_new0(Tasks, 1);
+}
+
+void
+tasks_free(Tasks *tasks)
+{
+  while (tasks->n_running > 0)
+    g_main_context_iteration(NULL, TRUE);
+  g_free(tasks);
+}
+
+static void
+task_answer(gpointer data)
+{
+  Task *task = data;
+  task->daemon->tasks->n_running--;
+  if (task->error)
+    api_request_reply_error(task->request, task->error);
+  else
+    api_request_reply(task->request, task->status, task->body);
+  if (task->free_data)
+    task->free_data(task->data);
+  g_free(task);
+}
+
+static void *
+task_thread(void *data)
+{
+  Task *task = data;
+  task->body = task->func(task->daemon, task->data, &task->status, &task->error);
+  main_queue_post(task->daemon->queue, task_answer, task);
+  return NULL;
+}
+
+void
+task_run(Daemon *daemon, ApiRequest *request, guint status, TaskFunc func, gpointer data,
+         GDestroyNotify free_data)
+{
+  Task *task = g_new0(Task, 1);
+  *task = (Task){daemon, request, func, data, free_data, status, NULL, NULL};
+  daemon->tasks->n_running++;
+
+  pthread_t thread;
+  int failed = pthread_create(&thread, NULL, task_thread, task);
+  if (failed == 0) {
+    pthread_detach(thread);
+    return;
+  }
+  cbt_set_error_errno(&task->error, failed, "cannot start a thread");
+  task_answer(task);
+}

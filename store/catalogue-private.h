@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the parts of the catalogue share: statements whose every value is bound, errors from SQLite's codes,
+ * and transactions. catalogue.c has open, statements and vms; catalogue-schema.c the tables;
+ * catalogue-points.c points and bases; catalogue-jobs.c jobs and exports.
+ */
+#pragma once
+
+#include <sqlite3.h>
+#include <store/catalogue.h>
+
+struct Catalogue {
+  sqlite3 *db;
+  char *path;
+};
+
+/* "CBTC": tells our files from others' SQLite databases. */
+#define CATALOGUE_APPLICATION_ID 0x43425443
+
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(sqlite3_stmt, sqlite3_finalize)
+
+/* ERROR from what SQLite reported last: NO_SPACE, IO, CORRUPT, BUSY, DENIED, EXISTS (a unique key), NOT_FOUND
+ * (a foreign key), or FAILED. Always FALSE. */
+gboolean catalogue_fail(sqlite3 *db, const char *path, GError **error);
+
+/*
+ * Compiles SQL and binds a value to each parameter in order: one letter of TYPES for each.
+ *   s const char * (NULL: null)   i gint64   u const CbtUuid * (nil: null)   c const StoreChunkId *
+ */
+sqlite3_stmt *catalogue_prepare(Catalogue *catalogue, GError **error, const char *sql, const char *types,
+                                ...) G_GNUC_WARN_UNUSED_RESULT;
+
+typedef enum { CATALOGUE_FAILED, CATALOGUE_ROW, CATALOGUE_DONE } CatalogueStep;
+CatalogueStep catalogue_step(Catalogue *catalogue, sqlite3_stmt *stmt,
+                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Prepares and runs a statement that gives no rows. */
+gboolean catalogue_run(Catalogue *catalogue, GError **error, const char *sql, const char *types,
+                       ...) G_GNUC_WARN_UNUSED_RESULT;
+
+/* Values of the current row. Text: (transfer full), NULL for null. Uuid: nil for null; FALSE with CORRUPT if
+ * it is none. */
+char *catalogue_column_text(sqlite3_stmt *stmt, int column);
+gboolean catalogue_column_uuid(sqlite3_stmt *stmt, int column, CbtUuid *uuid,
+                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean catalogue_column_chunk(sqlite3_stmt *stmt, int column, StoreChunkId *id,
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+gboolean catalogue_begin(Catalogue *catalogue, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Commits if OK, else (or if that fails) rolls back, leaving ERROR as it was set. Returns whether it was
+ * committed. */
+gboolean catalogue_end(Catalogue *catalogue, gboolean ok, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* Brings the schema to version N_MIGRATIONS: step i, from version i, is migrations[i]; each with its version
+ * number in one transaction. UNSUPPORTED for a newer version, CORRUPT for a database that is no catalogue. */
+gboolean catalogue_schema_migrate(Catalogue *catalogue, const char *const *migrations, gint64 n_migrations,
+                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean catalogue_schema_update(Catalogue *catalogue, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Vms with their disks and configuration files.
+ *
+ * An insert looks for what is in its way first, inside its transaction, so that the error can name it; the
+ * unique keys stand behind that.
+ */
+#include <store/catalogue-private.h>
+
+#include <common/error.h>
+#include <common/name.h>
+#include <string.h>
+
+static void
+disk_free(gpointer data)
+{
+  CatalogueDisk *disk = data;
+  g_free(disk->name);
+  g_free(disk->path);
+  g_free(disk);
+}
+
+CatalogueVm *
+catalogue_vm_new(const char *name)
+{
+  CatalogueVm *vm = g_new0(CatalogueVm, 1);
+  vm->name = g_strdup(name);
+  vm->created = g_get_real_time();
+  vm->disks = g_ptr_array_new_with_free_func(disk_free);
+  vm->configs = g_ptr_array_new_with_free_func(g_free);
+  return vm;
+}
+
+CatalogueDisk *
+catalogue_vm_add_disk(CatalogueVm *vm, const char *name, const char *path, guint64 granularity)
+{
+  CatalogueDisk *disk = g_new0(CatalogueDisk, 1);
+  disk->id = cbt_uuid_generate();
+  disk->name = g_strdup(name);
+  disk->path = g_strdup(path);
+  disk->granularity = granularity;
+  g_ptr_array_add(vm->disks, disk);
+  return disk;
+}
+
+void
+catalogue_vm_free(CatalogueVm *vm)
+{
+  if (!vm)
+    return;
+  g_free(vm->name);
+  g_ptr_array_unref(vm->disks);
+  g_ptr_array_unref(vm->configs);
+  g_free(vm);
+}
+
+static gboolean
+check_path(const char *path, GError **error)
+{
+  if (g_path_is_absolute(path))
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_INVALID, NULL, "path '%s' is not absolute", path);
+  return FALSE;
+}
+
+static gboolean
+check_disk(const CatalogueVm *vm, guint position, GError **error)
+{
+  const CatalogueDisk *disk = vm->disks->pdata[position];
+  for (guint i = 0; i < position; i++)
+    if (strcmp(((CatalogueDisk *) vm->disks->pdata[i])->name, disk->name) == 0) {
+      cbt_set_error(error, CBT_ERROR_EXISTS, NULL, "vm '%s' has two disks '%s'", vm->name, disk->name);
+      return FALSE;
+    }
+  return cbt_name_check("disk", disk->name, error) && check_path(disk->path, error);
+}
+
+static gboolean
+insert_disk(Catalogue *catalogue, const CatalogueVm *vm, guint position, GError **error)
+{
+  const CatalogueDisk *disk = vm->disks->pdata[position];
+  if (!check_disk(vm, position, error))
+    return FALSE;
+  g_autofree char *user = catalogue_find_image(catalogue, disk->path);
+  if (user) {
+    cbt_set_error(error, CBT_ERROR_EXISTS, NULL, "image %s is already disk %s", disk->path, user);
+    return FALSE;
+  }
+  if (catalogue_run(catalogue, error,
+                    "INSERT INTO disks (id, vm, position, name, path, granularity) VALUES (?,?,?,?,?,?)",
+                    "usissi", &disk->id, vm->name, (gint64) position, disk->name, disk->path,
+                    (gint64) disk->granularity))
+    return TRUE;
+  g_prefix_error(error, "cannot add disk '%s': ", disk->name);
+  return FALSE;
+}
+
+static gboolean
+insert_config(Catalogue *catalogue, const CatalogueVm *vm, guint position, GError **error)
+{
+  const char *path = vm->configs->pdata[position];
+  if (!check_path(path, error))
+    return FALSE;
+  if (catalogue_run(catalogue, error, "INSERT INTO vm_configs (vm, position, path) VALUES (?,?,?)", "sis",
+                    vm->name, (gint64) position, path))
+    return TRUE;
+  g_prefix_error(error, "cannot add configuration file %s: ", path);
+  return FALSE;
+}
+
+static gboolean
+vm_exists(Catalogue *catalogue, const char *name, gboolean *exists, GError **error)
+{
+  g_autoptr(sqlite3_stmt) stmt =
+      catalogue_prepare(catalogue, error, "SELECT 1 FROM vms WHERE name = ?", "s", name);
+  CatalogueStep step = stmt ? catalogue_step(catalogue, stmt, error) : CATALOGUE_FAILED;
+  *exists = step == CATALOGUE_ROW;
+  return step != CATALOGUE_FAILED;
+}
+
+static gboolean
+insert_vm_rows(Catalogue *catalogue, const CatalogueVm *vm, GError **error)
+{
+  gboolean exists;
+  if (!vm_exists(catalogue, vm->name, &exists, error))
+    return FALSE;
+  if (exists) {
+    cbt_set_error(error, CBT_ERROR_EXISTS, NULL, "vm '%s' exists already", vm->name);
+    return FALSE;
+  }
+  if (!catalogue_run(catalogue, error, "INSERT INTO vms (name, created) VALUES (?,?)", "si", vm->name,
+                     vm->created))
+    return FALSE;
+  for (guint i = 0; i < vm->disks->len; i++)
+    if (!insert_disk(catalogue, vm, i, error))
+      return FALSE;
+  for (guint i = 0; i < vm->configs->len; i++)
+    if (!insert_config(catalogue, vm, i, error))
+      return FALSE;
+  return TRUE;
+}
+
+gboolean
+catalogue_insert_vm(Catalogue *catalogue, const CatalogueVm *vm, GError **error)
+{
+  if (!cbt_name_check("vm", vm->name, error) || !catalogue_begin(catalogue, error))
+    return FALSE;
+  return catalogue_end(catalogue, insert_vm_rows(catalogue, vm, error), error);
+}
+
+static gboolean
+read_disks(Catalogue *catalogue, CatalogueVm *vm, GError **error)
+{
+  g_autoptr(sqlite3_stmt) stmt = catalogue_prepare(
+      catalogue, error, "SELECT id, name, path, granularity FROM disks WHERE vm = ? ORDER BY position", "s",
+      vm->name);
+  CatalogueStep step = CATALOGUE_FAILED;
+  while (stmt && (step = catalogue_step(catalogue, stmt, error)) == CATALOGUE_ROW) {
+    CatalogueDisk *disk = g_new0(CatalogueDisk, 1);
+    g_ptr_array_add(vm->disks, disk);
+    disk->name = catalogue_column_text(stmt, 1);
+    disk->path = catalogue_column_text(stmt, 2);
+    disk->granularity = (guint64) sqlite3_column_int64(stmt, 3);
+    if (!catalogue_column_uuid(stmt, 0, &disk->id, error))
+      return FALSE;
+  }
+  return step == CATALOGUE_DONE;
+}
+
+static gboolean
+read_configs(Catalogue *catalogue, CatalogueVm *vm, GError **error)
+{
+  g_autoptr(sqlite3_stmt) stmt = catalogue_prepare(
+      catalogue, error, "SELECT path FROM vm_configs WHERE vm = ? ORDER BY position", "s", vm->name);
+  CatalogueStep step = CATALOGUE_FAILED;
+  while (stmt && (step = catalogue_step(catalogue, stmt, error)) == CATALOGUE_ROW)
+    g_ptr_array_add(vm->configs, catalogue_column_text(stmt, 0));
+  return step == CATALOGUE_DONE;
+}
+
+/* The vm of STMT's current row: name, created. */
+static CatalogueVm *
+read_vm(Catalogue *catalogue, sqlite3_stmt *stmt, GError **error)
+{
+  g_autofree char *name = catalogue_column_text(stmt, 0);
+  g_autoptr(CatalogueVm) vm = catalogue_vm_new(name);
+  vm->created = sqlite3_column_int64(stmt, 1);
+  if (!read_disks(catalogue, vm, error) || !read_configs(catalogue, vm, error))
+    return NULL;
+  return g_steal_pointer(&vm);
+}
+
+static void
+set_no_vm(const char *name, GError **error)
+{
+  cbt_set_error(error, CBT_ERROR_NOT_FOUND, "'cbt-backup vm list' shows those there are.",
+                "there is no vm '%s'", name);
+}
+
+CatalogueVm *
+catalogue_get_vm(Catalogue *catalogue, const char *name, GError **error)
+{
+  g_autoptr(sqlite3_stmt) stmt =
+      catalogue_prepare(catalogue, error, "SELECT name, created FROM vms WHERE name = ?", "s", name);
+  CatalogueStep step = stmt ? catalogue_step(catalogue, stmt, error) : CATALOGUE_FAILED;
+  if (step == CATALOGUE_DONE)
+    set_no_vm(name, error);
+  return step == CATALOGUE_ROW ? read_vm(catalogue, stmt, error) : NULL;
+}
+
+GPtrArray *
+catalogue_list_vms(Catalogue *catalogue, GError **error)
+{
+  g_autoptr(GPtrArray) vms = g_ptr_array_new_with_free_func((GDestroyNotify) catalogue_vm_free);
+  g_autoptr(sqlite3_stmt) stmt =
+      catalogue_prepare(catalogue, error, "SELECT name, created FROM vms ORDER BY name", "");
+  CatalogueStep step = CATALOGUE_FAILED;
+  while (stmt && (step = catalogue_step(catalogue, stmt, error)) == CATALOGUE_ROW) {
+    CatalogueVm *vm = read_vm(catalogue, stmt, error);
+    if (!vm)
+      return NULL;
+    g_ptr_array_add(vms, vm);
+  }
+  return step == CATALOGUE_DONE ? g_steal_pointer(&vms) : NULL;
+}
+
+gboolean
+catalogue_remove_vm(Catalogue *catalogue, const char *name, GError **error)
+{
+  if (!catalogue_run(catalogue, error, "DELETE FROM vms WHERE name = ?", "s", name))
+    return FALSE;
+  if (sqlite3_changes(catalogue->db) > 0)
+    return TRUE;
+  set_no_vm(name, error);
+  return FALSE;
+}
+
+char *
+catalogue_find_image(Catalogue *catalogue, const char *path)
+{
+  g_autoptr(sqlite3_stmt) stmt =
+      catalogue_prepare(catalogue, NULL, "SELECT vm || '/' || name FROM disks WHERE path = ?", "s", path);
+  if (!stmt || catalogue_step(catalogue, stmt, NULL) != CATALOGUE_ROW)
+    return NULL;
+  return catalogue_column_text(stmt, 0);
+}

@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The disk is cut into segments; each thread takes the next one, looks up its chunk ids in one walk, and goes
+ * through it window by window. A window is read (if the target has contents), made, and its runs that differ
+ * are written. Threads share nothing but the counter and the first error.
+ */
+#include <store/extract.h>
+
+#include <common/bytes.h>
+#include <common/error.h>
+#include <common/fd.h>
+#include <common/file-ops.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#define SEGMENT_CLUSTERS 1024u
+#define WINDOW_CLUSTERS  16u
+#define WINDOW_SIZE      (WINDOW_CLUSTERS * CBT_CLUSTER_SIZE)
+
+typedef struct {
+  Store *store; /* constant, as all up to n_segments */
+  const StoreManifest *manifest;
+  const StoreExtractOptions *options;
+  int fd;
+  gboolean compare; /* the target has contents that count */
+  guint64 n_segments;
+  atomic_ullong next_segment;
+  atomic_ullong bytes_done, written, zero;
+  atomic_bool failed;
+  pthread_mutex_t error_lock;
+  GError *error; /* the first; under error_lock */
+} Extract;
+
+typedef struct {
+  Extract *extract;
+  StoreWorker *worker;
+  guint64 first_cluster;              /* of the segment */
+  StoreChunkId ids[SEGMENT_CLUSTERS]; /* of the segment's clusters */
+  guint8 *wanted;                     /* WINDOW_SIZE, aligned */
+  guint8 *current;
+} ExtractThread;
+
+/* What is to be done with one cluster of a window. */
+typedef enum { KEEP, WRITE, MAKE_ZERO } Action;
+
+/* ---- runs
+ * ----------------------------------------------------------------------------------------------------- */
+
+static gboolean
+write_bytes(Extract *extract, const guint8 *data, guint64 length, guint64 offset, GError **error)
+{
+  if (!cbt_pwrite_full(extract->fd, data, length, offset)) {
+    cbt_set_error_errno(error, errno, "cannot write %" G_GUINT64_FORMAT " bytes at offset %" G_GUINT64_FORMAT,
+                        length, offset);
+    return FALSE;
+  }
+  atomic_fetch_add(&extract->written, length);
+  return TRUE;
+}
+
+static gboolean
+make_zero(Extract *extract, const guint8 *zeros, guint64 length, guint64 offset, GError **error)
+{
+  if (fallocate(extract->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t) offset, (off_t) length) == 0)
+    return TRUE;
+  return write_bytes(extract, zeros, length, offset, error);
+}
+
+static gboolean
+apply_run(ExtractThread *thread, Action action, guint64 window, guint first, guint end, guint64 window_length,
+          GError **error)
+{
+  guint64 start = first * CBT_CLUSTER_SIZE;
+  guint64 length = MIN(end * CBT_CLUSTER_SIZE, window_length) - start;
+  if (action == WRITE)
+    return write_bytes(thread->extract, thread->wanted + start, length, window + start, error);
+  if (action == MAKE_ZERO)
+    return make_zero(thread->extract, thread->wanted + start, length, window + start, error);
+  return TRUE;
+}
+
+static gboolean
+apply_actions(ExtractThread *thread, const Action *actions, guint64 window, guint64 length, GError **error)
+{
+  guint n = (guint) cbt_div_up(length, CBT_CLUSTER_SIZE), first = 0;
+  for (guint i = 1; i <= n; i++) {
+    if (i < n && actions[i] == actions[first])
+      continue;
+    if (!apply_run(thread, actions[first], window, first, i, length, error))
+      return FALSE;
+    first = i;
+  }
+  return TRUE;
+}
+
+/* ---- windows
+ * -------------------------------------------------------------------------------------------------- */
+
+static gboolean
+is_hole(int fd, guint64 offset, guint64 length)
+{
+  off_t data = lseek(fd, (off_t) offset, SEEK_DATA);
+  return data < 0 ? errno == ENXIO : (guint64) data >= offset + length;
+}
+
+static gboolean
+get_cluster(ExtractThread *thread, const StoreChunkId *id, guint8 *data, guint64 offset, GError **error)
+{
+  gsize length;
+  if (!store_get(thread->worker, id, data, &length, error)) {
+    g_prefix_error(error, "extent at offset %" G_GUINT64_FORMAT ": ", offset);
+    return FALSE;
+  }
+  if (length == CBT_CLUSTER_SIZE)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_CORRUPT, NULL,
+                "extent at offset %" G_GUINT64_FORMAT ": its chunk has %zu bytes", offset, length);
+  return FALSE;
+}
+
+static Action
+decide(const ExtractThread *thread, const StoreChunkId *id, guint64 start, guint64 length)
+{
+  gboolean zero = store_chunk_id_is_zero(id);
+  if (!thread->extract->compare)
+    return zero ? KEEP : WRITE;
+  if (memcmp(thread->wanted + start, thread->current + start, length) == 0)
+    return KEEP;
+  return zero ? MAKE_ZERO : WRITE;
+}
+
+static gboolean
+read_current(ExtractThread *thread, guint64 window, guint64 length, GError **error)
+{
+  gssize n = cbt_pread_full(thread->extract->fd, thread->current, length, window);
+  if (n < 0) {
+    cbt_set_error_errno(error, errno, "cannot read the target at offset %" G_GUINT64_FORMAT, window);
+    return FALSE;
+  }
+  memset(thread->current + n, 0, length - (gsize) n);
+  return TRUE;
+}
+
+static gboolean
+extract_window(ExtractThread *thread, guint64 window, guint64 length, GError **error)
+{
+  Extract *extract = thread->extract;
+  const StoreChunkId *ids = &thread->ids[window / CBT_CLUSTER_SIZE - thread->first_cluster];
+  guint n = (guint) cbt_div_up(length, CBT_CLUSTER_SIZE);
+  gboolean all_zero = cbt_is_zero(ids, n * sizeof *ids);
+  Action actions[WINDOW_CLUSTERS];
+  if (all_zero)
+    atomic_fetch_add(&extract->zero, length);
+  if (all_zero && (!extract->compare || is_hole(extract->fd, window, length)))
+    return TRUE;
+  if (extract->compare && !read_current(thread, window, length, error))
+    return FALSE;
+  for (guint i = 0; i < n; i++) {
+    guint64 start = i * CBT_CLUSTER_SIZE;
+    guint64 cluster_length = MIN(CBT_CLUSTER_SIZE, length - start);
+    if (!get_cluster(thread, &ids[i], thread->wanted + start, window + start, error))
+      return FALSE;
+    if (!all_zero && store_chunk_id_is_zero(&ids[i]))
+      atomic_fetch_add(&extract->zero, cluster_length);
+    actions[i] = decide(thread, &ids[i], start, cluster_length);
+  }
+  return apply_actions(thread, actions, window, length, error);
+}
+
+/* ---- segments
+ * ------------------------------------------------------------------------------------------------- */
+
+static gboolean
+keep_id(guint64 cluster, const StoreChunkId *id, gpointer user_data)
+{
+  ExtractThread *thread = user_data;
+  thread->ids[cluster - thread->first_cluster] = *id;
+  return TRUE;
+}
+
+static gboolean
+check_going_on(Extract *extract, GError **error)
+{
+  if (!extract->options->cancellable || !g_cancellable_is_cancelled(extract->options->cancellable))
+    return !atomic_load(&extract->failed);
+  cbt_set_error(error, CBT_ERROR_CANCELLED, NULL, "cancelled by request");
+  return FALSE;
+}
+
+static void
+report(Extract *extract, guint64 length)
+{
+  guint64 done = atomic_fetch_add(&extract->bytes_done, length) + length;
+  if (extract->options->progress)
+    extract->options->progress(done, extract->options->user_data);
+}
+
+static gboolean
+extract_segment(ExtractThread *thread, guint64 segment, GError **error)
+{
+  Extract *extract = thread->extract;
+  const StoreManifest *manifest = extract->manifest;
+  thread->first_cluster = segment * SEGMENT_CLUSTERS;
+  memset(thread->ids, 0, sizeof thread->ids);
+  if (!store_manifest_walk(thread->worker, manifest, thread->first_cluster, SEGMENT_CLUSTERS, keep_id, thread,
+                           error))
+    return FALSE;
+  guint64 end = MIN((thread->first_cluster + SEGMENT_CLUSTERS) * CBT_CLUSTER_SIZE, manifest->size);
+  for (guint64 window = thread->first_cluster * CBT_CLUSTER_SIZE; window < end; window += WINDOW_SIZE) {
+    guint64 length = MIN(WINDOW_SIZE, end - window);
+    if (!check_going_on(extract, error) || !extract_window(thread, window, length, error))
+      return FALSE;
+    report(extract, length);
+  }
+  return TRUE;
+}
+
+static void
+fail(Extract *extract, GError *error)
+{
+  atomic_store(&extract->failed, TRUE);
+  pthread_mutex_lock(&extract->error_lock);
+  if (!extract->error)
+    extract->error = g_steal_pointer(&error);
+  pthread_mutex_unlock(&extract->error_lock);
+  g_clear_error(&error);
+}
+
+static void *
+extract_thread(void *data)
+{
+  Extract *extract = data;
+  GError *error = NULL;
+  ExtractThread *thread = g_new0(ExtractThread, 1);
+  thread->extract = extract;
+  thread->worker = store_worker_new(extract->store);
+  thread->wanted = g_aligned_alloc(1, WINDOW_SIZE, 4096);
+  thread->current = g_aligned_alloc(1, WINDOW_SIZE, 4096);
+  guint64 segment;
+  while ((segment = atomic_fetch_add(&extract->next_segment, 1)) < extract->n_segments &&
+         extract_segment(thread, segment, &error))
+    continue;
+  if (error)
+    fail(extract, error);
+  store_worker_free(thread->worker);
+  g_aligned_free(thread->wanted);
+  g_aligned_free(thread->current);
+  g_free(thread);
+  return NULL;
+}
+
+static void
+run_threads(Extract *extract)
+{
+  guint n_threads = extract->options->n_threads ? extract->options->n_threads : g_get_num_processors();
+  g_autofree pthread_t *threads = g_new0(pthread_t, n_threads);
+  guint n_started = 0;
+  while (n_started < n_threads && pthread_create(&threads[n_started], NULL, extract_thread, extract) == 0)
+    n_started++;
+  if (n_started == 0)
+    extract_thread(extract);
+  for (guint i = 0; i < n_started; i++)
+    pthread_join(threads[i], NULL);
+}
+
+/* ---- the target
+ * ----------------------------------------------------------------------------------------------- */
+
+static gboolean
+prepare_block_device(int fd, guint64 size, GError **error)
+{
+  guint64 device_size = 0;
+  if (ioctl(fd, BLKGETSIZE64, &device_size) != 0) {
+    cbt_set_error_errno(error, errno, "cannot get the size of the device");
+    return FALSE;
+  }
+  if (device_size >= size)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_INVALID, NULL,
+                "the device has %" G_GUINT64_FORMAT " bytes, the disk %" G_GUINT64_FORMAT, device_size, size);
+  return FALSE;
+}
+
+/* Gives the target its size. *compare: a device's old contents count even if nobody said so. */
+static gboolean
+prepare_target(int fd, guint64 size, gboolean *compare, GError **error)
+{
+  struct stat st;
+  if (fstat(fd, &st) != 0) {
+    cbt_set_error_errno(error, errno, "cannot look at the target");
+    return FALSE;
+  }
+  if (S_ISBLK(st.st_mode)) {
+    *compare = TRUE;
+    return prepare_block_device(fd, size, error);
+  }
+  if (S_ISREG(st.st_mode) && ftruncate(fd, (off_t) size) == 0)
+    return TRUE;
+  cbt_set_error_errno(error, S_ISREG(st.st_mode) ? errno : EINVAL, "cannot set the target's size");
+  return FALSE;
+}
+
+gboolean
+store_extract_raw(Store *store, const StoreManifest *manifest, int fd, const StoreExtractOptions *options,
+                  StoreExtractResult *result, GError **error)
+{
+  Extract extract = {.store = store, .manifest = manifest, .options = options, .fd = fd};
+  extract.compare = options->in_place;
+  extract.n_segments = cbt_div_up(store_manifest_n_clusters(manifest->size), SEGMENT_CLUSTERS);
+  if (!prepare_target(fd, manifest->size, &extract.compare, error))
+    return FALSE;
+  pthread_mutex_init(&extract.error_lock, NULL);
+  run_threads(&extract);
+  pthread_mutex_destroy(&extract.error_lock);
+  if (!extract.error && fdatasync(fd) != 0)
+    cbt_set_error_errno(&extract.error, errno, "cannot make the target durable");
+  *result = (StoreExtractResult){.written = extract.written, .zero = extract.zero};
+  if (extract.error)
+    g_propagate_error(error, extract.error);
+  return extract.error == NULL;
+}

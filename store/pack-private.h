@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What pack.c (appending), pack-flush.c, pack-open.c, pack-read.c and pack-scan.c share. */
+#pragma once
+
+#include <pthread.h>
+#include <store/pack-format.h>
+#include <store/pack.h>
+
+#define STORE_PACK_BUFFER_SIZE (4u << 20) /* of the appender; a record always fits */
+#define STORE_PACK_FDS         64u        /* packs held open for reading */
+#define STORE_PACK_UNSYNCED                                                                                  \
+  16u /* sealed packs that wait for a flush; beyond, the appender waits for the oldest */
+
+/* A pack that was appended to and may have bytes that are not durable. */
+typedef struct {
+  guint32 number;
+  int fd;              /* read and write */
+  guint n_refs;        /* protected by append_lock, like all below */
+  guint64 synced;      /* durable up to here, bytes */
+  guint64 written;     /* handed to the kernel up to here, bytes */
+  guint n_failures;    /* syncs that failed */
+  gboolean is_suspect; /* a sync failed: the kernel may have dropped what is in [synced, written) */
+} StorePackTail;
+
+typedef struct {
+  guint32 number; /* 0: free */
+  guint n_users;
+  int fd;
+  guint64 last_use;
+} StorePackFd;
+
+struct StorePackSet {
+  /* constant after creation */
+  const CbtFileOps *ops;
+  char *folder;
+  CbtUuid store;
+  guint64 pack_size;
+
+  pthread_mutex_t flush_lock; /* one flush at a time; taken first */
+
+  /* protected by append_lock; taken second */
+  pthread_mutex_t append_lock;
+  StorePackTail *open;      /* (nullable) the pack that is appended to */
+  GPtrArray *unsynced;      /* of StorePackTail: sealed, not yet durable */
+  GByteArray *table;        /* entries of the open pack */
+  guint32 next_number;      /* of the pack that is begun next */
+  gboolean folder_is_dirty; /* a file was made since the folder was last synced */
+  StorePackTail *writeback; /* (nullable) what is written since writeback was last started */
+  guint64 writeback_start;
+  guint64 writeback_end;
+
+  gint has_writeback; /* atomic: there is a writeback */
+
+  /* protected by buffer_lock (changed with append_lock held too); taken third */
+  pthread_mutex_t buffer_lock;
+  guint8 *buffer; /* what of the open pack is not written yet; bytes from fill on are the appender's alone */
+  guint32 buffer_pack;  /* 0: none */
+  guint64 buffer_start; /* offset of the buffer in the pack */
+  gsize fill;
+  guint64 n_packs;
+  guint64 total_bytes;
+
+  /* protected by fd_lock; taken alone */
+  pthread_mutex_t fd_lock;
+  StorePackFd fds[STORE_PACK_FDS];
+  guint64 fd_clock;
+};
+
+/* pack.c; append_lock is held, or nobody else knows the set yet. */
+gboolean store_pack_write_out(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Makes FD (transfer full), which has WRITTEN sound bytes, the open pack. */
+void store_pack_tail_begin(StorePackSet *set, guint32 number, int fd, guint64 written);
+void store_pack_tail_unref(StorePackSet *set, StorePackTail *tail);
+/* Syncs TAIL; the caller notes the outcome in it. */
+gboolean store_pack_tail_sync(StorePackSet *set, const StorePackTail *tail,
+                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void store_pack_note_in_table(StorePackSet *set, const StoreRecordInfo *info, const StoreLocation *location);
+
+char *store_pack_path(const StorePackSet *set, guint32 number);
+/* The numbers of all packs in the folder, ascending (transfer full). */
+GArray *store_pack_list(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* A pack open for reading: SLOT is for the release. -1 with errno. */
+int store_pack_fd_acquire(StorePackSet *set, guint32 number, StorePackFd **slot);
+void store_pack_fd_release(StorePackSet *set, int fd, StorePackFd *slot);
+void store_pack_fds_clear(StorePackSet *set);
+
+typedef struct {
+  guint64 end; /* behind the last good record and its padding, bytes; the header's size if there is none */
+  guint64 n_damaged; /* stretches that are no good records, a torn tail included */
+  guint64 n_records;
+  gboolean stopped;
+} StorePackWalk;
+
+/*
+ * Walks the records of pack NUMBER in [FROM, LIMIT) of FD one by one, each with its checksum; behind a
+ * damaged one it looks for the next at every 16th byte. FALSE with errno if reading fails.
+ */
+gboolean store_pack_walk(StorePackSet *set, int fd, guint32 number, guint64 from, guint64 limit,
+                         StoreRecordFunc func, gpointer user_data, StorePackWalk *walk);
+/* The footer of a sealed pack of SIZE bytes; FALSE if it is not sealed, or not soundly. */
+gboolean store_pack_read_footer(StorePackSet *set, int fd, guint32 number, guint64 size,
+                                StorePackFooter *footer);

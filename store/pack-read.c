@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Reading records: from the appender's buffer while they are there, else from the file, through a bounded
+ * cache of open packs. A cached descriptor is closed only while nobody uses it; when all are in use, one more
+ * is opened for the time.
+ */
+#include <store/pack-private.h>
+
+#include <common/bytes.h>
+#include <common/error.h>
+#include <errno.h>
+#include <fcntl.h>
+
+static int
+open_pack(const StorePackSet *set, guint32 number)
+{
+  g_autofree char *path = store_pack_path(set, number);
+  return set->ops->open(set->ops, path, O_RDONLY, 0);
+}
+
+/* The slot that has NUMBER, or else the one to reuse; NULL if all are in use. fd_lock is held. */
+static StorePackFd *
+find_slot(StorePackSet *set, guint32 number)
+{
+  StorePackFd *oldest = NULL;
+  for (guint i = 0; i < STORE_PACK_FDS; i++) {
+    StorePackFd *slot = &set->fds[i];
+    if (slot->number == number)
+      return slot;
+    if (slot->n_users == 0 && (!oldest || slot->last_use < oldest->last_use))
+      oldest = slot;
+  }
+  return oldest;
+}
+
+static gboolean
+fill_slot(StorePackSet *set, StorePackFd *slot, guint32 number)
+{
+  if (slot->number == number)
+    return TRUE;
+  int fd = open_pack(set, number);
+  if (fd < 0)
+    return FALSE;
+  if (slot->number != 0)
+    set->ops->close(set->ops, slot->fd);
+  *slot = (StorePackFd){.number = number, .fd = fd};
+  return TRUE;
+}
+
+int
+store_pack_fd_acquire(StorePackSet *set, guint32 number, StorePackFd **used)
+{
+  pthread_mutex_lock(&set->fd_lock);
+  StorePackFd *slot = find_slot(set, number);
+  int fd = -1;
+  if (slot && fill_slot(set, slot, number)) {
+    slot->n_users++;
+    slot->last_use = ++set->fd_clock;
+    fd = slot->fd;
+  } else if (!slot) {
+    fd = open_pack(set, number);
+  }
+  pthread_mutex_unlock(&set->fd_lock);
+  *used = slot;
+  return fd;
+}
+
+void
+store_pack_fd_release(StorePackSet *set, int fd, StorePackFd *slot)
+{
+  if (!slot) {
+    set->ops->close(set->ops, fd);
+    return;
+  }
+  pthread_mutex_lock(&set->fd_lock);
+  slot->n_users--;
+  pthread_mutex_unlock(&set->fd_lock);
+}
+
+void
+store_pack_fds_clear(StorePackSet *set)
+{
+  for (guint i = 0; i < STORE_PACK_FDS; i++)
+    if (set->fds[i].number != 0)
+      set->ops->close(set->ops, set->fds[i].fd);
+}
+
+/* Copies up to LENGTH bytes of a record that is not written out yet. -1: it is not in the buffer. */
+static gssize
+read_buffered(StorePackSet *set, guint32 pack, guint32 offset, void *bytes, gsize length)
+{
+  gssize n = -1;
+  pthread_mutex_lock(&set->buffer_lock);
+  if (pack == set->buffer_pack && offset >= set->buffer_start) {
+    gsize at = MIN((gsize) (offset - set->buffer_start), set->fill);
+    n = (gssize) MIN(length, set->fill - at);
+    memcpy(bytes, set->buffer + at, (gsize) n);
+  }
+  pthread_mutex_unlock(&set->buffer_lock);
+  return n;
+}
+
+static gboolean
+read_bytes(StorePackSet *set, const StoreLocation *location, void *bytes, gsize length, gsize *n_read,
+           GError **error)
+{
+  gssize n = read_buffered(set, location->pack, location->offset, bytes, length);
+  if (n < 0) {
+    StorePackFd *slot;
+    int fd = store_pack_fd_acquire(set, location->pack, &slot);
+    if (fd >= 0) {
+      n = cbt_file_pread_full(set->ops, fd, bytes, length, location->offset);
+      int errsv = errno;
+      store_pack_fd_release(set, fd, slot);
+      errno = errsv;
+    }
+  }
+  if (n < 0) {
+    cbt_set_error_errno(error, errno, "cannot read pack %08x at %u", location->pack, location->offset);
+    return FALSE;
+  }
+  *n_read = (gsize) n;
+  return TRUE;
+}
+
+static gboolean
+fail_corrupt(const StoreLocation *location, GError **error)
+{
+  cbt_set_error(error, CBT_ERROR_CORRUPT, NULL, "pack %08x is damaged at %u", location->pack,
+                location->offset);
+  return FALSE;
+}
+
+gboolean
+store_pack_read(StorePackSet *set, const StoreLocation *location, StoreRecordInfo *info, void *buffer,
+                const guint8 **payload, gsize *payload_length, GError **error)
+{
+  gsize n = 0;
+  guint32 length = 0;
+  gsize wanted = MIN(location->length, STORE_PACK_READ_SIZE);
+  if (!read_bytes(set, location, buffer, wanted, &n, error))
+    return FALSE;
+  if (n < STORE_RECORD_HEADER_SIZE ||
+      !store_record_header_decode(buffer, location->pack, location->offset, info, &length) ||
+      STORE_RECORD_HEADER_SIZE + length > n || !store_record_is_sound(buffer, &set->store, length))
+    return fail_corrupt(location, error);
+  *payload = (const guint8 *) buffer + STORE_RECORD_HEADER_SIZE;
+  *payload_length = length;
+  return TRUE;
+}
+
+gboolean
+store_pack_read_info(StorePackSet *set, const StoreLocation *location, StoreRecordInfo *info, GError **error)
+{
+  guint8 header[STORE_RECORD_HEADER_SIZE];
+  gsize n = 0;
+  guint32 length = 0;
+  if (!read_bytes(set, location, header, sizeof header, &n, error))
+    return FALSE;
+  if (n == sizeof header &&
+      store_record_header_decode(header, location->pack, location->offset, info, &length) &&
+      STORE_RECORD_HEADER_SIZE + length <= location->length)
+    return TRUE;
+  return fail_corrupt(location, error);
+}

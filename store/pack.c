@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Appending to packs.
+ *
+ * Validity rule: a record is valid if its header names its own place and its checksum fits; nothing else
+ * makes it so. The table of contents of a sealed pack saves reading the records, and is used if footer and
+ * table are sound.
+ *
+ * Write order: records go into a buffer, from where they are readable at once, and are written in order when
+ * it is full or a flush asks. A flush writes the buffer, syncs every pack written to since the last flush,
+ * then the folder if a pack was made. Only then may anything refer to the records durably. So after a crash
+ * all that was flushed is there, and behind it perhaps more records, the last one perhaps torn: opening cuts
+ * there.
+ *
+ * Failures: a write that fails (disk full) leaves the buffer as it is; the same bytes are written to the same
+ * place when it is tried again, and the record that found no room does not exist. For syncs that fail see
+ * pack-flush.c.
+ */
+#include <store/pack-private.h>
+
+#include <common/bytes.h>
+#include <common/error.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+_Static_assert(STORE_PACK_BUFFER_SIZE >= STORE_PACK_HEADER_SIZE + STORE_RECORD_SIZE_MAX + STORE_PACK_ALIGN,
+               "the first record of a pack fits the buffer");
+_Static_assert(STORE_PACK_READ_SIZE >= STORE_RECORD_SIZE_MAX + 32, "a rounded length fits the read buffer");
+
+char *
+store_pack_path(const StorePackSet *set, guint32 number)
+{
+  return g_strdup_printf("%s/%08x.pack", set->folder, number);
+}
+
+void
+store_pack_tail_unref(StorePackSet *set, StorePackTail *tail)
+{
+  if (--tail->n_refs > 0)
+    return;
+  set->ops->close(set->ops, tail->fd);
+  g_free(tail);
+}
+
+/* Makes an open pack out of FD (transfer full) that has WRITTEN sound bytes. */
+void
+store_pack_tail_begin(StorePackSet *set, guint32 number, int fd, guint64 written)
+{
+  StorePackTail *tail = g_new0(StorePackTail, 1);
+  *tail = (StorePackTail){.number = number, .fd = fd, .n_refs = 1, .written = written};
+  set->open = tail;
+  pthread_mutex_lock(&set->buffer_lock);
+  set->buffer_pack = number;
+  set->buffer_start = written;
+  set->fill = 0;
+  pthread_mutex_unlock(&set->buffer_lock);
+}
+
+/* --- writing; append_lock is held --- */
+
+/* The buffer is about to be the kernel's: it joins what the next store_pack_start_writeback() starts on. */
+static void
+note_writeback(StorePackSet *set, StorePackTail *tail)
+{
+  if (set->writeback != tail) {
+    if (set->writeback)
+      store_pack_tail_unref(set, set->writeback);
+    tail->n_refs++;
+    set->writeback = tail;
+    set->writeback_start = set->buffer_start;
+  }
+  set->writeback_end = set->buffer_start + set->fill;
+  g_atomic_int_set(&set->has_writeback, 1);
+}
+
+gboolean
+store_pack_write_out(StorePackSet *set, GError **error)
+{
+  StorePackTail *tail = set->open;
+  if (!tail || set->fill == 0)
+    return TRUE;
+  if (!cbt_file_pwrite_full(set->ops, tail->fd, set->buffer, set->fill, set->buffer_start)) {
+    cbt_set_error_errno(error, errno, "cannot write pack %08x at %" G_GUINT64_FORMAT, tail->number,
+                        set->buffer_start);
+    return FALSE;
+  }
+  note_writeback(set, tail);
+  pthread_mutex_lock(&set->buffer_lock);
+  set->buffer_start += set->fill;
+  set->fill = 0;
+  pthread_mutex_unlock(&set->buffer_lock);
+  tail->written = set->buffer_start;
+  return TRUE;
+}
+
+static void
+buffer_add(StorePackSet *set, gsize length)
+{
+  pthread_mutex_lock(&set->buffer_lock);
+  set->fill += length;
+  set->total_bytes += length;
+  pthread_mutex_unlock(&set->buffer_lock);
+}
+
+static gboolean
+begin_pack(StorePackSet *set, GError **error)
+{
+  if (set->next_number > STORE_PACK_NUMBER_MAX) {
+    cbt_set_error(error, CBT_ERROR_TOO_LARGE, NULL, "%s has no pack numbers left", set->folder);
+    return FALSE;
+  }
+  g_autofree char *path = store_pack_path(set, set->next_number);
+  int fd = set->ops->open(set->ops, path, O_RDWR | O_CREAT | O_EXCL, 0600);
+  if (fd < 0) {
+    cbt_set_error_errno(error, errno, "cannot make %s", path);
+    return FALSE;
+  }
+  set->folder_is_dirty = TRUE;
+  store_pack_tail_begin(set, set->next_number++, fd, 0);
+  g_byte_array_set_size(set->table, 0);
+  store_pack_header_encode(&set->store, set->open->number, set->buffer);
+  buffer_add(set, STORE_PACK_HEADER_SIZE);
+  pthread_mutex_lock(&set->buffer_lock);
+  set->n_packs++;
+  pthread_mutex_unlock(&set->buffer_lock);
+  return TRUE;
+}
+
+/* Syncs one tail; called with append_lock held or with a reference and flush_lock. The outcome is noted by
+ * the caller. */
+gboolean
+store_pack_tail_sync(StorePackSet *set, const StorePackTail *tail, GError **error)
+{
+  if (set->ops->fdatasync(set->ops, tail->fd) == 0)
+    return TRUE;
+  cbt_set_error_errno(error, errno, "cannot make pack %08x durable", tail->number);
+  return FALSE;
+}
+
+/* Too many sealed packs wait for a flush: makes the oldest durable, so that descriptors and dirty memory stay
+ * bounded. */
+static void
+relieve_unsynced(StorePackSet *set)
+{
+  while (set->unsynced->len > STORE_PACK_UNSYNCED) {
+    StorePackTail *tail = g_ptr_array_index(set->unsynced, 0);
+    if (tail->is_suspect)
+      return; /* the next flush tells */
+    if (!store_pack_tail_sync(set, tail, NULL)) {
+      tail->n_failures++;
+      tail->is_suspect = TRUE;
+      return;
+    }
+    tail->synced = tail->written;
+    g_ptr_array_remove_index(set->unsynced, 0);
+    store_pack_tail_unref(set, tail);
+  }
+}
+
+static gboolean
+write_table(StorePackSet *set, GError **error)
+{
+  StorePackTail *tail = set->open;
+  StorePackFooter footer = {
+      .n_entries = set->table->len / STORE_TABLE_ENTRY_SIZE,
+      .table_offset = tail->written,
+      .table_checksum = cbt_checksum64(set->table->data, set->table->len),
+  };
+  gsize n_bytes = set->table->len + STORE_FOOTER_SIZE;
+  g_autofree guint8 *bytes = g_malloc(n_bytes);
+  memcpy(bytes, set->table->data, set->table->len);
+  store_footer_encode(&footer, &set->store, tail->number, bytes + set->table->len);
+  if (!cbt_file_pwrite_full(set->ops, tail->fd, bytes, n_bytes, tail->written)) {
+    cbt_set_error_errno(error, errno, "cannot seal pack %08x", tail->number);
+    return FALSE;
+  }
+  tail->written += n_bytes;
+  pthread_mutex_lock(&set->buffer_lock);
+  set->total_bytes += n_bytes;
+  set->buffer_pack = 0;
+  pthread_mutex_unlock(&set->buffer_lock);
+  return TRUE;
+}
+
+static gboolean
+seal(StorePackSet *set, GError **error)
+{
+  if (!store_pack_write_out(set, error) || !write_table(set, error))
+    return FALSE;
+  g_ptr_array_add(set->unsynced, g_steal_pointer(&set->open));
+  relieve_unsynced(set);
+  return TRUE;
+}
+
+/* Sees to an open pack and a buffer that take SPAN more bytes. */
+static gboolean
+make_room(StorePackSet *set, gsize span, GError **error)
+{
+  guint64 end = set->buffer_start + set->fill;
+  if (set->open && set->table->len > 0 && end + span > set->pack_size && !seal(set, error))
+    return FALSE;
+  if (!set->open && !begin_pack(set, error))
+    return FALSE;
+  return set->fill + span <= STORE_PACK_BUFFER_SIZE || store_pack_write_out(set, error);
+}
+
+void
+store_pack_note_in_table(StorePackSet *set, const StoreRecordInfo *info, const StoreLocation *location)
+{
+  guint8 entry[STORE_TABLE_ENTRY_SIZE];
+  store_table_entry_encode(info, location, entry);
+  g_byte_array_append(set->table, entry, sizeof entry);
+}
+
+static void
+append_to_buffer(StorePackSet *set, const StoreRecordInfo *info, const void *payload, guint32 payload_length,
+                 StoreLocation *location)
+{
+  guint32 span = store_record_span(payload_length);
+  guint32 length = STORE_RECORD_HEADER_SIZE + payload_length;
+  guint8 *at = set->buffer + set->fill;
+  guint32 offset = (guint32) (set->buffer_start + set->fill);
+  memcpy(at + STORE_RECORD_HEADER_SIZE, payload, payload_length);
+  memset(at + length, 0, span - length);
+  store_record_encode(at, &set->store, set->open->number, offset, info, payload_length);
+  *location = (StoreLocation){.pack = set->open->number, .offset = offset, .length = length};
+  store_pack_note_in_table(set, info, location);
+  buffer_add(set, span);
+}
+
+gboolean
+store_pack_append(StorePackSet *set, const StoreRecordInfo *info, const void *payload, gsize payload_length,
+                  StoreLocation *location, GError **error)
+{
+  g_assert(payload_length > 0 && payload_length <= STORE_CHUNK_LENGTH_MAX);
+  pthread_mutex_lock(&set->append_lock);
+  gboolean ok = make_room(set, store_record_span((guint32) payload_length), error);
+  if (ok)
+    append_to_buffer(set, info, payload, (guint32) payload_length, location);
+  pthread_mutex_unlock(&set->append_lock);
+  return ok;
+}
+
+void
+store_pack_start_writeback(StorePackSet *set)
+{
+  if (!g_atomic_int_get(&set->has_writeback))
+    return;
+  pthread_mutex_lock(&set->append_lock);
+  StorePackTail *tail = g_steal_pointer(&set->writeback);
+  guint64 start = set->writeback_start;
+  guint64 end = set->writeback_end;
+  g_atomic_int_set(&set->has_writeback, 0);
+  pthread_mutex_unlock(&set->append_lock);
+  if (!tail)
+    return;
+  /* Only a hint; it may wait for the disk's queue, so no lock is held. */
+  sync_file_range(tail->fd, (off_t) start, (off_t) (end - start), SYNC_FILE_RANGE_WRITE);
+  pthread_mutex_lock(&set->append_lock);
+  store_pack_tail_unref(set, tail);
+  pthread_mutex_unlock(&set->append_lock);
+}
+
+StoreLocation
+store_pack_end(StorePackSet *set)
+{
+  pthread_mutex_lock(&set->append_lock);
+  StoreLocation end = {.pack = set->next_number, .offset = STORE_PACK_HEADER_SIZE};
+  if (set->open)
+    end = (StoreLocation){.pack = set->open->number, .offset = (guint32) (set->buffer_start + set->fill)};
+  pthread_mutex_unlock(&set->append_lock);
+  return end;
+}
+
+void
+store_pack_totals(StorePackSet *set, guint64 *n_packs, guint64 *bytes)
+{
+  pthread_mutex_lock(&set->buffer_lock);
+  *n_packs = set->n_packs;
+  *bytes = set->total_bytes;
+  pthread_mutex_unlock(&set->buffer_lock);
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What store.c (opening, flushing, recovery) and worker.c (put and get) share. */
+#pragma once
+
+#include <pthread.h>
+#include <store/format.h>
+#include <store/index.h>
+#include <store/store.h>
+
+struct Store {
+  /* constant after creation */
+  char *directory;
+  StoreOptions options;
+  const CbtFileOps *ops;
+  StoreFormat format;
+  int lock_fd;
+  StorePackSet *packs;
+  StoreIndex *index;
+  guint64 n_recovered;
+
+  pthread_mutex_t flush_lock; /* checkpoints; taken first */
+  guint64 checkpoint_bytes;   /* bytes of packs at the last checkpoint */
+  gboolean checkpoint_is_due;
+
+  pthread_mutex_t append_lock; /* look up, append and insert as one step; taken second */
+  gint was_rebuilt;            /* atomic: the packs were read again since the store was opened */
+};
+
+/* The id of DATA with its first ordinal. */
+StoreChunkId store_digest(const Store *store, const void *data, gsize length);
+/*
+ * Reads all packs into the index, once in the life of STORE. SEEN is what was_rebuilt said before the caller
+ * missed a chunk. TRUE if it is worth looking again.
+ */
+gboolean store_rebuild_index(Store *store, gint seen);

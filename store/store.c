@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The store as a whole: opening, recovery, flush.
+ *
+ * Layout: DIRECTORY/format (identity, secret), packs/ (chunks), points/ (recovery points; not this module's),
+ * index (derived), lock (held while the store is open).
+ *
+ * Validity rule: a chunk is in the store if some pack has a sound record of it. The index only says where to
+ * look first: an entry whose record is of another chunk is treated as missing, and a chunk that the index
+ * does not find is looked for in all packs once before it is given up.
+ *
+ * Write order: format before the first pack; packs durable (store_pack_flush) before store_flush returns; the
+ * index is synced now and then, after the packs that it covers, so that it never vouches for records that may
+ * be gone.
+ */
+#include <store/store-private.h>
+
+#include <common/error.h>
+#include <common/fd.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/file.h>
+
+/* A checkpoint of the index costs its dirty pages: about one for each chunk since the last. */
+#define CHECKPOINT_BYTES (G_GUINT64_CONSTANT(64) << 20)
+
+StoreChunkId
+store_digest(const Store *store, const void *data, gsize length)
+{
+  StoreChunkId id = store_chunk_id(store->format.secret, data, length);
+  if (store->options.digest_mask == 0)
+    return id;
+  for (guint i = 0; i + 1 < STORE_CHUNK_ID_SIZE; i++)
+    id.bytes[i] &= store->options.digest_mask;
+  id.bytes[STORE_CHUNK_ID_SIZE - 1] = 0;
+  if (store_chunk_id_is_zero(&id))
+    id.bytes[STORE_CHUNK_ID_SIZE - 1] = 1;
+  return id;
+}
+
+/* --- recovery --- */
+
+typedef struct {
+  StoreIndex *index;
+  guint64 n_new;
+  GError *error;
+} Recovery;
+
+static gboolean
+recover_record(const StoreRecordInfo *info, const StoreLocation *location, gpointer user_data)
+{
+  Recovery *recovery = user_data;
+  StoreLocation known;
+  recovery->n_new += !store_index_lookup(recovery->index, &info->id, &known);
+  /* Of several records of a chunk the last is the one that replaced the others. */
+  return store_index_insert(recovery->index, &info->id, location, &recovery->error);
+}
+
+static gboolean
+recover_from(Store *store, const StoreLocation *from, GError **error)
+{
+  Recovery recovery = {.index = store->index};
+  if (!store_pack_scan(store->packs, from, recover_record, &recovery, NULL, error))
+    return FALSE;
+  store->n_recovered += recovery.n_new;
+  if (!recovery.error)
+    return TRUE;
+  g_propagate_error(error, recovery.error);
+  return FALSE;
+}
+
+gboolean
+store_rebuild_index(Store *store, gint seen)
+{
+  g_autoptr(GError) error = NULL;
+  if (seen)
+    return FALSE;
+  pthread_mutex_lock(&store->append_lock);
+  if (!g_atomic_int_get(&store->was_rebuilt)) {
+    Recovery recovery = {.index = store->index};
+    if (!store_pack_scan(store->packs, NULL, recover_record, &recovery, NULL, &error) || recovery.error)
+      g_debug("%s: the index could not be made again in full", store->directory);
+    g_clear_error(&recovery.error);
+    g_atomic_int_set(&store->was_rebuilt, 1);
+  }
+  pthread_mutex_unlock(&store->append_lock);
+  return TRUE;
+}
+
+static gboolean
+location_is_behind(const StoreLocation *a, const StoreLocation *b)
+{
+  return a->pack > b->pack || (a->pack == b->pack && a->offset > b->offset);
+}
+
+/* --- opening --- */
+
+static gboolean
+make_folder(const char *path, GError **error)
+{
+  if (g_mkdir_with_parents(path, 0700) == 0)
+    return TRUE;
+  cbt_set_error_errno(error, errno, "cannot make the folder %s", path);
+  return FALSE;
+}
+
+static gboolean
+make_folders(Store *store, GError **error)
+{
+  g_autofree char *packs = g_build_filename(store->directory, "packs", NULL);
+  g_autofree char *points = g_build_filename(store->directory, "points", NULL);
+  if (!make_folder(packs, error) || !make_folder(points, error))
+    return FALSE;
+  if (store->ops->fsync_dir(store->ops, store->directory) == 0)
+    return TRUE;
+  cbt_set_error_errno(error, errno, "cannot make %s durable", store->directory);
+  return FALSE;
+}
+
+static gboolean
+take_lock(Store *store, GError **error)
+{
+  g_autofree char *path = g_build_filename(store->directory, "lock", NULL);
+  store->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (store->lock_fd < 0) {
+    cbt_set_error_errno(error, errno, "cannot open %s", path);
+    return FALSE;
+  }
+  if (flock(store->lock_fd, LOCK_EX | LOCK_NB) == 0)
+    return TRUE;
+  if (errno == EWOULDBLOCK)
+    cbt_set_error(error, CBT_ERROR_BUSY, "One process at a time opens a store: is the daemon running?",
+                  "the store %s is open elsewhere", store->directory);
+  else
+    cbt_set_error_errno(error, errno, "cannot lock %s", path);
+  return FALSE;
+}
+
+static gboolean
+has_packs(const Store *store)
+{
+  g_autofree char *path = g_build_filename(store->directory, "packs", NULL);
+  g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+  for (const char *name = dir ? g_dir_read_name(dir) : NULL; name; name = g_dir_read_name(dir))
+    if (g_str_has_suffix(name, ".pack"))
+      return TRUE;
+  return FALSE;
+}
+
+static gboolean
+load_or_make_format(Store *store, GError **error)
+{
+  g_autofree char *path = g_build_filename(store->directory, "format", NULL);
+  g_autoptr(GError) local = NULL;
+  if (store_format_load(store->ops, path, &store->format, &local))
+    return TRUE;
+  if (!g_error_matches(local, CBT_ERROR, CBT_ERROR_NOT_FOUND)) {
+    g_propagate_error(error, g_steal_pointer(&local));
+    return FALSE;
+  }
+  if (has_packs(store)) {
+    cbt_set_error(
+        error, CBT_ERROR_CORRUPT,
+        "Put the store's format file back from a copy; without its secret the chunks cannot be recognised.",
+        "%s is missing, but the store has packs", path);
+    return FALSE;
+  }
+  return store_format_generate(&store->format, error) &&
+         store_format_save(store->ops, path, &store->format, error);
+}
+
+static gboolean
+open_parts(Store *store, GError **error)
+{
+  g_autofree char *packs = g_build_filename(store->directory, "packs", NULL);
+  g_autofree char *index = g_build_filename(store->directory, "index", NULL);
+  StoreLocation covered;
+  store->packs = store_pack_set_open(store->ops, packs, &store->format.uuid, store->options.pack_size, error);
+  if (!store->packs)
+    return FALSE;
+  store->index = store_index_open(store->ops, index, &store->format.uuid, &covered, error);
+  if (!store->index || !recover_from(store, &covered, error))
+    return FALSE;
+  StoreLocation end = store_pack_end(store->packs);
+  guint64 n_packs;
+  store_pack_totals(store->packs, &n_packs, &store->checkpoint_bytes);
+  store->checkpoint_is_due = store->n_recovered > 0 || location_is_behind(&covered, &end);
+  return TRUE;
+}
+
+static void
+store_free(Store *store)
+{
+  store_index_close(store->index);
+  store_pack_set_close(store->packs);
+  cbt_clear_fd(&store->lock_fd);
+  pthread_mutex_destroy(&store->flush_lock);
+  pthread_mutex_destroy(&store->append_lock);
+  g_free(store->directory);
+  g_free(store);
+}
+
+Store *
+store_open(const char *directory, const StoreOptions *options, GError **error)
+{
+  Store *store = g_new0(Store, 1);
+  store->directory = g_strdup(directory);
+  store->options = options ? *options : STORE_OPTIONS_DEFAULT;
+  store->ops = store->options.ops ? store->options.ops : cbt_file_ops_default();
+  store->lock_fd = -1;
+  pthread_mutex_init(&store->flush_lock, NULL);
+  pthread_mutex_init(&store->append_lock, NULL);
+  if (make_folder(directory, error) && take_lock(store, error) && load_or_make_format(store, error) &&
+      make_folders(store, error) && open_parts(store, error))
+    return store;
+  store_free(store);
+  return NULL;
+}
+
+/* --- flushing and closing --- */
+
+/* Everything appended so far, and noted in the index, up to the returned end. */
+static StoreLocation
+covered_now(Store *store)
+{
+  pthread_mutex_lock(&store->append_lock);
+  StoreLocation end = store_pack_end(store->packs);
+  pthread_mutex_unlock(&store->append_lock);
+  return end;
+}
+
+static gboolean
+flush_locked(Store *store, gboolean with_checkpoint, GError **error)
+{
+  guint64 n_packs, bytes;
+  StoreLocation covered = covered_now(store);
+  store_pack_totals(store->packs, &n_packs, &bytes);
+  if (!store_pack_flush(store->packs, error))
+    return FALSE;
+  if (!with_checkpoint && !store->checkpoint_is_due && bytes - store->checkpoint_bytes < CHECKPOINT_BYTES)
+    return TRUE;
+  /* The index is derived: a checkpoint that fails costs a longer scan one day, not the flush. */
+  g_autoptr(GError) local = NULL;
+  if (store_index_checkpoint(store->index, &covered, &local)) {
+    store->checkpoint_bytes = bytes;
+    store->checkpoint_is_due = FALSE;
+  } else {
+    g_debug("%s", local->message);
+  }
+  return TRUE;
+}
+
+gboolean
+store_flush(Store *store, GError **error)
+{
+  pthread_mutex_lock(&store->flush_lock);
+  gboolean ok = flush_locked(store, FALSE, error);
+  pthread_mutex_unlock(&store->flush_lock);
+  return ok;
+}
+
+void
+store_close(Store *store)
+{
+  if (!store)
+    return;
+  g_autoptr(GError) error = NULL;
+  if (!flush_locked(store, TRUE, &error))
+    g_debug("%s: %s", store->directory, error->message);
+  store_free(store);
+}
+
+const char *
+store_directory(const Store *store)
+{
+  return store->directory;
+}
+
+const CbtUuid *
+store_uuid(const Store *store)
+{
+  return &store->format.uuid;
+}
+
+void
+store_statistics(Store *store, StoreStatistics *statistics)
+{
+  *statistics = (StoreStatistics){
+      .n_chunks = store_index_count(store->index),
+      .n_recovered = store->n_recovered,
+  };
+  store_pack_totals(store->packs, &statistics->n_packs, &statistics->pack_bytes);
+}
