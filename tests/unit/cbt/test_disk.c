@@ -178,6 +178,24 @@ test_killed_export_is_unreachable_and_its_bits_remain(void **state)
   assert_int_equal(dirty_bytes(local, "b"), 4 * C);
 }
 
+static void *
+serve_late(void *user_data)
+{
+  g_usleep(30 * 1000);
+  fixture_serve(user_data);
+  return NULL;
+}
+
+static void
+test_export_that_is_just_starting_is_waited_for(void **state)
+{
+  Fixture *f = *state;
+  pthread_t thread;
+  assert_int_equal(pthread_create(&thread, NULL, serve_late, f), 0);
+  cbt_disk_close(fixture_connect(f));
+  pthread_join(thread, NULL);
+}
+
 /* --- owners that are not what they should be --- */
 
 static int
@@ -260,6 +278,8 @@ main(void)
       cmocka_unit_test_setup_teardown(test_dropped_connection_ends_session_and_hold, fixture_setup,
                                       fixture_teardown),
       cmocka_unit_test_setup_teardown(test_killed_export_is_unreachable_and_its_bits_remain, fixture_setup,
+                                      fixture_teardown),
+      cmocka_unit_test_setup_teardown(test_export_that_is_just_starting_is_waited_for, fixture_setup,
                                       fixture_teardown),
       cmocka_unit_test_setup_teardown(test_silent_owner_is_unreachable_after_the_timeout, fixture_setup,
                                       fixture_teardown),
