@@ -171,7 +171,7 @@ test_killed_export_is_unreachable_and_its_bits_remain(void **state)
   assert_int_equal(waitpid(pid, NULL, 0), pid);
   expect_code(!simple(disk, CBT_CONTROL_LIST, &error), &error, CBT_ERROR_UNREACHABLE);
   expect_code(!simple(disk, CBT_CONTROL_LIST, &error), &error, CBT_ERROR_UNREACHABLE);
-  expect_code(cbt_disk_connect(f->control, LONG_MS, &error) == NULL, &error, CBT_ERROR_UNREACHABLE);
+  expect_code(cbt_disk_connect(f->control, 50, &error) == NULL, &error, CBT_ERROR_UNREACHABLE);
 
   g_autoptr(CbtDisk) local = cbt_disk_open(f->image, f->bitmaps, &f->disk_id, &error);
   expect_ok(local != NULL, &error);
