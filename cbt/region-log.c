@@ -339,20 +339,22 @@ write_all(CbtRegionLog *log)
 }
 
 static void
-flag_all(CbtRegionLog *log)
+flag_all_locked(CbtRegionLog *log)
 {
+  memset(log->dirty, TRUE, log->n_sectors);
   for (guint64 region = 0; region < log->n_regions; region++)
     log->old[region / WORD_BITS] |= G_GUINT64_CONSTANT(1) << (region % WORD_BITS);
 }
 
 CbtRegionLog *
 cbt_region_log_create(const CbtFileOps *ops, const char *directory, const CbtUuid *disk_id, guint64 size,
-                      GError **error)
+                      gboolean flag_all, GError **error)
 {
   g_autoptr(CbtRegionLog) log = log_new(ops, directory, disk_id, size);
   g_autofree char *temporary = g_strconcat(log->path, ".tmp", NULL);
   log->id = cbt_uuid_generate();
-  flag_all(log);
+  if (flag_all)
+    flag_all_locked(log);
   ops->unlink(ops, temporary); /* what a crash left */
   log->fd = ops->open(ops, temporary, O_RDWR | O_CREAT | O_EXCL, 0600);
   if (log->fd >= 0 && write_all(log) && ops->rename(ops, temporary, log->path) == 0 &&
@@ -361,6 +363,15 @@ cbt_region_log_create(const CbtFileOps *ops, const char *directory, const CbtUui
   cbt_set_error_errno(error, errno, "cannot create %s", log->path);
   ops->unlink(ops, temporary);
   return NULL;
+}
+
+gboolean
+cbt_region_log_flag_all(CbtRegionLog *log, GError **error)
+{
+  pthread_mutex_lock(&log->mutex);
+  flag_all_locked(log);
+  pthread_mutex_unlock(&log->mutex);
+  return flush_all(log, error);
 }
 
 static gboolean

@@ -21,11 +21,11 @@
 
 typedef struct CbtRegionLog CbtRegionLog;
 
-/* A new log in DIRECTORY, durable, in the place of any other, with a new id. Every region is flagged until the first
- * trim: what was written before the log began is not known. NO_SPACE, IO. All blocks are written, so that a flag
- * never fails for want of space. */
+/* A new log in DIRECTORY, durable, in the place of any other, with a new id. FLAG_ALL: nobody knows what was written
+ * before the log began, so every region is flagged until the first trim. NO_SPACE, IO. All blocks are written, so that
+ * a flag never fails for want of space. */
 CbtRegionLog *cbt_region_log_create(const CbtFileOps *ops, const char *directory, const CbtUuid *disk_id,
-                                    guint64 size, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+                                    guint64 size, gboolean flag_all, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* The log of DIRECTORY with the flags that it has; a damaged sector counts as flagged. NOT_FOUND; CORRUPT or
  * UNSUPPORTED: its header; INCONSISTENT: of another disk id or size; IO. */
 CbtRegionLog *cbt_region_log_load(const CbtFileOps *ops, const char *directory, const CbtUuid *disk_id, guint64 size,
@@ -49,6 +49,8 @@ gboolean cbt_region_log_is_broken(const CbtRegionLog *log, gboolean *is_invalid)
 
 /* Sets every flagged region in BITMAP, which is of the same disk. */
 void cbt_region_log_mark(CbtRegionLog *log, CbtBitmap *bitmap);
+/* Flags every region, durably. IO: the log is broken. */
+gboolean cbt_region_log_flag_all(CbtRegionLog *log, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Regions that are flagged in the file, or are just being. */
 guint64 cbt_region_log_count(CbtRegionLog *log);
 

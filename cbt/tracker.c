@@ -9,10 +9,11 @@
  *
  * regions.log is the write-ahead region log. It is there while the tracker is open and after a crash. It is
  * made or taken over before the first bitmap is opened, and each bitmap's header names it before anything is
- * recorded. A log that is made here has all regions flagged; it is trimmed at once if nothing that was ever
- * written could be lost: all bitmaps closed clean, which syncs the image, or another boot, when there is
- * nothing in the page cache. Closing removes it after the last bitmap is clean. Without a log (it could not
- * be made, or it broke) the bitmaps work all the same, but a power cut makes them inconsistent.
+ * recorded. At open all its regions are flagged, or none, as the files say: none if nothing that was ever
+ * written could still be lost: all bitmaps closed clean, which syncs the image, or another boot, when there
+ * is nothing in the page cache. All if that is not so and there was no log. Closing removes it after the last
+ * bitmap is clean. Without a log (it could not be made, or it broke) the bitmaps work all the same, but a
+ * power cut makes them inconsistent.
  *
  * The log is trimmed after abdicate and reclaim, while nobody records; see cbt/region-trim.h.
  */
@@ -39,8 +40,9 @@ struct CbtTracker {
   int image_fd; /* the caller's */
   CbtUuid disk_id;
   gint64 opened_mtime_ns;
-  CbtBitmapUse use; /* its log may be NULL; changed by a resize */
-  gint recorded;    /* atomic; whether anything was recorded, or resized */
+  CbtBitmapUse use;    /* its log may be NULL; changed by a resize */
+  gboolean log_is_new; /* it was made at open, there was none that could be used */
+  gint recorded;       /* atomic; whether anything was recorded, or resized */
   /* changed while nobody records */
   CbtBitmapFile *files[CBT_TRACKER_MAX_BITMAPS];
   guint n_files;
@@ -234,18 +236,33 @@ list_names(const CbtTracker *tracker, GError **error)
 
 /* A log that cannot be had is no reason not to serve the disk. */
 static CbtRegionLog *
-make_log(const CbtTracker *tracker, guint64 size)
+make_log(const CbtTracker *tracker, guint64 size, gboolean flag_all)
 {
   g_autoptr(GError) error = NULL;
   CbtRegionLog *log =
-      cbt_region_log_create(tracker->ops, tracker->directory, &tracker->disk_id, size, &error);
+      cbt_region_log_create(tracker->ops, tracker->directory, &tracker->disk_id, size, flag_all, &error);
   if (log == NULL)
     g_message("without a region log a power cut makes the bitmaps inconsistent: %s", error->message);
   return log;
 }
 
+/* Whether each of the bitmap files NAMES says that it was closed clean. */
+static gboolean
+peek_clean(const CbtTracker *tracker, const GPtrArray *names)
+{
+  for (guint i = 0; i < names->len; i++) {
+    g_autofree char *path = bitmap_path(tracker, g_ptr_array_index(names, i));
+    CBT_AUTO_FD int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    CbtBitmapHeader header;
+    guint slot;
+    if (fd < 0 || !cbt_bitmap_file_load_header(tracker->ops, fd, path, &header, &slot, NULL) || !header.clean)
+      return FALSE;
+  }
+  return names->len > 0;
+}
+
 static CbtRegionLog *
-take_log(const CbtTracker *tracker, guint64 size)
+take_log(CbtTracker *tracker, const GPtrArray *names, guint64 size)
 {
   g_autoptr(GError) error = NULL;
   CbtRegionLog *log = cbt_region_log_load(tracker->ops, tracker->directory, &tracker->disk_id, size, &error);
@@ -253,17 +270,23 @@ take_log(const CbtTracker *tracker, guint64 size)
     return log;
   if (cbt_error_code(error) != CBT_ERROR_NOT_FOUND)
     g_message("the region log in %s is replaced: %s", tracker->directory, error->message);
-  return make_log(tracker, size);
+  tracker->log_is_new = TRUE;
+  return make_log(tracker, size, !peek_clean(tracker, names));
 }
 
-/* At open, when all bitmaps were synced just now. */
+/* At open, when all bitmaps were synced just now, and before anything is recorded. */
 static void
-trim_if_settled(CbtTracker *tracker)
+settle_log(CbtTracker *tracker)
 {
   gboolean settled = tracker->n_files > 0 && tracker->use.log != NULL;
   for (guint i = 0; settled && i < tracker->n_files; i++)
     settled = tracker->files[i]->settled;
-  if (settled && !cbt_region_log_finish_trim(tracker->use.log, NULL))
+  gboolean ok = TRUE;
+  if (settled)
+    ok = cbt_region_log_finish_trim(tracker->use.log, NULL);
+  else if (tracker->use.log != NULL && tracker->log_is_new)
+    ok = cbt_region_log_flag_all(tracker->use.log, NULL);
+  if (!ok)
     g_debug("%s: the region log broke at once", tracker->directory);
 }
 
@@ -279,14 +302,15 @@ open_all(CbtTracker *tracker, GError **error)
     return FALSE;
   }
   tracker->opened_mtime_ns = disk.mtime_ns;
-  tracker->use.log = take_log(tracker, disk.size);
   g_autoptr(GPtrArray) names = list_names(tracker, error);
-  for (guint i = 0; names != NULL && i < names->len; i++)
+  if (names == NULL)
+    return FALSE;
+  tracker->use.log = take_log(tracker, names, disk.size);
+  for (guint i = 0; i < names->len; i++)
     if (!open_one(tracker, g_ptr_array_index(names, i), &disk, error))
       return FALSE;
-  if (names != NULL)
-    trim_if_settled(tracker);
-  return names != NULL;
+  settle_log(tracker);
+  return TRUE;
 }
 
 CbtTracker *
@@ -588,7 +612,7 @@ replace_log(CbtTracker *tracker, guint64 size, GError **error)
 {
   cbt_tracker_wait_for_trim(tracker);
   cbt_region_log_free(tracker->use.log);
-  tracker->use.log = make_log(tracker, size);
+  tracker->use.log = make_log(tracker, size, TRUE);
   for (guint i = 0; tracker->use.log != NULL && i < tracker->n_files; i++) {
     CbtBitmapHeader next = tracker->files[i]->header;
     next.log_id = *cbt_region_log_id(tracker->use.log);
