@@ -210,14 +210,27 @@ encode_sector(const CbtRegionLog *log, gsize sector, guint8 *bytes)
   cbt_put_u64(bytes + CBT_REGION_SECTOR_AT_CHECKSUM, sector_checksum(log, sector, bytes));
 }
 
+/* The bits of flag word WORD that stand for regions of the disk. */
+static guint64
+valid_regions(const CbtRegionLog *log, gsize word)
+{
+  guint64 first = word * WORD_BITS;
+  if (first >= log->n_regions)
+    return 0;
+  guint64 n = log->n_regions - first;
+  return n >= WORD_BITS ? G_MAXUINT64 : (G_GUINT64_CONSTANT(1) << n) - 1;
+}
+
 static void
 decode_sector(CbtRegionLog *log, gsize sector, const guint8 *bytes)
 {
   gboolean good = cbt_get_u64(bytes + CBT_REGION_SECTOR_AT_CHECKSUM) == sector_checksum(log, sector, bytes);
   if (!good)
     g_message("%s: sector %zu is damaged: all its regions count as written", log->path, sector);
-  for (gsize i = 0; i < CBT_REGION_LOG_WORDS; i++)
-    log->old[sector * CBT_REGION_LOG_WORDS + i] = good ? cbt_get_u64(bytes + 8 * i) : G_MAXUINT64;
+  for (gsize i = 0; i < CBT_REGION_LOG_WORDS; i++) {
+    gsize word = sector * CBT_REGION_LOG_WORDS + i;
+    log->old[word] = (good ? cbt_get_u64(bytes + 8 * i) : G_MAXUINT64) & valid_regions(log, word);
+  }
 }
 
 /* --- flushing --- */
@@ -342,8 +355,8 @@ static void
 flag_all_locked(CbtRegionLog *log)
 {
   memset(log->dirty, TRUE, log->n_sectors);
-  for (guint64 region = 0; region < log->n_regions; region++)
-    log->old[region / WORD_BITS] |= G_GUINT64_CONSTANT(1) << (region % WORD_BITS);
+  for (gsize word = 0; word < log->n_words; word++)
+    log->old[word] = valid_regions(log, word);
 }
 
 CbtRegionLog *
@@ -501,7 +514,7 @@ cbt_region_log_count(CbtRegionLog *log)
   for (gsize word = 0; word < log->n_words; word++)
     n += (guint64) __builtin_popcountll(load_word(&log->open[word]) | log->old[word] | log->pending[word]);
   pthread_mutex_unlock(&log->mutex);
-  return MIN(n, log->n_regions); /* a damaged sector has flags behind the last region */
+  return n;
 }
 
 void
