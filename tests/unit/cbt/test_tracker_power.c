@@ -29,6 +29,11 @@
 #define N_CLUSTERS (N_HOT * N_PER_HOT)
 #define N_CUTS     3 /* for each seed, one after the other */
 #define N_BITMAPS  2
+#ifdef __SANITIZE_THREAD__
+#define N_SEEDS 30
+#else
+#define N_SEEDS 100
+#endif
 
 static const char *const names[N_BITMAPS] = {"daily", "weekly"};
 static const guint64 granularities[N_BITMAPS] = {16384, 65536};
@@ -490,7 +495,7 @@ static void
 test_power_cut_loses_no_change_and_no_base(void **state)
 {
   const char *fixed = g_getenv("CBT_TEST_SEED");
-  guint32 n = g_getenv("CBT_TEST_LONG") != NULL ? 1000 : 100;
+  guint32 n = g_getenv("CBT_TEST_LONG") != NULL ? 1000 : N_SEEDS;
   guint32 first = fixed != NULL ? (guint32) g_ascii_strtoull(fixed, NULL, 10) : 1;
   Sim totals = {0};
   for (guint32 seed = first; seed < first + (fixed != NULL ? 1 : n); seed++) {
