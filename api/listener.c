@@ -18,9 +18,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define CONNECTIONS_MAX 256
-#define IDLE_TIMEOUT_S                                                                                       \
-  30 /* for a peer that neither sends nor takes anything; a pending request may last longer */
+#define CONNECTIONS_MAX  256
+#define IDLE_TIMEOUT_S   30 /* without a byte from or to the peer; a pending request may last longer */
 #define DRAIN_TIMEOUT_S  5
 #define ACCEPT_RETRY_MS  100
 #define DRAIN_BLOCK      65536
@@ -164,7 +163,7 @@ drain_some(GSocket *socket, GIOCondition condition, gpointer user_data)
 {
   (void) condition;
   Drain *drain = user_data;
-  static char nowhere[DRAIN_BLOCK]; /* never read */
+  char nowhere[DRAIN_BLOCK];
   gssize got = 1;
   g_autoptr(GError) error = NULL;
   for (int i = 0; i < DRAIN_BLOCKS_MAX && got > 0; i++)

@@ -3,8 +3,8 @@
  * The HTTP server: JSON requests over a Unix socket, handed to a table of routes that the daemon fills.
  *
  * It checks who is calling (root, the server's own user, members of the configured group: others get 403),
- * bounds the request (1 MiB of body: 413, by its Content-Length before any of it is read; any
- * Transfer-Encoding: 411), finds the route (404; 405 with Allow), parses JSON, refuses unknown keys and query
+ * bounds the request (1 MiB of body: 413, by its Content-Length before any of it is read; a
+ * chunked one: 411), finds the route (404; 405 with Allow), parses JSON, refuses unknown keys and query
  * parameters by name (400), and turns errors into
  * {"error":{"code","message","hint"}}. A POST, PUT or PATCH without a length has no body; a route with body
  * keys answers it with 411. A connection serves one request.

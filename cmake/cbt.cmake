@@ -10,16 +10,18 @@ add_compile_definitions(_GNU_SOURCE G_LOG_USE_STRUCTURED CBT_VERSION="${PROJECT_
 if(CBT_SANITIZE)
   add_compile_options(-fsanitize=${CBT_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${CBT_SANITIZE})
+  # nbdkit is not built with the sanitizer, so its runtime has to be there before the plugin is.
+  string(REGEX MATCH "thread|address" CBT_SANITIZER "${CBT_SANITIZE}")
+  string(REPLACE "thread" "libtsan.so" CBT_SANITIZER_LIBRARY "${CBT_SANITIZER}")
+  string(REPLACE "address" "libasan.so" CBT_SANITIZER_LIBRARY "${CBT_SANITIZER_LIBRARY}")
+  execute_process(COMMAND ${CMAKE_C_COMPILER} -print-file-name=${CBT_SANITIZER_LIBRARY}
+                  OUTPUT_VARIABLE CBT_PLUGIN_PRELOAD OUTPUT_STRIP_TRAILING_WHITESPACE)
 endif()
 
 # cbt_library(NAME LIB...): one static library from all sources of this folder, included as <folder/header.h>,
 # linked to LIB... and nothing else, so that a wrong include fails to link.
 function(cbt_library name)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.c)
-  if(NOT sources)
-    add_library(${name} INTERFACE)
-    return()
-  endif()
   add_library(${name} STATIC ${sources})
   target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR})
   target_link_libraries(${name} PUBLIC ${ARGN})

@@ -20,27 +20,20 @@ call(BackupDisk *disk, CbtControlOp op, CbtSession *session, CbtControlReply *re
   return disk_ref_call(disk->ref, &request, session, reply, error);
 }
 
-static void
-call_and_forget(BackupDisk *disk, CbtControlOp op)
+gboolean
+backup_end_session(BackupDisk *disk, GError **error)
 {
-  g_autoptr(GError) error = NULL;
-  if (!call(disk, op, NULL, NULL, &error))
-    g_debug("disk '%s': %s", disk->disk->name, error->message);
-}
-
-void
-backup_end_session(BackupDisk *disk)
-{
-  if (disk->session)
-    call_and_forget(disk, CBT_CONTROL_END);
-  g_clear_pointer(&disk->session, cbt_session_free);
+  g_autoptr(CbtSession) session = g_steal_pointer(&disk->session);
+  return !session || call(disk, CBT_CONTROL_END, NULL, NULL, error);
 }
 
 void
 backup_reclaim(BackupDisk *disk)
 {
+  g_autoptr(GError) end_error = NULL;
   g_autoptr(GError) error = NULL;
-  backup_end_session(disk);
+  if (!backup_end_session(disk, &end_error))
+    g_debug("disk '%s': %s", disk->disk->name, end_error->message);
   g_clear_pointer(&disk->frozen, cbt_bitmap_file_abandon);
   if (disk->is_frozen &&
       !disk_ref_apply(disk->ref, disk->backup->request->bitmap, CBT_BITMAP_RECLAIM, NULL, NULL, &error))

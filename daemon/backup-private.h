@@ -60,8 +60,9 @@ gboolean backup_settle_bitmap(Daemon *daemon, DiskRef *ref, const CatalogueDisk 
 
 /* Freezes all disks at one instant. On failure none is left frozen. */
 gboolean backup_freeze(Backup *backup, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Ends the disk's session, when all was read or nothing more will be. */
-void backup_end_session(BackupDisk *disk);
+/* Ends the disk's session when all was read. UNREACHABLE if the export that kept it is gone: then nobody
+ * preserved what the guest overwrote since, and what was read is of no instant. */
+gboolean backup_end_session(BackupDisk *disk, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Gives a frozen bitmap back as if nothing had been. */
 void backup_reclaim(BackupDisk *disk);
 

@@ -77,9 +77,10 @@ static void *
 copy_thread(void *data)
 {
   BackupDisk *disk = data;
-  if (!backup_copy_disk(disk, &disk->error))
-    g_cancellable_cancel(disk->backup->stop);
-  backup_end_session(disk);
+  if (backup_copy_disk(disk, &disk->error) && backup_end_session(disk, &disk->error))
+    return NULL;
+  g_prefix_error(&disk->error, "disk '%s' (%s): ", disk->disk->name, disk->disk->path);
+  g_cancellable_cancel(disk->backup->stop);
   return NULL;
 }
 
@@ -146,7 +147,9 @@ add_point_disk(StorePoint *point, const BackupDisk *disk)
 {
   StorePointDisk *out = store_point_add_disk(point, disk->disk->name);
   out->disk_id = disk->disk->id;
+  g_free(out->path);
   out->path = g_strdup(disk->disk->path);
+  g_free(out->bitmap);
   out->bitmap = g_strdup(disk->backup->request->bitmap);
   out->manifest = disk->result;
   out->parent = disk->parent;

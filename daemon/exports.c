@@ -21,6 +21,7 @@
 #include <sys/un.h>
 
 #define START_TIMEOUT_MS 10000
+#define START_TIMEOUT    "10" /* seconds, for the timeout program: nbdkit must be in the background by then */
 #define STOP_TIMEOUT_MS  10000
 #define FIND_TIMEOUT_MS  200
 #define MAX_DEATHS       5
@@ -40,7 +41,7 @@ typedef struct {
   gboolean wanted;
   gint64 pid; /* 0: not running */
   int pid_fd;
-  /* owned by the supervisor */
+  /* under `change` */
   gint64 deaths[MAX_DEATHS]; /* ring of monotonic times */
   guint n_deaths;
 } Export;
@@ -113,7 +114,10 @@ set_error_from_messages(const Export *export, char *messages, GError **error)
   last = last ? last + 1 : messages;
   const char *prefix = strstr(last, "error: ");
   cbt_set_error(error, CBT_ERROR_FAILED, NULL, "the export of %s/%s did not start: %s", export->vm,
-                export->disk, prefix ? prefix + strlen("error: ") : last);
+                export->disk,
+                prefix  ? prefix + strlen("error: ")
+                : *last ? last
+                        : "it was not ready in " START_TIMEOUT " s");
 }
 
 /* nbdkit goes into the background by itself when it is ready. It must: in the foreground it asks to be killed
@@ -127,8 +131,8 @@ spawn_process(Export *export, GError **error)
   g_autofree char *bitmaps = g_strconcat("bitmaps=", export->bitmap_dir, NULL);
   g_autofree char *disk_id = g_strconcat("disk-id=", export->disk_id, NULL);
   g_autofree char *control = g_strconcat("control=", export->control, NULL);
-  char *argv[] = {"nbdkit", "--unix", export->socket, "--threads", EXPORT_THREADS, plugin, image,
-                  bitmaps,  disk_id,  control,        NULL};
+  char *argv[] = {"timeout", START_TIMEOUT, "nbdkit", "--unix", export->socket, "--threads", EXPORT_THREADS,
+                  plugin,    image,         bitmaps,  disk_id,  control,        NULL};
   g_auto(GStrv) environment = g_get_environ();
 #ifdef CBT_PLUGIN_PRELOAD
   environment = g_environ_setenv(environment, "LD_PRELOAD", CBT_PLUGIN_PRELOAD, TRUE);
@@ -388,33 +392,52 @@ check_socket_path(const Export *export, GError **error)
   return FALSE;
 }
 
+/* *started: whether there was no process before. */
 static gboolean
-start_export(Export *export, gboolean adopt, GError **error)
+start_export(Export *export, gboolean adopt, gboolean *started, GError **error)
 {
+  *started = FALSE;
+  if (export->wanted && export->pid != 0 && !has_ended(export->pid_fd, 0))
+    return TRUE;
   if (!check_socket_path(export, error))
     return FALSE;
   if (!(adopt && find_process(export, FIND_TIMEOUT_MS, NULL)) && !start_process(export, error))
     return FALSE;
+  *started = TRUE;
+  export->n_deaths = 0;
+  memset(export->deaths, 0, sizeof export->deaths);
   set_wanted(export, TRUE);
   return TRUE;
+}
+
+static void
+stop_started(GPtrArray *started)
+{
+  for (guint i = 0; i < started->len; i++) {
+    const Export *export = g_ptr_array_index(started, i);
+    if (!stop_export(g_ptr_array_index(started, i), NULL))
+      g_warning("the export of %s/%s is left running", export->vm, export->disk);
+  }
 }
 
 static gboolean
 start_all(Exports *exports, const CatalogueVm *vm, gboolean adopt, GError **error)
 {
   g_autofree char *folder = daemon_config_export_dir(exports->config, vm->name);
+  g_autoptr(GPtrArray) started = g_ptr_array_new();
   if (g_mkdir_with_parents(folder, 0755) != 0) {
     cbt_set_error_errno(error, errno, "cannot make %s", folder);
     return FALSE;
   }
   for (guint i = 0; i < vm->disks->len; i++) {
     Export *export = ensure_export(exports, vm, g_ptr_array_index(vm->disks, i));
-    if (start_export(export, adopt, error))
-      continue;
-    for (guint j = 0; j < i; j++)
-      if (!stop_export(ensure_export(exports, vm, g_ptr_array_index(vm->disks, j)), NULL))
-        g_warning("the export of %s/%s is left running", vm->name, export->disk);
-    return FALSE;
+    gboolean is_new;
+    if (!start_export(export, adopt, &is_new, error)) {
+      stop_started(started);
+      return FALSE;
+    }
+    if (is_new)
+      g_ptr_array_add(started, export);
   }
   return TRUE;
 }
@@ -422,13 +445,8 @@ start_all(Exports *exports, const CatalogueVm *vm, gboolean adopt, GError **erro
 gboolean
 exports_start(Exports *exports, const CatalogueVm *vm, gboolean adopt, GError **error)
 {
-  gboolean ok = FALSE;
   pthread_mutex_lock(&exports->change);
-  if (exports_has(exports, vm->name))
-    cbt_set_error(error, CBT_ERROR_BUSY, "See cbt-backup export list.", "vm '%s' is exported already",
-                  vm->name);
-  else
-    ok = start_all(exports, vm, adopt, error);
+  gboolean ok = start_all(exports, vm, adopt, error);
   pthread_mutex_unlock(&exports->change);
   return ok;
 }

@@ -28,8 +28,8 @@ typedef struct {
 } ExportInfo;
 void export_info_free(ExportInfo *info);
 
-/* Starts a process for each disk of VM, or with ADOPT (a restarted daemon's case) takes over those that still
- * run. All or none. BUSY if the vm is exported already; the process's own message if it ends at once. */
+/* Starts a process for each disk of VM that has none; with ADOPT (a restarted daemon's case) takes over those
+ * that still run. All or none. nbdkit's own message if it does not start. */
 gboolean exports_start(Exports *exports, const CatalogueVm *vm, gboolean adopt,
                        GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Ends the vm's processes. NOT_FOUND if it is not exported. */

@@ -110,9 +110,10 @@ add_disk(CatalogueVm *vm, JsonObject *object, guint64 granularity, GError **erro
     return FALSE;
   for (guint i = 0; i < vm->disks->len; i++) {
     const CatalogueDisk *other = g_ptr_array_index(vm->disks, i);
-    if (strcmp(other->name, name) == 0 || strcmp(other->path, real) == 0) {
-      cbt_set_error(error, CBT_ERROR_INVALID, NULL, "disks '%s' and '%s' have the same name or image",
-                    other->name, name);
+    gboolean same_name = strcmp(other->name, name) == 0;
+    if (same_name || strcmp(other->path, real) == 0) {
+      cbt_set_error(error, CBT_ERROR_INVALID, NULL, "disks '%s' and '%s' have the same %s", other->name, name,
+                    same_name ? "name" : "image");
       return FALSE;
     }
   }

@@ -32,11 +32,11 @@ const ApiRoute daemon_routes[] = {
     {"GET", BITMAP, handle_bitmap_show, NULL, NULL},
     {"DELETE", BITMAP, handle_bitmap_remove, NULL, NULL},
     {"POST", BITMAP "/merge", handle_bitmap_merge, "from", NULL},
-    {"POST", BITMAP "/{event}", handle_bitmap_event, "", NULL},
+    {"POST", BITMAP "/{event}", handle_bitmap_event, NULL, NULL},
 
     {"GET", "/v1/exports", handle_export_list, NULL, NULL},
     {"GET", "/v1/exports/{vm}", handle_export_list, NULL, NULL},
-    {"POST", "/v1/exports/{vm}", handle_export_start, "", NULL},
+    {"POST", "/v1/exports/{vm}", handle_export_start, NULL, NULL},
     {"DELETE", "/v1/exports/{vm}", handle_export_stop, NULL, NULL},
 
     {NULL, NULL, NULL, NULL, NULL},

@@ -32,8 +32,8 @@
 #define STORE_INDEX_AT_LIVE_USED    256
 #define STORE_INDEX_AT_LIVE_REMOVED 264
 
-#define STORE_INDEX_VOLATILE (1u << 0) /* just grown, not durable: covered holds within the same boot only   \
-                                        */
+/* Just grown, not durable: covered holds within the same boot only. */
+#define STORE_INDEX_VOLATILE (1u << 0)
 
 #define STORE_INDEX_SLOT_SIZE 24u
 #define STORE_INDEX_SLOTS_MIN (G_GUINT64_CONSTANT(1) << 14)

@@ -165,6 +165,8 @@ store_pack_set_close(StorePackSet *set)
     return;
   if (!store_pack_write_out(set, NULL))
     g_debug("%s: what was not flushed is lost", set->folder);
+  if (set->writeback)
+    store_pack_tail_unref(set, set->writeback);
   if (set->open)
     store_pack_tail_unref(set, set->open);
   for (guint i = 0; i < set->unsynced->len; i++)

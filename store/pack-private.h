@@ -45,6 +45,11 @@ struct StorePackSet {
   GByteArray *table;        /* entries of the open pack */
   guint32 next_number;      /* of the pack that is begun next */
   gboolean folder_is_dirty; /* a file was made since the folder was last synced */
+  StorePackTail *writeback; /* (nullable) what is written since writeback was last started */
+  guint64 writeback_start;
+  guint64 writeback_end;
+
+  gint has_writeback; /* atomic: there is a writeback */
 
   /* protected by buffer_lock (changed with append_lock held too); taken third */
   pthread_mutex_t buffer_lock;

@@ -59,6 +59,21 @@ store_pack_tail_begin(StorePackSet *set, guint32 number, int fd, guint64 written
 
 /* --- writing; append_lock is held --- */
 
+/* The buffer is about to be the kernel's: it joins what the next store_pack_start_writeback() starts on. */
+static void
+note_writeback(StorePackSet *set, StorePackTail *tail)
+{
+  if (set->writeback != tail) {
+    if (set->writeback)
+      store_pack_tail_unref(set, set->writeback);
+    tail->n_refs++;
+    set->writeback = tail;
+    set->writeback_start = set->buffer_start;
+  }
+  set->writeback_end = set->buffer_start + set->fill;
+  g_atomic_int_set(&set->has_writeback, 1);
+}
+
 gboolean
 store_pack_write_out(StorePackSet *set, GError **error)
 {
@@ -70,8 +85,7 @@ store_pack_write_out(StorePackSet *set, GError **error)
                         set->buffer_start);
     return FALSE;
   }
-  /* Starts writeback now, so that the flush finds little left to do; only a hint. */
-  sync_file_range(tail->fd, (off_t) set->buffer_start, (off_t) set->fill, SYNC_FILE_RANGE_WRITE);
+  note_writeback(set, tail);
   pthread_mutex_lock(&set->buffer_lock);
   set->buffer_start += set->fill;
   set->fill = 0;
@@ -226,6 +240,26 @@ store_pack_append(StorePackSet *set, const StoreRecordInfo *info, const void *pa
     append_to_buffer(set, info, payload, (guint32) payload_length, location);
   pthread_mutex_unlock(&set->append_lock);
   return ok;
+}
+
+void
+store_pack_start_writeback(StorePackSet *set)
+{
+  if (!g_atomic_int_get(&set->has_writeback))
+    return;
+  pthread_mutex_lock(&set->append_lock);
+  StorePackTail *tail = g_steal_pointer(&set->writeback);
+  guint64 start = set->writeback_start;
+  guint64 end = set->writeback_end;
+  g_atomic_int_set(&set->has_writeback, 0);
+  pthread_mutex_unlock(&set->append_lock);
+  if (!tail)
+    return;
+  /* Only a hint; it may wait for the disk's queue, so no lock is held. */
+  sync_file_range(tail->fd, (off_t) start, (off_t) (end - start), SYNC_FILE_RANGE_WRITE);
+  pthread_mutex_lock(&set->append_lock);
+  store_pack_tail_unref(set, tail);
+  pthread_mutex_unlock(&set->append_lock);
 }
 
 StoreLocation

@@ -57,6 +57,8 @@ gboolean store_pack_read(StorePackSet *set, const StoreLocation *location, Store
  * damage. */
 gboolean store_pack_read_info(StorePackSet *set, const StoreLocation *location, StoreRecordInfo *info,
                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Lets the disk begin on what was written out, so that a flush finds little to do. May wait: call it without locks. */
+void store_pack_start_writeback(StorePackSet *set);
 /* Writes out what is buffered and makes all appended records durable. */
 gboolean store_pack_flush(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Where the next record will go: what an index that is complete now covers. */

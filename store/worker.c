@@ -241,6 +241,7 @@ append(StoreWorker *worker, const Search *search, Packed *packed, GError **error
   pthread_mutex_lock(&store->append_lock);
   AppendResult result = append_locked(store, search, packed, error);
   pthread_mutex_unlock(&store->append_lock);
+  store_pack_start_writeback(store->packs);
   return result;
 }
 

@@ -1,248 +1,255 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* nbdkit-cbt-plugin: a thin shell around CbtExport. One process serves one disk; all connections share the
- * export. */
+/*
+ * nbdkit-cbt-plugin: serves one disk image read-write and notes every change in the disk's bitmaps.
+ *
+ * A thin shell around CbtExport. Image and bitmaps are opened before nbdkit goes to the background, so that a
+ * mistake is seen by whoever started it; the control thread starts after the fork, which it would not
+ * survive.
+ */
 #define NBDKIT_API_VERSION 2
-#define THREAD_MODEL       NBDKIT_THREAD_MODEL_PARALLEL
 #include <nbdkit-plugin.h>
 
 #include <cbt/export.h>
 #include <common/error.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
-/* nbdkit's callbacks have no other place for what the configuration made. */
+#define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
+
+#define PREFERRED_BLOCK_SIZE ((uint32_t) CBT_CLUSTER_SIZE)
+#define MAX_BLOCK_SIZE       (32u << 20)
+
+/* nbdkit calls a plugin without a handle of its own: this is the plugin's instance. */
 static struct {
   char *image;
   char *bitmaps;
   char *control;
   CbtUuid disk_id;
+  gboolean has_disk_id;
   CbtExport *export;
-} plugin;
+} self;
 
 static void
-cbt_unload(void)
+report(const GError *error)
 {
-  if (plugin.export)
-    cbt_export_close(plugin.export);
-  g_free(plugin.image);
-  g_free(plugin.bitmaps);
-  g_free(plugin.control);
+  g_autofree char *message = cbt_error_message(error);
+  g_autofree char *hint = cbt_error_hint(error);
+  nbdkit_error("%s%s%s", message, hint != NULL ? ". " : "", hint != NULL ? hint : "");
 }
 
 static int
 set_path(char **field, const char *value)
 {
-  g_free(*field);
-  *field = g_canonicalize_filename(value, NULL);
-  return 0;
+  free(*field);
+  *field = nbdkit_absolute_path(value);
+  return *field != NULL ? 0 : -1;
 }
 
 static int
-cbt_config(const char *key, const char *value)
+plugin_config(const char *key, const char *value)
 {
   if (strcmp(key, "image") == 0)
-    return set_path(&plugin.image, value);
+    return set_path(&self.image, value);
   if (strcmp(key, "bitmaps") == 0)
-    return set_path(&plugin.bitmaps, value);
+    return set_path(&self.bitmaps, value);
   if (strcmp(key, "control") == 0)
-    return set_path(&plugin.control, value);
-  if (strcmp(key, "disk-id") == 0) {
-    if (cbt_uuid_parse(value, &plugin.disk_id))
-      return 0;
-    nbdkit_error("disk-id=%s is not a UUID", value);
+    return set_path(&self.control, value);
+  if (strcmp(key, "disk-id") != 0) {
+    nbdkit_error("unknown parameter '%s'", key);
     return -1;
   }
-  nbdkit_error("unknown parameter '%s'", key);
-  return -1;
+  self.has_disk_id = cbt_uuid_parse(value, &self.disk_id) && !cbt_uuid_is_nil(&self.disk_id);
+  if (!self.has_disk_id)
+    nbdkit_error("disk-id=%s is no UUID", value);
+  return self.has_disk_id ? 0 : -1;
 }
 
 static int
-cbt_config_complete(void)
+plugin_config_complete(void)
 {
-  if (plugin.image && plugin.bitmaps && plugin.control && !cbt_uuid_is_nil(&plugin.disk_id))
+  if (self.image != NULL && self.bitmaps != NULL && self.has_disk_id)
     return 0;
-  nbdkit_error("image, bitmaps, control and disk-id must all be given");
-  return -1;
-}
-
-#define cbt_config_help                                                                                      \
-  "image=FILE|DEVICE  (required) The raw image to serve.\n"                                                  \
-  "bitmaps=DIR        (required) Folder of the disk's bitmap files.\n"                                       \
-  "control=SOCKET     (required) Unix socket for cbt-backupd.\n"                                             \
-  "disk-id=UUID       (required) The id that the disk was registered with."
-
-static int
-report(GError *error)
-{
-  g_autofree char *message = cbt_error_message(error);
-  nbdkit_error("%s", message);
-  g_error_free(error);
+  nbdkit_error("the parameters image=PATH, bitmaps=DIRECTORY and disk-id=UUID are needed");
   return -1;
 }
 
 static int
-cbt_get_ready(void)
+plugin_get_ready(void)
 {
-  GError *error = NULL;
-  plugin.export = cbt_export_open(plugin.image, plugin.bitmaps, &plugin.disk_id, &error);
-  return plugin.export ? 0 : report(error);
+  g_autoptr(GError) error = NULL;
+  self.export = cbt_export_open(self.image, self.bitmaps, &self.disk_id, &error);
+  if (self.export != NULL)
+    return 0;
+  report(error);
+  return -1;
 }
 
-/* A thread of ours must not be made before nbdkit has forked. */
 static int
-cbt_after_fork(void)
+plugin_after_fork(void)
 {
-  GError *error = NULL;
-  return cbt_export_serve_control(plugin.export, plugin.control, &error) ? 0 : report(error);
+  g_autoptr(GError) error = NULL;
+  if (self.control == NULL || cbt_export_serve_control(self.export, self.control, &error))
+    return 0;
+  report(error);
+  return -1;
+}
+
+/* The connections are over. */
+static void
+plugin_cleanup(void)
+{
+  g_clear_pointer(&self.export, cbt_export_close);
+}
+
+static void
+plugin_unload(void)
+{
+  plugin_cleanup();
+  free(self.image);
+  free(self.bitmaps);
+  free(self.control);
+  memset(&self, 0, sizeof self);
 }
 
 static void *
-cbt_open(int readonly)
+plugin_open(int readonly G_GNUC_UNUSED)
 {
-  (void) readonly;
   return NBDKIT_HANDLE_NOT_NEEDED;
 }
 
 static int64_t
-cbt_get_size(void *handle)
+plugin_get_size(void *handle G_GNUC_UNUSED)
 {
-  (void) handle;
-  return (int64_t) cbt_export_size(plugin.export);
+  return (int64_t) cbt_export_size(self.export);
 }
 
 static int
-yes(void *handle)
+plugin_yes(void *handle G_GNUC_UNUSED)
 {
-  (void) handle;
   return 1;
 }
 
 static int
-cbt_can_fua(void *handle)
+plugin_can_fua(void *handle G_GNUC_UNUSED)
 {
-  (void) handle;
   return NBDKIT_FUA_NATIVE;
 }
 
 static int
-cbt_can_cache(void *handle)
+plugin_block_size(void *handle G_GNUC_UNUSED, uint32_t *minimum, uint32_t *preferred, uint32_t *maximum)
 {
-  (void) handle;
-  return NBDKIT_CACHE_EMULATE;
-}
-
-static int
-cbt_block_size(void *handle, uint32_t *minimum, uint32_t *preferred, uint32_t *maximum)
-{
-  (void) handle;
   *minimum = 1;
-  *preferred = 4096;
-  *maximum = 32 * 1024 * 1024;
+  *preferred = PREFERRED_BLOCK_SIZE;
+  *maximum = MAX_BLOCK_SIZE;
   return 0;
 }
 
+/* RESULT is 0 or an errno value. EOPNOTSUPP is no failure: nbdkit finds another way. */
 static int
-answer(int errsv, const char *what, uint64_t offset)
+finish(const char *operation, uint64_t offset, int result)
 {
-  if (errsv == 0)
+  if (result == 0)
     return 0;
-  if (errsv != EOPNOTSUPP)
-    nbdkit_error("%s at offset %" G_GUINT64_FORMAT ": %s", what, (guint64) offset, g_strerror(errsv));
-  nbdkit_set_error(errsv);
+  if (result != EOPNOTSUPP)
+    nbdkit_error("%s: cannot %s at %" G_GUINT64_FORMAT ": %s", self.image, operation, (guint64) offset,
+                 g_strerror(result));
+  nbdkit_set_error(result);
   return -1;
 }
 
 static int
-cbt_pread(void *handle, void *buffer, uint32_t count, uint64_t offset, uint32_t flags)
+plugin_pread(void *handle G_GNUC_UNUSED, void *buffer, uint32_t count, uint64_t offset,
+             uint32_t flags G_GNUC_UNUSED)
 {
-  (void) handle;
-  (void) flags;
-  return answer(cbt_export_read(plugin.export, buffer, count, offset), "read", offset);
+  return finish("read", offset, cbt_export_read(self.export, buffer, count, offset));
 }
 
 static int
-cbt_pwrite(void *handle, const void *buffer, uint32_t count, uint64_t offset, uint32_t flags)
+plugin_pwrite(void *handle G_GNUC_UNUSED, const void *buffer, uint32_t count, uint64_t offset, uint32_t flags)
 {
-  (void) handle;
   gboolean fua = (flags & NBDKIT_FLAG_FUA) != 0;
-  return answer(cbt_export_write(plugin.export, buffer, count, offset, fua), "write", offset);
+  return finish("write", offset, cbt_export_write(self.export, buffer, count, offset, fua));
 }
 
 static int
-cbt_flush(void *handle, uint32_t flags)
+plugin_zero(void *handle G_GNUC_UNUSED, uint32_t count, uint64_t offset, uint32_t flags)
 {
-  (void) handle;
-  (void) flags;
-  return answer(cbt_export_flush(plugin.export), "flush", 0);
-}
-
-static int
-cbt_trim(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
-{
-  (void) handle;
-  gboolean fua = (flags & NBDKIT_FLAG_FUA) != 0;
-  return answer(cbt_export_trim(plugin.export, count, offset, fua), "trim", offset);
-}
-
-static int
-cbt_zero(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
-{
-  (void) handle;
-  gboolean fua = (flags & NBDKIT_FLAG_FUA) != 0;
   gboolean may_trim = (flags & NBDKIT_FLAG_MAY_TRIM) != 0;
-  return answer(cbt_export_zero(plugin.export, count, offset, may_trim, fua), "zero", offset);
+  gboolean fua = (flags & NBDKIT_FLAG_FUA) != 0;
+  return finish("write zeros", offset, cbt_export_zero(self.export, count, offset, may_trim, fua));
 }
 
 static int
-cbt_extents(void *handle, uint32_t count, uint64_t offset, uint32_t flags, struct nbdkit_extents *extents)
+plugin_trim(void *handle G_GNUC_UNUSED, uint32_t count, uint64_t offset, uint32_t flags)
+{
+  gboolean fua = (flags & NBDKIT_FLAG_FUA) != 0;
+  return finish("trim", offset, cbt_export_trim(self.export, count, offset, fua));
+}
+
+static int
+plugin_flush(void *handle G_GNUC_UNUSED, uint32_t flags G_GNUC_UNUSED)
+{
+  return finish("flush", 0, cbt_export_flush(self.export));
+}
+
+static int
+plugin_extents(void *handle G_GNUC_UNUSED, uint32_t count, uint64_t offset, uint32_t flags,
+               struct nbdkit_extents *extents)
 {
   uint64_t end = offset + count;
-  (void) handle;
   while (offset < end) {
-    guint64 length;
-    gboolean hole;
-    int errsv = cbt_export_extent(plugin.export, offset, end - offset, &length, &hole);
-    if (errsv != 0)
-      return answer(errsv, "extents", offset);
-    if (nbdkit_add_extent(extents, offset, length, hole ? NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO : 0) == -1)
+    guint64 length = 0;
+    gboolean hole = FALSE;
+    int result = cbt_export_extent(self.export, offset, end - offset, &length, &hole);
+    if (result != 0)
+      return finish("examine the extents", offset, result);
+    if (nbdkit_add_extent(extents, offset, length, hole ? NBDKIT_EXTENT_HOLE | NBDKIT_EXTENT_ZERO : 0) != 0)
       return -1;
     if (flags & NBDKIT_FLAG_REQ_ONE)
-      break;
+      return 0;
     offset += length;
   }
   return 0;
 }
 
-static struct nbdkit_plugin nbdkit_cbt = {
-    .name = "cbt",
-    .longname = "tracked disk export of cbt-backup",
-    .version = CBT_VERSION,
-    .description = "Serves a raw image read-write and notes every change in persistent dirty bitmaps.",
-    .unload = cbt_unload,
-    .config = cbt_config,
-    .config_complete = cbt_config_complete,
-    .config_help = cbt_config_help,
-    .get_ready = cbt_get_ready,
-    .after_fork = cbt_after_fork,
-    .open = cbt_open,
-    .get_size = cbt_get_size,
-    .block_size = cbt_block_size,
-    .can_write = yes,
-    .can_flush = yes,
-    .can_trim = yes,
-    .can_zero = yes,
-    .can_fast_zero = yes,
-    .can_extents = yes,
-    .can_multi_conn = yes,
-    .can_fua = cbt_can_fua,
-    .can_cache = cbt_can_cache,
-    .pread = cbt_pread,
-    .pwrite = cbt_pwrite,
-    .flush = cbt_flush,
-    .trim = cbt_trim,
-    .zero = cbt_zero,
-    .extents = cbt_extents,
-    .errno_is_preserved = 1,
+/* clang-format off */
+static struct nbdkit_plugin plugin = {
+  .name               = "cbt",
+  .longname           = "changed-block-tracking disk",
+  .version            = CBT_VERSION,
+  .description        = "serves a disk image and tracks its changes in persistent dirty bitmaps",
+  .config             = plugin_config,
+  .config_complete    = plugin_config_complete,
+  .config_help        = "image=PATH       (required) The raw disk image or block device.\n"
+                        "bitmaps=DIR      (required) The folder of the disk's bitmaps; made when missing.\n"
+                        "disk-id=UUID     (required) The id that the disk was registered with.\n"
+                        "control=SOCKET   The Unix socket on which the backup daemon asks.",
+  .magic_config_key   = "image",
+  .get_ready          = plugin_get_ready,
+  .after_fork         = plugin_after_fork,
+  .cleanup            = plugin_cleanup,
+  .unload             = plugin_unload,
+  .open               = plugin_open,
+  .get_size           = plugin_get_size,
+  .block_size         = plugin_block_size,
+  .can_write          = plugin_yes,
+  .can_flush          = plugin_yes,
+  .can_trim           = plugin_yes,
+  .can_zero           = plugin_yes,
+  .can_fast_zero      = plugin_yes,
+  .can_extents        = plugin_yes,
+  .can_multi_conn     = plugin_yes,
+  .can_fua            = plugin_can_fua,
+  .pread              = plugin_pread,
+  .pwrite             = plugin_pwrite,
+  .zero               = plugin_zero,
+  .trim               = plugin_trim,
+  .flush              = plugin_flush,
+  .extents            = plugin_extents,
+  /* Extents, writes and the rest are positional: any thread, any time. Errors come by nbdkit_set_error(). */
 };
+/* clang-format on */
 
-NBDKIT_REGISTER_PLUGIN(nbdkit_cbt)
+struct nbdkit_plugin *plugin_init(void);
+NBDKIT_REGISTER_PLUGIN(plugin)

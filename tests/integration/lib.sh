@@ -29,12 +29,13 @@ export LC_ALL=C
 say() { printf '%s\n' "-- $*"; }
 
 fail() {
-  printf 'FAILED: %s\n' "$*" >&2
   local i
-  for ((i = 1; i < ${#FUNCNAME[@]} - 1; i++)); do
-    printf '  in %s, line %s\n' "${FUNCNAME[i]}" "${BASH_LINENO[i]}" >&2
-  done
-  printf '  line %s of %s\n' "${BASH_LINENO[-2]}" "$0" >&2
+  {
+    printf 'FAILED: %s\n' "$*"
+    for ((i = 0; i < ${#FUNCNAME[@]} - 1; i++)); do
+      printf '  %s line %s, called by %s\n' "$(basename "${BASH_SOURCE[i + 1]}")" "${BASH_LINENO[i]}" "${FUNCNAME[i + 1]}"
+    done
+  } | tee -a "$WORK/failure" >&2
   exit 1
 }
 
@@ -61,7 +62,7 @@ processes_of_test() {
 }
 
 sanitizer_reports() {
-  find "$WORK" -maxdepth 3 \( -name '*.log' -o -name '*.err' \) -print0 2>/dev/null |
+  find "$WORK" -maxdepth 5 \( -name '*.log' -o -name '*.err' \) -print0 2>/dev/null |
     xargs -0 -r grep -aE 'ERROR: (Address|Leak)Sanitizer|WARNING: ThreadSanitizer|runtime error:|SUMMARY: [A-Za-z]*Sanitizer' 2>/dev/null || true
 }
 
@@ -82,9 +83,11 @@ cleanup() {
     result=1
   fi
   if [ "$result" -ne 0 ] && [ "$result" -ne 77 ]; then
-    for log in "$WORK"/*.log "$RUN"/*.log; do
-      [ -s "$log" ] && { printf '== %s\n' "$log"; tail -n 60 "$log"; } >&2
+    for log in "$WORK"/daemon.log "$RUN"/exports/*/*.log "$WORK"/*.err; do
+      [ -s "$log" ] && { printf '== %s\n' "$log"; tail -n 40 "$log"; } >&2
     done
+    echo >&2
+    cat "$WORK/failure" >&2 2>/dev/null || echo "FAILED: a command ended with status $result" >&2
     if [ -n "${CBT_TEST_KEEP:-}" ]; then
       echo "kept: $WORK" >&2
       exit "$result"
@@ -188,7 +191,9 @@ cbt_json() { cbt --json "$@"; }
 api() {
   local method=$1 path=$2
   local options=(-sS --unix-socket "$SOCKET" -X "$method" -o "$WORK/api.body" -w '%{http_code}')
-  [ $# -lt 3 ] || options+=(-H 'Content-Type: application/json' --data-binary "$3")
+  if [ $# -ge 3 ] || [ "$method" = POST ]; then
+    options+=(-H 'Content-Type: application/json' --data-binary "${3:-}")
+  fi
   : >"$WORK/api.body"
   status=$(curl "${options[@]}" "http://localhost$path") || status=000
   body=$(cat "$WORK/api.body")
@@ -221,11 +226,28 @@ vm_add() { # VM DISK=PATH...
   cbt --quiet vm add "$vm" "${options[@]}" >/dev/null
 }
 
-# uri_of VM [DISK]: starts the vm's exports if they do not run, prints the URI of the disk.
-uri_of() {
-  cbt_json export start "$1" | jq -er --arg disk "${2:-}" '[.[] | select($disk == "" or .disk == $disk)][0].uri'
+# running_exports VM: their JSON, once all of them run; starts them if there are none.
+running_exports() {
+  api GET "/v1/exports/$1"
+  [ "$body" != '[]' ] || cbt --quiet export start "$1" >/dev/null || fail "export start $1"
+  wait_until 20 exports_run "$1" || fail "the exports of $1 do not run: $body"
+  printf '%s\n' "$body"
 }
-export_pid() { api GET "/v1/exports/$1" && jq -er '.[0].pid' <<<"$body"; }
+exports_run() { api GET "/v1/exports/$1" && jq -e 'length > 0 and all(.[]; .state == "running")' >/dev/null <<<"$body"; }
+
+# uri_of VM [DISK]: the URI of the disk's export, which is started if it does not run.
+uri_of() {
+  running_exports "$1" | jq -er --arg disk "${2:-}" '[.[] | select($disk == "" or .disk == $disk)][0].uri'
+}
+export_pid() { running_exports "$1" | jq -er '.[0].pid'; }
+export_has_other_pid() { exports_run "$1" && [ "$(jq -r '.[0].pid' <<<"$body")" != "$2" ]; }
+# kill_export VM: kill -9 of its process; returns when the daemon has started another one.
+kill_export() {
+  local pid
+  pid=$(export_pid "$1")
+  kill -KILL "$pid"
+  wait_until 20 export_has_other_pid "$1" "$pid" || fail "the export of $1 does not come back: $body"
+}
 
 # backup full|incremental VM [OPTION...]: prints the job; fails unless it is done.
 backup() {

@@ -12,7 +12,7 @@ loop_on() { # FILE: sets $loop
 }
 
 say "the disk of the store gets full in a backup"
-truncate -s 96M "$WORK/store.img"
+truncate -s 160M "$WORK/store.img"
 mkfs.ext4 -q -F "$WORK/store.img"
 loop_on "$WORK/store.img"
 STATE=$WORK/small
@@ -23,7 +23,7 @@ vm_add vm1 "root=$WORK/disk.img"
 uri=$(uri_of vm1)
 backup full vm1 >/dev/null
 cp --sparse=always "$WORK/disk.img" "$WORK/first.img"
-fallocate -l 24M "$STATE/ballast"
+fallocate -l 80M "$STATE/ballast"
 
 random_image "$WORK/new" 40
 io "$uri" "write -s $WORK/new 0 40M" flush
@@ -53,7 +53,7 @@ restore_matches vm1@1 root "$WORK/first.img"
 assert_eq "incremental" "$(backup incremental vm1 | jq -c '[.reason, .dirty]')" '[null,0]'
 
 say "a restore onto a full disk fails with the reason"
-fallocate -l 10M "$STATE/ballast" || true
+fallocate -l 100M "$STATE/ballast" 2>/dev/null || true
 expect_exit 1 space cbt restore vm1@latest --to "$STATE/restored"
 rm -rf "$STATE/ballast" "$STATE/restored"
 cbt --quiet export stop vm1

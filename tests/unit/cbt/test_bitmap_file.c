@@ -372,6 +372,19 @@ test_inconsistent_freezes_with_all_and_without_base(void **state)
 }
 
 static void
+test_freeze_starts_with_a_clean_successor_whatever_was_left(void **state)
+{
+  const Fixture *f = *state;
+  CbtBitmapFile *file = create(f);
+  apply(file, CBT_BITMAP_CREATE_SUCCESSOR, &point_a);
+  cbt_bitmap_file_record(file, 3 * G, 1);
+  apply(file, CBT_BITMAP_MARK_INCONSISTENT, NULL);
+  apply(file, CBT_BITMAP_CREATE_SUCCESSOR, &point_b);
+  assert_int_equal(info_of(file).successor_count, 0);
+  cbt_bitmap_file_abandon(file);
+}
+
+static void
 test_losing_the_base_has_a_reason(void **state)
 {
   const Fixture *f = *state;
@@ -633,6 +646,7 @@ main(void)
       TEST(test_backup_that_succeeds_keeps_only_what_came_later),
       TEST(test_backup_that_fails_keeps_everything),
       TEST(test_inconsistent_freezes_with_all_and_without_base),
+      TEST(test_freeze_starts_with_a_clean_successor_whatever_was_left),
       TEST(test_losing_the_base_has_a_reason),
       TEST(test_refused_event_names_state_and_event),
       TEST(test_merge_goes_where_writes_go),

@@ -382,6 +382,20 @@ test_shrunk_and_grown_disk_is_dirty_behind_the_cut(void **state)
 }
 
 static void
+test_resize_alone_is_no_foreign_write(void **state)
+{
+  const Disk *disk = *state;
+  CbtTracker *tracker = must_open(disk);
+  add(tracker, "daily", G);
+  resize(disk, tracker, 300 * G);
+  touch_image(disk);
+  must_close(tracker);
+  tracker = must_open(disk);
+  assert_int_equal(info_of(tracker, "daily").state, CBT_BITMAP_ACTIVE);
+  must_close(tracker);
+}
+
+static void
 test_frozen_disk_is_not_resized(void **state)
 {
   const Disk *disk = *state;
@@ -526,6 +540,7 @@ main(void)
       TEST(test_merge_takes_the_bits_of_another),
       TEST(test_grown_disk_is_dirty_where_it_is_new),
       TEST(test_shrunk_and_grown_disk_is_dirty_behind_the_cut),
+      TEST(test_resize_alone_is_no_foreign_write),
       TEST(test_frozen_disk_is_not_resized),
       TEST(test_resize_behind_the_tracker_is_told),
       TEST(test_failed_resize_misses_no_change),

@@ -286,6 +286,7 @@ test_a_chunk_that_is_not_there_is_not_found(void **state)
 typedef struct {
   Store *store;
   guint start;
+  pthread_barrier_t *together; /* all put at the same instant */
   StoreTally tally;
   StoreChunkId ids[N_CLUSTERS];
 } Job;
@@ -298,7 +299,11 @@ put_in_thread(void *data)
   for (guint round = 0; round < 3; round++) {
     for (guint k = 0; k < N_CLUSTERS; k++) {
       guint i = (job->start + k) % N_CLUSTERS;
-      assert_true(put_cluster(worker, i, &job->ids[i], NULL, &job->tally));
+      guint8 cluster[CBT_CLUSTER_SIZE];
+      cluster_of(i, cluster);
+      pthread_barrier_wait(job->together);
+      assert_true(store_put(worker, STORE_CHUNK_DATA, cluster, sizeof cluster, &job->ids[i], NULL,
+                            &job->tally, NULL));
       assert_true(cluster_is_readable(worker, i, &job->ids[i], NULL));
     }
     assert_true(store_flush(job->store, NULL));
@@ -312,8 +317,10 @@ check_threads(Fixture *fixture, guint step)
   pthread_t threads[4];
   Job jobs[4] = {0};
   guint64 new_bytes = 0;
+  pthread_barrier_t together;
+  pthread_barrier_init(&together, NULL, 4);
   for (guint i = 0; i < 4; i++) {
-    jobs[i] = (Job){.store = fixture->store, .start = i * step};
+    jobs[i] = (Job){.store = fixture->store, .start = i * step, .together = &together};
     assert_int_equal(pthread_create(&threads[i], NULL, put_in_thread, &jobs[i]), 0);
   }
   for (guint i = 0; i < 4; i++) {
@@ -322,6 +329,7 @@ check_threads(Fixture *fixture, guint step)
     assert_int_equal(jobs[i].tally.new_bytes + jobs[i].tally.reused_bytes, 3 * N_CLUSTERS * CBT_CLUSTER_SIZE);
     assert_memory_equal(jobs[i].ids, jobs[0].ids, sizeof jobs[0].ids);
   }
+  pthread_barrier_destroy(&together);
   assert_int_equal(new_bytes, N_CLUSTERS * CBT_CLUSTER_SIZE);
   StoreStatistics statistics;
   store_statistics(fixture->store, &statistics);

@@ -1,2 +1,0 @@
-void placeholder(void);
-void placeholder(void) {}
