@@ -32,7 +32,7 @@ engine_new(Daemon *daemon)
 }
 
 void
-engine_free(Engine *engine)
+engine_stop(Engine *engine)
 {
   engine->stopping = TRUE;
   for (guint i = 0; i < engine->jobs->len; i++) {
@@ -42,6 +42,11 @@ engine_free(Engine *engine)
   }
   while (engine->n_active > 0)
     g_main_context_iteration(NULL, TRUE);
+}
+
+void
+engine_free(Engine *engine)
+{
   g_ptr_array_unref(engine->jobs);
   g_free(engine);
 }

@@ -10,7 +10,10 @@
 #include <daemon/job.h>
 
 Engine *engine_new(Daemon *daemon);
-/* Cancels every job and waits for their threads (running the main queue's messages meanwhile). */
+/* Takes no more jobs, cancels every one and waits for their threads (running the main loop meanwhile). It
+ * still answers. */
+void engine_stop(Engine *engine);
+/* After engine_stop(), when nobody asks any more. */
 void engine_free(Engine *engine);
 
 /* Queues JOB (transfer full) and gives it its id; returns it (transfer none). BUSY if it is a backup and one
