@@ -10,6 +10,7 @@
 #include <cbt/bitmap-file-private.h>
 #include <cbt/tracker.h>
 
+#include <cbt/block-mark.h>
 #include <common/error.h>
 #include <common/fd.h>
 #include <errno.h>
@@ -217,11 +218,25 @@ list_names(const CbtTracker *tracker, GError **error)
   return names;
 }
 
+/* The identity with what tells of writes, of an image that was synced: the modification time must be the one
+ * that a power cut leaves, and a device's mark lacks what is in the page cache. */
+static gboolean
+get_stamp(const CbtTracker *tracker, CbtDiskIdentity *disk, GError **error)
+{
+  if (fsync(tracker->image_fd) != 0)
+    g_debug("%s: cannot sync the image: %s", tracker->directory, g_strerror(errno));
+  if (!cbt_tracker_get_identity(tracker, disk, error))
+    return FALSE;
+  if (disk->inode == 0)
+    disk->mtime_ns = cbt_block_mark_get(tracker->image_fd);
+  return TRUE;
+}
+
 static gboolean
 open_all(CbtTracker *tracker, GError **error)
 {
   CbtDiskIdentity disk;
-  if (!cbt_tracker_get_identity(tracker, &disk, error))
+  if (!get_stamp(tracker, &disk, error))
     return FALSE;
   if (disk.size == 0 || disk.size > CBT_DISK_SIZE_MAX) {
     cbt_set_error(error, CBT_ERROR_INVALID, NULL, "a disk of %" G_GUINT64_FORMAT " bytes cannot be tracked",
@@ -268,10 +283,7 @@ gboolean
 cbt_tracker_close(CbtTracker *tracker, GError **error)
 {
   CbtDiskIdentity disk;
-  /* The modification time that is stamped must be the one that a power cut leaves. */
-  if (fsync(tracker->image_fd) != 0)
-    g_debug("%s: cannot sync the image: %s", tracker->directory, g_strerror(errno));
-  if (!cbt_tracker_get_identity(tracker, &disk, error)) {
+  if (!get_stamp(tracker, &disk, error)) {
     cbt_tracker_abandon(tracker);
     return FALSE;
   }

@@ -185,12 +185,13 @@ backup_plan_disk(BackupDisk *disk, GError **error)
 {
   Daemon *daemon = disk->backup->daemon;
   CbtBitmapInfo info;
-  disk->source = cbt_source_open_file(disk->disk->path, error);
+  /* In this order: what was written before the tracker looked at the image, it knows of. */
+  disk->ref = disks_acquire(daemon->disks, disk->backup->request->vm->name, disk->disk, error);
+  disk->source = disk->ref ? cbt_source_open_file(disk->disk->path, error) : NULL;
   if (!disk->source)
     return FALSE;
   disk->progress->total = disk->source->size;
-  disk->ref = disks_acquire(daemon->disks, disk->backup->request->vm->name, disk->disk, error);
-  if (!disk->ref || !check_same_image(disk, error) || !get_bitmap(disk, &info, error) ||
+  if (!check_same_image(disk, error) || !get_bitmap(disk, &info, error) ||
       !backup_settle_bitmap(daemon, disk->ref, disk->disk, &info, error))
     return FALSE;
   if (info.state == CBT_BITMAP_DISABLED) {
