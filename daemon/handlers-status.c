@@ -29,7 +29,7 @@ put_vm(JsonBuilder *builder, Daemon *daemon, const CatalogueVm *vm)
   const CbtUuid none = {{0}};
   g_autoptr(GPtrArray) points = catalogue_list_points(daemon->catalogue, vm->name, NULL);
   const StorePoint *latest = points && points->len > 0 ? g_ptr_array_index(points, 0) : NULL;
-  Job *job = engine_backup_of(daemon->engine, vm->name);
+  Job *job = engine_user_of(daemon->engine, vm->name);
   json_builder_begin_object(builder);
   json_put_string(builder, "name", vm->name);
   json_put_int(builder, "disks", vm->disks->len);
