@@ -81,7 +81,7 @@ static JsonNode *
 start_exports(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError **error)
 {
   const CatalogueVm *vm = data;
-  if (!exports_start(daemon->exports, vm, FALSE, error))
+  if (!exports_start(daemon->exports, vm, error))
     return NULL;
   if (note_state(daemon, vm, TRUE, error))
     return exports_to_json(daemon, vm->name);
