@@ -346,8 +346,8 @@ cbt_bitmap_file_open_readonly(const char *path, GError **error)
   return g_steal_pointer(&file);
 }
 
-static gboolean
-close_clean(CbtBitmapFile *file, const CbtDiskIdentity *disk, GError **error)
+gboolean
+cbt_bitmap_file_stamp(CbtBitmapFile *file, const CbtDiskIdentity *disk, GError **error)
 {
   CbtBitmapHeader next = file->header;
   if (disk->size != next.disk.size || !cbt_uuid_equal(&disk->disk_id, &next.disk.disk_id)) {
@@ -365,7 +365,7 @@ close_clean(CbtBitmapFile *file, const CbtDiskIdentity *disk, GError **error)
 gboolean
 cbt_bitmap_file_close(CbtBitmapFile *file, const CbtDiskIdentity *disk, GError **error)
 {
-  gboolean ok = !file->writable || close_clean(file, disk, error);
+  gboolean ok = !file->writable || cbt_bitmap_file_stamp(file, disk, error);
   cbt_bitmap_file_abandon(file);
   return ok;
 }

@@ -29,8 +29,9 @@ struct CbtTracker {
   int lock_fd;
   int image_fd; /* the caller's */
   CbtUuid disk_id;
-  gint64 opened_mtime_ns;
+  CbtDiskIdentity opened; /* the image when it was opened */
   gint recorded; /* atomic; whether anything was recorded, or resized */
+  gboolean idle; /* nothing ever will be */
   /* changed while nobody records */
   CbtBitmapFile *files[CBT_TRACKER_MAX_BITMAPS];
   guint n_files;
@@ -243,7 +244,7 @@ open_all(CbtTracker *tracker, GError **error)
                   disk.size);
     return FALSE;
   }
-  tracker->opened_mtime_ns = disk.mtime_ns;
+  tracker->opened = disk;
   g_autoptr(GPtrArray) names = list_names(tracker, error);
   for (guint i = 0; names != NULL && i < names->len; i++)
     if (!open_one(tracker, g_ptr_array_index(names, i), &disk, error))
@@ -271,6 +272,16 @@ cbt_tracker_open(const CbtFileOps *ops, const char *directory, int image_fd, con
   return NULL;
 }
 
+gboolean
+cbt_tracker_set_idle(CbtTracker *tracker, GError **error)
+{
+  tracker->idle = TRUE;
+  for (guint i = 0; i < tracker->n_files; i++)
+    if (!cbt_bitmap_file_stamp(tracker->files[i], &tracker->opened, error))
+      return FALSE;
+  return TRUE;
+}
+
 static void
 tracker_free(CbtTracker *tracker)
 {
@@ -290,7 +301,7 @@ cbt_tracker_close(CbtTracker *tracker, GError **error)
   /* With nothing recorded no tracked write was made: if the time moved all the same, the next open shall see
    * it. */
   if (!__atomic_load_n(&tracker->recorded, __ATOMIC_RELAXED))
-    disk.mtime_ns = tracker->opened_mtime_ns;
+    disk.mtime_ns = tracker->opened.mtime_ns;
   gboolean ok = TRUE;
   for (guint i = 0; i < tracker->n_files; i++)
     ok = cbt_bitmap_file_close(tracker->files[i], &disk, ok ? error : NULL) && ok;
@@ -311,6 +322,7 @@ cbt_tracker_abandon(CbtTracker *tracker)
 void
 cbt_tracker_record(CbtTracker *tracker, guint64 offset, guint64 length)
 {
+  g_assert(!tracker->idle);
   if (!__atomic_load_n(&tracker->recorded, __ATOMIC_RELAXED))
     __atomic_store_n(&tracker->recorded, TRUE, __ATOMIC_RELAXED);
   for (guint i = 0; i < tracker->n_files; i++)
@@ -366,7 +378,7 @@ cbt_tracker_add(CbtTracker *tracker, const char *name, guint64 granularity, GErr
   if (file == NULL)
     return FALSE;
   tracker->files[tracker->n_files++] = file;
-  return TRUE;
+  return !tracker->idle || cbt_bitmap_file_stamp(file, &tracker->opened, error);
 }
 
 /* STATE if FILE is frozen: OPERATION would take the bits away from under a backup. */
