@@ -269,8 +269,9 @@ find_mismatch(const CbtBitmapHeader *header, const CbtDiskIdentity *disk, gboole
     return g_strdup("the image is on another file system than before (its device changed)");
   /* The bits of an inconsistent one mean nothing anyhow, and it has its reason. */
   if (header->clean && header->state != CBT_BITMAP_INCONSISTENT && was_written(known, disk, same_boot))
-    return g_strdup(is_file ? "the image was written while it was not tracked (its modification time changed)"
-                            : "the device was written while it was not tracked (its count of writes changed)");
+    return g_strdup(is_file
+                        ? "the image was written while it was not tracked (its modification time changed)"
+                        : "the device was written while it was not tracked (its count of writes changed)");
   return NULL;
 }
 

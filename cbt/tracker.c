@@ -30,8 +30,8 @@ struct CbtTracker {
   int image_fd; /* the caller's */
   CbtUuid disk_id;
   CbtDiskIdentity opened; /* the image when it was opened */
-  gint recorded; /* atomic; whether anything was recorded, or resized */
-  gboolean idle; /* nothing ever will be */
+  gint recorded;          /* atomic; whether anything was recorded, or resized */
+  gboolean idle;          /* nothing ever will be */
   /* changed while nobody records */
   CbtBitmapFile *files[CBT_TRACKER_MAX_BITMAPS];
   guint n_files;

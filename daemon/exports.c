@@ -152,7 +152,8 @@ static gboolean
 is_listening(const Export *export)
 {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
-  gboolean fits = g_strlcpy(address.sun_path, export->control, sizeof address.sun_path) < sizeof address.sun_path;
+  gboolean fits =
+      g_strlcpy(address.sun_path, export->control, sizeof address.sun_path) < sizeof address.sun_path;
   CBT_AUTO_FD int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   return fits && fd >= 0 &&
          (connect(fd, (const struct sockaddr *) &address, sizeof address) == 0 || errno == EAGAIN);

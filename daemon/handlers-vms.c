@@ -95,7 +95,8 @@ handle_vm_show(ApiRequest *request, gpointer daemon)
 /* ---- adding
  * --------------------------------------------------------------------------------------------------- */
 
-/* An image's real path. A device's name stays as it was given: what it leads to is numbered anew at each boot. */
+/* An image's real path. A device's name stays as it was given: what it leads to is numbered anew at each
+ * boot. */
 static char *
 path_to_keep(const char *path)
 {
@@ -320,7 +321,8 @@ check_idle(Daemon *daemon, const char *vm, GError **error)
     return FALSE;
   }
   if (engine_user_of(daemon->engine, vm) || disks_in_use(daemon->disks, vm)) {
-    cbt_set_error(error, CBT_ERROR_BUSY, "See cbt-backup job list.", "a backup or restore of vm '%s' is under way", vm);
+    cbt_set_error(error, CBT_ERROR_BUSY, "See cbt-backup job list.",
+                  "a backup or restore of vm '%s' is under way", vm);
     return FALSE;
   }
   return TRUE;

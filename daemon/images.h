@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Which registered disk has an image, by whatever name: a link, a path through a linked folder, another node of
- * a device. Main thread.
+ * Which registered disk has an image, by whatever name: a link, a path through a linked folder, another node
+ * of a device. Main thread.
  */
 #pragma once
 
