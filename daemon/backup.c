@@ -302,6 +302,7 @@ backup_job_new(BackupRequest *request, GError **error)
   }
   Job *job = job_new(JOB_BACKUP, vm->name, request->incremental ? "incremental" : "full", backup_run, request,
                      (GDestroyNotify) backup_request_free);
+  job_add_vm_in_use(job, vm->name);
   for (guint i = 0; i < vm->disks->len; i++) {
     const CatalogueDisk *disk = g_ptr_array_index(vm->disks, i);
     if (is_wanted(request, disk->name))

@@ -9,6 +9,7 @@
 #include <common/fd.h>
 #include <daemon/disks.h>
 #include <daemon/engine.h>
+#include <daemon/images.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
@@ -59,24 +60,21 @@ restore_request_add_target(RestoreRequest *request, const char *disk, const char
 static gboolean
 find_owner(Daemon *daemon, RestoreTarget *target, GError **error)
 {
-  g_autofree char *owner = catalogue_find_image(daemon->catalogue, target->path);
-  if (!owner)
-    return TRUE;
-  *strchr(owner, '/') = '\0';
-  target->owner = catalogue_get_vm(daemon->catalogue, owner, error);
-  if (!target->owner)
+  g_autoptr(GError) local = NULL;
+  target->owner = images_find_owner(daemon->catalogue, target->path, &target->owner_disk, &local);
+  if (local) {
+    g_propagate_error(error, g_steal_pointer(&local));
     return FALSE;
-  for (guint i = 0; i < target->owner->disks->len; i++) {
-    const CatalogueDisk *disk = g_ptr_array_index(target->owner->disks, i);
-    if (strcmp(disk->path, target->path) == 0)
-      target->owner_disk = disk;
   }
-  gboolean exported = exports_has(daemon->exports, owner);
-  if (!exported && !engine_backup_of(daemon->engine, owner))
+  if (!target->owner)
+    return TRUE;
+  const char *vm = target->owner->name;
+  gboolean exported = exports_has(daemon->exports, vm);
+  if (!exported && !engine_user_of(daemon->engine, vm))
     return TRUE;
   cbt_set_error(
       error, CBT_ERROR_BUSY, "Shut the guest down and stop the export, or restore into another file.",
-      "%s is in use: vm '%s' is %s", target->path, owner, exported ? "exported" : "being backed up");
+      "%s is in use: vm '%s' is %s", target->path, vm, exported ? "exported" : "being backed up or restored");
   return FALSE;
 }
 
@@ -121,21 +119,35 @@ check_targets(Daemon *daemon, const RestoreRequest *request, GError **error)
  * -------------------------------------------------------------------------------------------------- */
 
 static gboolean
-mark_bitmaps(Daemon *daemon, const RestoreTarget *target, GError **error)
+mark_bitmaps(DiskRef *ref, GError **error)
 {
-  if (!target->owner_disk)
-    return TRUE;
-  g_autoptr(DiskRef) ref = disks_acquire(daemon->disks, target->owner->name, target->owner_disk, error);
   CbtControlRequest request;
   CbtControlReply reply;
   cbt_control_request_init(&request, CBT_CONTROL_LIST, NULL);
-  if (!ref || !disk_ref_call(ref, &request, NULL, &reply, error))
+  if (!disk_ref_call(ref, &request, NULL, &reply, error))
     return FALSE;
   for (guint i = 0; i < reply.n_bitmaps; i++)
     if (!disk_ref_apply(ref, reply.bitmaps[i].name, CBT_BITMAP_MARK_INCONSISTENT, NULL,
                         "a recovery point was restored into the image", error))
       return FALSE;
   return TRUE;
+}
+
+/* Takes the registered disk that has the target's image, if there is one, into *ref: as long as that is held,
+ * no export can start on it. */
+static gboolean
+take_owner(Daemon *daemon, const RestoreTarget *target, DiskRef **ref, GError **error)
+{
+  if (!target->owner)
+    return TRUE;
+  *ref = disks_acquire(daemon->disks, target->owner->name, target->owner_disk, error);
+  if (!*ref)
+    return FALSE;
+  if (!disk_ref_is_exported(*ref))
+    return mark_bitmaps(*ref, error);
+  cbt_set_error(error, CBT_ERROR_BUSY, "Shut the guest down and stop the export.",
+                "%s is in use: vm '%s' is exported", target->path, target->owner->name);
+  return FALSE;
 }
 
 static int
@@ -163,7 +175,8 @@ restore_disk(Daemon *daemon, Job *job, const RestoreRequest *request, guint inde
   const RestoreTarget *target = g_ptr_array_index(request->targets, index);
   const StorePointDisk *disk = store_point_find_disk(request->point, target->disk);
   gboolean created = FALSE;
-  if (!mark_bitmaps(daemon, target, error))
+  g_autoptr(DiskRef) ref = NULL;
+  if (!take_owner(daemon, target, &ref, error))
     return FALSE;
   CBT_AUTO_FD int fd = open_target(request, target, &created, error);
   if (fd < 0)
@@ -240,6 +253,8 @@ restore_job_new(Daemon *daemon, RestoreRequest *request, GError **error)
     JobDisk *progress = job_add_disk(job, target->disk);
     progress->total = store_point_find_disk(request->point, target->disk)->manifest.size;
     progress->dirty = progress->total;
+    if (target->owner)
+      job_add_vm_in_use(job, target->owner->name);
   }
   return job;
 }
