@@ -115,7 +115,7 @@ rm "$WORK/100MB"
 assert_eq "the daemon lives" "$(cbt_json vm list | jq length)" 1
 
 say "two backups of one vm at once"
-id=$(start_backup full vm1 4M)
+id=$(start_backup full vm1 --speed 4M)
 expect_status 409 vm1 POST /v1/vms/vm1/backups '{"kind":"incremental"}'
 expect_exit 4 vm1 cbt --full vm1
 expect_exit 4 vm1 cbt vm remove vm1

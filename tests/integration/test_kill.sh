@@ -28,13 +28,8 @@ write_some() {
 n_killed_at_work=0
 for ((n = 1; n <= kills; n++)); do
   write_some
-<<<<<<< HEAD
-  if [ $((n % 2)) -eq 1 ]; then kind=full speed=80M; else kind=incremental speed=2M; fi
-  id=$(start_backup "$kind" vm1 "$speed")
-=======
   if [ $((n % 2)) -eq 1 ]; then kind=full speed=20M; else kind=incremental speed=400K; fi
   id=$(start_backup "$kind" vm1 --speed "$speed")
->>>>>>> main
   pause "0.$(printf %03d "$(random_below 900)")"
   state=$(job_status "$id")
   kill_daemon
@@ -94,7 +89,7 @@ backup incremental vm1 >/dev/null
 for kind in full incremental; do
   write_some
   if [ "$kind" = full ]; then speed=24M; else speed=1M; fi
-  id=$(start_backup "$kind" vm1 "$speed")
+  id=$(start_backup "$kind" vm1 --speed "$speed")
   wait_until 10 bitmap_is vm1/root frozen || fail "the bitmap does not freeze"
   kill_export vm1
   write_some

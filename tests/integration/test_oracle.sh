@@ -126,7 +126,7 @@ cp "$log" "$WORK/log.$round"
 clusters log <"$WORK/log.$round" >"$WORK/logged"
 oracle "$round"
 # Slow enough to be at work for some two seconds.
-id=$(start_backup incremental vm1 "$(($(wc -l <"$WORK/logged") * CLUSTER / 2 + 1))")
+id=$(start_backup incremental vm1 --speed "$(($(wc -l <"$WORK/logged") * CLUSTER / 2 + 1))")
 wait_until 10 bitmap_is vm1/root frozen || fail "the bitmap does not freeze"
 go_on
 work "$((round + 1))"
@@ -150,7 +150,7 @@ say "during the backup of round $during: hold of $(jq '."hold-ms"' <<<"$job") ms
 say "a full backup under writes is a point in time, too"
 : >"$log"
 oracle full
-id=$(start_backup full vm1 "$((size_mib / 4))M")
+id=$(start_backup full vm1 --speed "$((size_mib / 4))M")
 wait_until 10 bitmap_is vm1/root frozen || fail "the bitmap does not freeze"
 go_on
 work "$((round + 1))"

@@ -130,7 +130,7 @@ assert_eq "its pid" "$(export_pid vm1)" "$pid"
 
 say "SIGTERM in the middle of a job ends it; the next incremental has all"
 io "$uri" 'write -P 79 40M 256k' flush
-id=$(start_backup full vm1 5M)
+id=$(start_backup full vm1 --speed 5M)
 wait_until 10 bitmap_is vm1/root frozen || fail "the bitmap does not freeze"
 stop_daemon
 start_daemon
