@@ -22,6 +22,7 @@
 #include <sys/un.h>
 
 #define START_TIMEOUT_MS 10000
+#define START_TIMEOUT    "10" /* seconds, for the timeout program: nbdkit must be in the background by then */
 #define STOP_TIMEOUT_MS  10000
 #define MAX_DEATHS       5
 #define DEATH_WINDOW_US  (60 * G_USEC_PER_SEC)
@@ -113,7 +114,10 @@ set_error_from_messages(const Export *export, char *messages, GError **error)
   last = last ? last + 1 : messages;
   const char *prefix = strstr(last, "error: ");
   cbt_set_error(error, CBT_ERROR_FAILED, NULL, "the export of %s/%s did not start: %s", export->vm,
-                export->disk, prefix ? prefix + strlen("error: ") : last);
+                export->disk,
+                prefix  ? prefix + strlen("error: ")
+                : *last ? last
+                        : "it was not ready in " START_TIMEOUT " s");
 }
 
 /* nbdkit goes into the background by itself when it is ready. It must: in the foreground it asks to be killed
@@ -127,8 +131,8 @@ spawn_process(Export *export, GError **error)
   g_autofree char *bitmaps = g_strconcat("bitmaps=", export->bitmap_dir, NULL);
   g_autofree char *disk_id = g_strconcat("disk-id=", export->disk_id, NULL);
   g_autofree char *control = g_strconcat("control=", export->control, NULL);
-  char *argv[] = {"nbdkit", "--unix", export->socket, "--threads", EXPORT_THREADS, plugin, image,
-                  bitmaps,  disk_id,  control,        NULL};
+  char *argv[] = {"timeout", START_TIMEOUT, "nbdkit", "--unix", export->socket, "--threads", EXPORT_THREADS,
+                  plugin,    image,         bitmaps,  disk_id,  control,        NULL};
   g_auto(GStrv) environment = g_get_environ();
 #ifdef CBT_PLUGIN_PRELOAD
   environment = g_environ_setenv(environment, "LD_PRELOAD", CBT_PLUGIN_PRELOAD, TRUE);

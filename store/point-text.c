@@ -141,10 +141,11 @@ get_time(GKeyFile *file, const char *group, const char *key, gboolean required, 
 static gboolean
 get_text(GKeyFile *file, const char *group, const char *key, gboolean required, char **value, GError **error)
 {
+  g_autoptr(GError) wrong = NULL; /* an escape that is none gives both a text and an error */
   gboolean there = g_key_file_has_key(file, group, key, NULL);
   g_free(*value);
-  *value = there ? g_key_file_get_string(file, group, key, NULL) : NULL;
-  return *value || (!there && !required) ? TRUE : wrong_value(group, key, error);
+  *value = there ? g_key_file_get_string(file, group, key, &wrong) : NULL;
+  return !wrong && (there || !required) ? TRUE : wrong_value(group, key, error);
 }
 
 static gboolean

@@ -17,6 +17,17 @@ add_disks(Cli *cli, JsonObject *body, GError **error)
   return TRUE;
 }
 
+/* What this version can do: nothing. It is asked for by scripts all the same. */
+static gboolean
+check_quiesce(Cli *cli, GError **error)
+{
+  const char *level = cli_option(cli, "quiesce");
+  if (!level || g_str_equal(level, "none"))
+    return TRUE;
+  cli_set_usage(error, "--quiesce %s is not available in this version: a backup is crash-consistent", level);
+  return FALSE;
+}
+
 static JsonObject *
 make_body(Cli *cli, const char *kind, GError **error)
 {
@@ -24,8 +35,8 @@ make_body(Cli *cli, const char *kind, GError **error)
   guint64 speed = 0;
   gboolean has_speed;
   const char *bitmap = cli_option(cli, "bitmap"), *note = cli_option(cli, "note");
-  if (!cli_option_size(cli, "speed", &speed, &has_speed, error) || !add_disks(cli, body, error) ||
-      (bitmap && !cli_check_name("Bitmap", bitmap, error)))
+  if (!check_quiesce(cli, error) || !cli_option_size(cli, "speed", &speed, &has_speed, error) ||
+      !add_disks(cli, body, error) || (bitmap && !cli_check_name("Bitmap", bitmap, error)))
     return NULL;
   json_object_set_string_member(body, "kind", kind);
   if (bitmap)
@@ -66,11 +77,12 @@ static const CliOption options[] = {
     {"note", "TEXT", FALSE, "a note for the recovery point"},
     {"no-wait", NULL, FALSE, "print the job and leave it running"},
     {"archive", "FILE", FALSE, NULL},
-    {"quiesce", "LEVEL", FALSE, NULL},
+    {"quiesce", "LEVEL", FALSE, "none: the guest is not asked to stand still (other levels come later)"},
     {0},
 };
 
-#define ARGS "NAME [--bitmap BITMAP] [--speed SIZE] [--disk DISK ...] [--note TEXT] [--no-wait]"
+#define ARGS                                                                                                 \
+  "NAME [--bitmap BITMAP] [--speed SIZE] [--disk DISK ...] [--note TEXT] [--quiesce none] [--no-wait]"
 
 const CliCommand cli_backup_commands[] = {
     {"--full", ARGS, "Back up all data of a vm and print the finished job; with --quiet the new point's uuid",

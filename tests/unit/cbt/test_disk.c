@@ -171,11 +171,29 @@ test_killed_export_is_unreachable_and_its_bits_remain(void **state)
   assert_int_equal(waitpid(pid, NULL, 0), pid);
   expect_code(!simple(disk, CBT_CONTROL_LIST, &error), &error, CBT_ERROR_UNREACHABLE);
   expect_code(!simple(disk, CBT_CONTROL_LIST, &error), &error, CBT_ERROR_UNREACHABLE);
-  expect_code(cbt_disk_connect(f->control, LONG_MS, &error) == NULL, &error, CBT_ERROR_UNREACHABLE);
+  expect_code(cbt_disk_connect(f->control, 50, &error) == NULL, &error, CBT_ERROR_UNREACHABLE);
 
   g_autoptr(CbtDisk) local = cbt_disk_open(f->image, f->bitmaps, &f->disk_id, &error);
   expect_ok(local != NULL, &error);
   assert_int_equal(dirty_bytes(local, "b"), 4 * C);
+}
+
+static void *
+serve_late(void *user_data)
+{
+  g_usleep(30 * 1000);
+  fixture_serve(user_data);
+  return NULL;
+}
+
+static void
+test_export_that_is_just_starting_is_waited_for(void **state)
+{
+  Fixture *f = *state;
+  pthread_t thread;
+  assert_int_equal(pthread_create(&thread, NULL, serve_late, f), 0);
+  cbt_disk_close(fixture_connect(f));
+  pthread_join(thread, NULL);
 }
 
 /* --- owners that are not what they should be --- */
@@ -260,6 +278,8 @@ main(void)
       cmocka_unit_test_setup_teardown(test_dropped_connection_ends_session_and_hold, fixture_setup,
                                       fixture_teardown),
       cmocka_unit_test_setup_teardown(test_killed_export_is_unreachable_and_its_bits_remain, fixture_setup,
+                                      fixture_teardown),
+      cmocka_unit_test_setup_teardown(test_export_that_is_just_starting_is_waited_for, fixture_setup,
                                       fixture_teardown),
       cmocka_unit_test_setup_teardown(test_silent_owner_is_unreachable_after_the_timeout, fixture_setup,
                                       fixture_teardown),

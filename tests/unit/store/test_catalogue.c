@@ -1,166 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
+#include <tests/unit/store/catalogue-fixture.h>
 
-#include <common/error.h>
 #include <glib/gstdio.h>
-#include <store/catalogue-private.h>
-#include <string.h>
-#include <tests/support/store-files.h>
-
-typedef struct {
-  char *folder;
-  char *path;
-  Catalogue *catalogue;
-} Fixture;
-
-static int
-setup(void **state)
-{
-  Fixture *fixture = g_new0(Fixture, 1);
-  fixture->folder = store_test_folder_new();
-  fixture->path = g_build_filename(fixture->folder, "catalogue.sqlite", NULL);
-  fixture->catalogue = catalogue_open(fixture->path, NULL);
-  *state = fixture;
-  return fixture->catalogue ? 0 : -1;
-}
-
-static int
-teardown(void **state)
-{
-  Fixture *fixture = *state;
-  catalogue_close(fixture->catalogue);
-  store_test_folder_free(fixture->folder);
-  g_free(fixture->path);
-  g_free(fixture);
-  return 0;
-}
-
-static void
-reopen(Fixture *fixture)
-{
-  catalogue_close(fixture->catalogue);
-  fixture->catalogue = catalogue_open(fixture->path, NULL);
-  assert_non_null(fixture->catalogue);
-}
-
-static void
-check_error(GError **error, CbtErrorCode code, const char *part)
-{
-  assert_non_null(*error);
-  if ((*error)->code != (int) code || !strstr((*error)->message, part))
-    fail_msg("expected %s with '%s', got: %s", cbt_error_code_name((int) code), part, (*error)->message);
-  assert_int_equal((*error)->domain, CBT_ERROR);
-  g_clear_error(error);
-}
-
-static void
-execute(Fixture *fixture, const char *sql)
-{
-  assert_int_equal(sqlite3_exec(fixture->catalogue->db, sql, NULL, NULL, NULL), SQLITE_OK);
-}
-
-static gint64
-number(Fixture *fixture, const char *sql)
-{
-  g_autoptr(sqlite3_stmt) stmt = catalogue_prepare(fixture->catalogue, NULL, sql, "");
-  assert_non_null(stmt);
-  assert_int_equal(catalogue_step(fixture->catalogue, stmt, NULL), CATALOGUE_ROW);
-  return sqlite3_column_int64(stmt, 0);
-}
-
-static CatalogueVm *
-make_vm(const char *name)
-{
-  CatalogueVm *vm = catalogue_vm_new(name);
-  g_autofree char *root = g_strdup_printf("/images/%s-root.raw", name);
-  g_autofree char *data = g_strdup_printf("/images/%s-data.raw", name);
-  catalogue_vm_add_disk(vm, "root", root, 65536);
-  catalogue_vm_add_disk(vm, "data", data, 4096);
-  g_ptr_array_add(vm->configs, g_strdup_printf("/etc/%s.conf", name));
-  g_ptr_array_add(vm->configs, g_strdup("/etc/common.conf"));
-  return vm;
-}
-
-static CatalogueVm *
-add_vm(Fixture *fixture, const char *name)
-{
-  CatalogueVm *vm = make_vm(name);
-  assert_true(catalogue_insert_vm(fixture->catalogue, vm, NULL));
-  return vm;
-}
-
-static StorePoint *
-make_point(const char *vm, gint64 time)
-{
-  StorePoint *point = store_point_new();
-  point->uuid = cbt_uuid_generate();
-  point->vm = g_strdup(vm);
-  point->time = time;
-  point->incremental = TRUE;
-  point->parent = cbt_uuid_generate();
-  point->reason = g_strdup("disk data: the bitmap was lost");
-  point->note = g_strdup("before the 'upgrade'; DROP TABLE points");
-  for (guint i = 0; i < 2; i++) {
-    StorePointDisk *disk = store_point_add_disk(point, i ? "data" : "root");
-    disk->disk_id = cbt_uuid_generate();
-    g_free(disk->path);
-    disk->path = g_strdup("/images/a.raw");
-    g_free(disk->bitmap);
-    disk->bitmap = g_strdup(i ? "" : "default");
-    disk->manifest.size = 1000000 + i;
-    memset(&disk->manifest.root, (int) (i + 1), sizeof disk->manifest.root);
-    disk->parent = i ? (CbtUuid){0} : cbt_uuid_generate();
-    disk->reason = i ? g_strdup("the bitmap was lost") : NULL;
-    disk->dirty = 11 + i;
-    disk->zero = 12 + i;
-    disk->reused = 13 + i;
-    disk->stored = G_MAXINT64 - i;
-  }
-  StorePointConfig *config = store_point_add_config(point, "my vm.conf");
-  memset(&config->id, 9, sizeof config->id);
-  config->size = 77;
-  return point;
-}
-
-static StorePoint *
-add_point(Fixture *fixture, const char *vm, gint64 time)
-{
-  StorePoint *point = make_point(vm, time);
-  assert_true(catalogue_insert_point(fixture->catalogue, point, NULL));
-  return point;
-}
-
-static void
-assert_same_vm(const CatalogueVm *a, const CatalogueVm *b)
-{
-  assert_string_equal(a->name, b->name);
-  assert_int_equal(a->created, b->created);
-  assert_int_equal(a->disks->len, b->disks->len);
-  assert_int_equal(a->configs->len, b->configs->len);
-  for (guint i = 0; i < a->disks->len; i++) {
-    const CatalogueDisk *x = a->disks->pdata[i], *y = b->disks->pdata[i];
-    assert_true(cbt_uuid_equal(&x->id, &y->id));
-    assert_string_equal(x->name, y->name);
-    assert_string_equal(x->path, y->path);
-    assert_int_equal(x->granularity, y->granularity);
-  }
-  for (guint i = 0; i < a->configs->len; i++)
-    assert_string_equal(a->configs->pdata[i], b->configs->pdata[i]);
-}
-
-/* Two points are the same if their texts are. */
-static void
-assert_same_point(const StorePoint *a, const StorePoint *b)
-{
-  gsize length;
-  g_autofree char *x = store_point_encode(a, &length);
-  g_autofree char *y = store_point_encode(b, &length);
-  assert_string_equal(x, y);
-}
 
 /* ---- opening ---- */
 
@@ -438,239 +279,6 @@ test_image_is_found_by_path(void **state)
   assert_null(catalogue_find_image(fixture->catalogue, "/images/web-data.ra"));
 }
 
-/* ---- points ---- */
-
-static void
-test_point_comes_back_as_it_was(void **state)
-{
-  Fixture *fixture = *state;
-  g_autoptr(StorePoint) point = add_point(fixture, "web", 1700000000000000);
-  reopen(fixture);
-  g_autoptr(StorePoint) found = catalogue_get_point(fixture->catalogue, &point->uuid, NULL);
-  assert_non_null(found);
-  assert_same_point(found, point);
-}
-
-static void
-test_points_are_listed_newest_first(void **state)
-{
-  Fixture *fixture = *state;
-  g_autoptr(StorePoint) second = add_point(fixture, "web", 200);
-  g_autoptr(StorePoint) first = add_point(fixture, "web", 100);
-  g_autoptr(StorePoint) other = add_point(fixture, "db", 150);
-  g_autoptr(StorePoint) same_time = add_point(fixture, "web", 200);
-  g_autoptr(GPtrArray) web = catalogue_list_points(fixture->catalogue, "web", NULL);
-  g_autoptr(GPtrArray) all = catalogue_list_points(fixture->catalogue, NULL, NULL);
-  g_autoptr(GPtrArray) none = catalogue_list_points(fixture->catalogue, "none", NULL);
-  assert_int_equal(web->len, 3);
-  assert_same_point(web->pdata[0], same_time);
-  assert_same_point(web->pdata[1], second);
-  assert_same_point(web->pdata[2], first);
-  assert_int_equal(all->len, 4);
-  assert_same_point(all->pdata[2], other);
-  assert_int_equal(none->len, 0);
-}
-
-static void
-test_point_twice_is_refused(void **state)
-{
-  Fixture *fixture = *state;
-  g_autoptr(GError) error = NULL;
-  g_autoptr(StorePoint) point = add_point(fixture, "web", 1);
-  assert_false(catalogue_insert_point(fixture->catalogue, point, &error));
-  check_error(&error, CBT_ERROR_EXISTS, "cannot add recovery point");
-}
-
-static void
-test_insert_that_fails_half_way_leaves_nothing(void **state)
-{
-  Fixture *fixture = *state;
-  g_autoptr(GError) error = NULL;
-  g_autoptr(StorePoint) point = make_point("web", 1);
-  execute(fixture,
-          "CREATE TRIGGER refuse BEFORE INSERT ON point_configs BEGIN SELECT RAISE(ABORT, 'refused'); END");
-  assert_false(catalogue_insert_point(fixture->catalogue, point, &error));
-  check_error(&error, CBT_ERROR_FAILED, "refused");
-  assert_int_equal(number(fixture, "SELECT count(*) FROM points"), 0);
-  assert_int_equal(number(fixture, "SELECT count(*) FROM point_disks"), 0);
-  execute(fixture, "DROP TRIGGER refuse");
-  assert_true(catalogue_insert_point(fixture->catalogue, point, NULL));
-}
-
-static void
-test_invalid_point_is_refused(void **state)
-{
-  Fixture *fixture = *state;
-  g_autoptr(GError) error = NULL;
-  g_autoptr(StorePoint) point = make_point("web", 1);
-  store_point_add_disk(point, "root");
-  assert_false(catalogue_insert_point(fixture->catalogue, point, &error));
-  check_error(&error, CBT_ERROR_INVALID, "'root'");
-}
-
-static void
-test_update_changes_note_protection_and_verified(void **state)
-{
-  Fixture *fixture = *state;
-  g_autoptr(GError) error = NULL;
-  g_autoptr(StorePoint) point = add_point(fixture, "web", 1);
-  g_autoptr(StorePoint) bystander = add_point(fixture, "web", 2);
-  g_free(point->note);
-  point->note = NULL;
-  point->is_protected = TRUE;
-  point->verified = 1234567;
-  assert_true(catalogue_update_point(fixture->catalogue, point, NULL));
-  g_autoptr(StorePoint) found = catalogue_get_point(fixture->catalogue, &point->uuid, NULL);
-  assert_same_point(found, point);
-  g_autoptr(StorePoint) other = catalogue_get_point(fixture->catalogue, &bystander->uuid, NULL);
-  assert_same_point(other, bystander);
-  g_autoptr(StorePoint) unknown = make_point("web", 1);
-  assert_false(catalogue_update_point(fixture->catalogue, unknown, &error));
-  check_error(&error, CBT_ERROR_NOT_FOUND, "recovery point");
-}
-
-static void
-test_removed_point_takes_its_rows(void **state)
-{
-  Fixture *fixture = *state;
-  g_autoptr(GError) error = NULL;
-  char text[CBT_UUID_TEXT_SIZE];
-  g_autoptr(StorePoint) point = add_point(fixture, "web", 1);
-  g_autoptr(StorePoint) kept = add_point(fixture, "web", 2);
-  assert_true(catalogue_remove_point(fixture->catalogue, &point->uuid, NULL));
-  assert_int_equal(number(fixture, "SELECT count(*) FROM points"), 1);
-  assert_int_equal(number(fixture, "SELECT count(*) FROM point_disks"), 2);
-  assert_int_equal(number(fixture, "SELECT count(*) FROM point_configs"), 1);
-  assert_false(catalogue_remove_point(fixture->catalogue, &point->uuid, &error));
-  check_error(&error, CBT_ERROR_NOT_FOUND, cbt_uuid_format(&point->uuid, text));
-  assert_null(catalogue_get_point(fixture->catalogue, &point->uuid, &error));
-  check_error(&error, CBT_ERROR_NOT_FOUND, text);
-}
-
-static void
-test_tampered_row_is_corrupt(void **state)
-{
-  Fixture *fixture = *state;
-  const char *const changes[] = {
-      "UPDATE points SET parent = 'nonsense'",
-      "UPDATE points SET vm = '../x'",
-      "UPDATE point_disks SET root = 'zz'",
-      "UPDATE point_disks SET size = -1",
-      "UPDATE point_disks SET name = 'a/b' WHERE position = 0",
-      "UPDATE point_configs SET name = '../../etc/passwd'",
-  };
-  g_autoptr(StorePoint) point = add_point(fixture, "web", 1);
-  for (guint i = 0; i < G_N_ELEMENTS(changes); i++) {
-    g_autoptr(GError) error = NULL;
-    execute(fixture, "BEGIN");
-    execute(fixture, changes[i]);
-    assert_null(catalogue_get_point(fixture->catalogue, &point->uuid, &error));
-    check_error(&error, CBT_ERROR_CORRUPT, "catalogue");
-    execute(fixture, "ROLLBACK");
-  }
-}
-
-static void
-assert_resolves(Fixture *fixture, const char *text, const StorePoint *point)
-{
-  g_autoptr(GError) error = NULL;
-  g_autoptr(StorePoint) found = catalogue_resolve_point(fixture->catalogue, text, &error);
-  if (!found)
-    fail_msg("'%s': %s", text, error->message);
-  assert_true(cbt_uuid_equal(&found->uuid, &point->uuid));
-}
-
-static StorePoint *
-add_named_point(Fixture *fixture, const char *uuid, gint64 time)
-{
-  StorePoint *point = make_point("web", time);
-  assert_true(cbt_uuid_parse(uuid, &point->uuid));
-  assert_true(catalogue_insert_point(fixture->catalogue, point, NULL));
-  return point;
-}
-
-static void
-test_resolve_takes_uuid_prefix_latest_and_number(void **state)
-{
-  Fixture *fixture = *state;
-  g_autoptr(StorePoint) old = add_named_point(fixture, "abcd1111-0000-4000-8000-000000000001", 1);
-  g_autoptr(StorePoint) new = add_named_point(fixture, "abcd2222-0000-4000-8000-000000000002", 2);
-  assert_resolves(fixture, "abcd1111-0000-4000-8000-000000000001", old);
-  assert_resolves(fixture, "ABCD2222-0000-4000-8000-000000000002", new);
-  assert_resolves(fixture, "abcd1", old);
-  assert_resolves(fixture, "AbCd2222-00", new);
-  assert_resolves(fixture, "web@latest", new);
-  assert_resolves(fixture, "web@0", new);
-  assert_resolves(fixture, "web@1", old);
-}
-
-static void
-test_resolve_refuses_what_fits_none_or_several(void **state)
-{
-  Fixture *fixture = *state;
-  g_autoptr(GError) error = NULL;
-  const char *const none[] = {
-      "web@2",
-      "web@-1",
-      "web@",
-      "web@x",
-      "web@99999999999999999999",
-      "db@latest",
-      "@latest",
-      "",
-      "abc",
-      "web",
-      "abce",
-      "%",
-      "____",
-      "abcd1111-0000-4000-8000-0000000000011",
-  };
-  g_autoptr(StorePoint) old = add_named_point(fixture, "abcd1111-0000-4000-8000-000000000001", 1);
-  g_autoptr(StorePoint) new = add_named_point(fixture, "abcd2222-0000-4000-8000-000000000002", 2);
-  assert_null(catalogue_resolve_point(fixture->catalogue, "abcd", &error));
-  check_error(&error, CBT_ERROR_INVALID, "'abcd' fits 2");
-  for (guint i = 0; i < G_N_ELEMENTS(none); i++) {
-    assert_null(catalogue_resolve_point(fixture->catalogue, none[i], &error));
-    check_error(&error, CBT_ERROR_NOT_FOUND, none[i]);
-  }
-}
-
-/* ---- bases ---- */
-
-static void
-test_base_is_set_replaced_and_taken_away(void **state)
-{
-  Fixture *fixture = *state;
-  g_autoptr(CatalogueVm) web = add_vm(fixture, "web");
-  const CatalogueDisk *disk = web->disks->pdata[0], *other = web->disks->pdata[1];
-  CbtUuid first = cbt_uuid_generate(), second = cbt_uuid_generate(), nil = {0}, base;
-  assert_true(catalogue_get_base(fixture->catalogue, &disk->id, "default", &base, NULL));
-  assert_true(cbt_uuid_is_nil(&base));
-  assert_true(catalogue_set_base(fixture->catalogue, &disk->id, "default", &first, NULL));
-  assert_true(catalogue_set_base(fixture->catalogue, &disk->id, "weekly", &first, NULL));
-  assert_true(catalogue_set_base(fixture->catalogue, &disk->id, "default", &second, NULL));
-  reopen(fixture);
-  assert_true(catalogue_get_base(fixture->catalogue, &disk->id, "default", &base, NULL));
-  assert_true(cbt_uuid_equal(&base, &second));
-  assert_true(catalogue_get_base(fixture->catalogue, &disk->id, "weekly", &base, NULL));
-  assert_true(cbt_uuid_equal(&base, &first));
-  assert_true(catalogue_get_base(fixture->catalogue, &other->id, "default", &base, NULL));
-  assert_true(cbt_uuid_is_nil(&base));
-  assert_true(catalogue_set_base(fixture->catalogue, &disk->id, "default", &nil, NULL));
-  assert_true(catalogue_get_base(fixture->catalogue, &disk->id, "default", &base, NULL));
-  assert_true(cbt_uuid_is_nil(&base));
-}
-
-static void
-test_base_of_unknown_disk_is_not_found(void **state)
-{
-  Fixture *fixture = *state;
-  g_autoptr(GError) error = NULL;
-  CbtUuid id = cbt_uuid_generate(), base = cbt_uuid_generate();
-  assert_false(catalogue_set_base(fixture->catalogue, &id, "default", &base, &error));
-  check_error(&error, CBT_ERROR_NOT_FOUND, "default");
-}
-
 /* ---- jobs ---- */
 
 static CatalogueJob *
@@ -807,48 +415,34 @@ test_export_of_unknown_vm_is_not_found(void **state)
   check_error(&error, CBT_ERROR_NOT_FOUND, "web/root");
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-
 int
 main(void)
 {
   const struct CMUnitTest tests[] = {
-      TEST(test_open_sets_what_power_safety_needs),
-      TEST(test_new_file_is_private),
-      TEST(test_newer_schema_is_refused),
-      TEST(test_migrations_run_once_each_and_keep_data),
-      TEST(test_failed_migration_changes_nothing),
-      TEST(test_file_that_is_no_database_is_corrupt),
-      TEST(test_database_of_another_program_is_left_alone),
-      TEST(test_damaged_pages_are_corrupt_not_a_crash),
-      TEST(test_folder_that_is_missing_is_an_error),
-      TEST(test_locked_database_is_busy),
-      TEST(test_full_disk_is_no_space_and_leaves_nothing),
-      TEST(test_vm_comes_back_as_it_was),
-      TEST(test_vm_twice_is_refused_by_name),
-      TEST(test_image_in_use_is_refused_by_vm_and_disk),
-      TEST(test_vm_with_bad_parts_is_refused),
-      TEST(test_removed_vm_takes_all_but_its_points),
-      TEST(test_image_is_found_by_path),
-      TEST(test_point_comes_back_as_it_was),
-      TEST(test_points_are_listed_newest_first),
-      TEST(test_point_twice_is_refused),
-      TEST(test_insert_that_fails_half_way_leaves_nothing),
-      TEST(test_invalid_point_is_refused),
-      TEST(test_update_changes_note_protection_and_verified),
-      TEST(test_removed_point_takes_its_rows),
-      TEST(test_tampered_row_is_corrupt),
-      TEST(test_resolve_takes_uuid_prefix_latest_and_number),
-      TEST(test_resolve_refuses_what_fits_none_or_several),
-      TEST(test_base_is_set_replaced_and_taken_away),
-      TEST(test_base_of_unknown_disk_is_not_found),
-      TEST(test_job_is_saved_and_updated),
-      TEST(test_job_without_vm_is_kept_so),
-      TEST(test_unknown_job_is_not_found),
-      TEST(test_jobs_are_listed_newest_first_up_to_the_limit),
-      TEST(test_old_finished_jobs_are_dropped_but_never_their_ids),
-      TEST(test_exports_are_saved_replaced_listed_and_removed),
-      TEST(test_export_of_unknown_vm_is_not_found),
+      CATALOGUE_TEST(test_open_sets_what_power_safety_needs),
+      CATALOGUE_TEST(test_new_file_is_private),
+      CATALOGUE_TEST(test_newer_schema_is_refused),
+      CATALOGUE_TEST(test_migrations_run_once_each_and_keep_data),
+      CATALOGUE_TEST(test_failed_migration_changes_nothing),
+      CATALOGUE_TEST(test_file_that_is_no_database_is_corrupt),
+      CATALOGUE_TEST(test_database_of_another_program_is_left_alone),
+      CATALOGUE_TEST(test_damaged_pages_are_corrupt_not_a_crash),
+      CATALOGUE_TEST(test_folder_that_is_missing_is_an_error),
+      CATALOGUE_TEST(test_locked_database_is_busy),
+      CATALOGUE_TEST(test_full_disk_is_no_space_and_leaves_nothing),
+      CATALOGUE_TEST(test_vm_comes_back_as_it_was),
+      CATALOGUE_TEST(test_vm_twice_is_refused_by_name),
+      CATALOGUE_TEST(test_image_in_use_is_refused_by_vm_and_disk),
+      CATALOGUE_TEST(test_vm_with_bad_parts_is_refused),
+      CATALOGUE_TEST(test_removed_vm_takes_all_but_its_points),
+      CATALOGUE_TEST(test_image_is_found_by_path),
+      CATALOGUE_TEST(test_job_is_saved_and_updated),
+      CATALOGUE_TEST(test_job_without_vm_is_kept_so),
+      CATALOGUE_TEST(test_unknown_job_is_not_found),
+      CATALOGUE_TEST(test_jobs_are_listed_newest_first_up_to_the_limit),
+      CATALOGUE_TEST(test_old_finished_jobs_are_dropped_but_never_their_ids),
+      CATALOGUE_TEST(test_exports_are_saved_replaced_listed_and_removed),
+      CATALOGUE_TEST(test_export_of_unknown_vm_is_not_found),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
