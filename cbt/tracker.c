@@ -10,6 +10,7 @@
 #include <cbt/bitmap-file-private.h>
 #include <cbt/tracker.h>
 
+#include <cbt/block-mark.h>
 #include <common/error.h>
 #include <common/fd.h>
 #include <errno.h>
@@ -28,8 +29,9 @@ struct CbtTracker {
   int lock_fd;
   int image_fd; /* the caller's */
   CbtUuid disk_id;
-  gint64 opened_mtime_ns;
-  gint recorded; /* atomic; whether anything was recorded, or resized */
+  CbtDiskIdentity opened; /* the image when it was opened */
+  gint recorded;          /* atomic; whether anything was recorded, or resized */
+  gboolean idle;          /* nothing ever will be */
   /* changed while nobody records */
   CbtBitmapFile *files[CBT_TRACKER_MAX_BITMAPS];
   guint n_files;
@@ -217,18 +219,32 @@ list_names(const CbtTracker *tracker, GError **error)
   return names;
 }
 
+/* The identity with what tells of writes, of an image that was synced: the modification time must be the one
+ * that a power cut leaves, and a device's mark lacks what is in the page cache. */
+static gboolean
+get_stamp(const CbtTracker *tracker, CbtDiskIdentity *disk, GError **error)
+{
+  if (fsync(tracker->image_fd) != 0)
+    g_debug("%s: cannot sync the image: %s", tracker->directory, g_strerror(errno));
+  if (!cbt_tracker_get_identity(tracker, disk, error))
+    return FALSE;
+  if (disk->inode == 0)
+    disk->mtime_ns = cbt_block_mark_get(tracker->image_fd);
+  return TRUE;
+}
+
 static gboolean
 open_all(CbtTracker *tracker, GError **error)
 {
   CbtDiskIdentity disk;
-  if (!cbt_tracker_get_identity(tracker, &disk, error))
+  if (!get_stamp(tracker, &disk, error))
     return FALSE;
   if (disk.size == 0 || disk.size > CBT_DISK_SIZE_MAX) {
     cbt_set_error(error, CBT_ERROR_INVALID, NULL, "a disk of %" G_GUINT64_FORMAT " bytes cannot be tracked",
                   disk.size);
     return FALSE;
   }
-  tracker->opened_mtime_ns = disk.mtime_ns;
+  tracker->opened = disk;
   g_autoptr(GPtrArray) names = list_names(tracker, error);
   for (guint i = 0; names != NULL && i < names->len; i++)
     if (!open_one(tracker, g_ptr_array_index(names, i), &disk, error))
@@ -256,6 +272,16 @@ cbt_tracker_open(const CbtFileOps *ops, const char *directory, int image_fd, con
   return NULL;
 }
 
+gboolean
+cbt_tracker_set_idle(CbtTracker *tracker, GError **error)
+{
+  tracker->idle = TRUE;
+  for (guint i = 0; i < tracker->n_files; i++)
+    if (!cbt_bitmap_file_stamp(tracker->files[i], &tracker->opened, error))
+      return FALSE;
+  return TRUE;
+}
+
 static void
 tracker_free(CbtTracker *tracker)
 {
@@ -268,17 +294,14 @@ gboolean
 cbt_tracker_close(CbtTracker *tracker, GError **error)
 {
   CbtDiskIdentity disk;
-  /* The modification time that is stamped must be the one that a power cut leaves. */
-  if (fsync(tracker->image_fd) != 0)
-    g_debug("%s: cannot sync the image: %s", tracker->directory, g_strerror(errno));
-  if (!cbt_tracker_get_identity(tracker, &disk, error)) {
+  if (!get_stamp(tracker, &disk, error)) {
     cbt_tracker_abandon(tracker);
     return FALSE;
   }
   /* With nothing recorded no tracked write was made: if the time moved all the same, the next open shall see
    * it. */
   if (!__atomic_load_n(&tracker->recorded, __ATOMIC_RELAXED))
-    disk.mtime_ns = tracker->opened_mtime_ns;
+    disk.mtime_ns = tracker->opened.mtime_ns;
   gboolean ok = TRUE;
   for (guint i = 0; i < tracker->n_files; i++)
     ok = cbt_bitmap_file_close(tracker->files[i], &disk, ok ? error : NULL) && ok;
@@ -299,6 +322,7 @@ cbt_tracker_abandon(CbtTracker *tracker)
 void
 cbt_tracker_record(CbtTracker *tracker, guint64 offset, guint64 length)
 {
+  g_assert(!tracker->idle);
   if (!__atomic_load_n(&tracker->recorded, __ATOMIC_RELAXED))
     __atomic_store_n(&tracker->recorded, TRUE, __ATOMIC_RELAXED);
   for (guint i = 0; i < tracker->n_files; i++)
@@ -354,7 +378,7 @@ cbt_tracker_add(CbtTracker *tracker, const char *name, guint64 granularity, GErr
   if (file == NULL)
     return FALSE;
   tracker->files[tracker->n_files++] = file;
-  return TRUE;
+  return !tracker->idle || cbt_bitmap_file_stamp(file, &tracker->opened, error);
 }
 
 /* STATE if FILE is frozen: OPERATION would take the bits away from under a backup. */
