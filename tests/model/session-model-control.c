@@ -340,6 +340,21 @@ static const ControlStep control_step[] = {
     [C_SHORT_RELEASE] = step_short_release,
 };
 
+/* What the export refuses; only if planted. */
+static void
+reclaim_by_another(const Turn *turn)
+{
+  const SessionState *now = turn->now;
+  if (!turn_has(turn, PLANT_RECLAIM_BY_ANOTHER) || now->control != C_COPY || !now->frozen ||
+      now->in_flight != 0)
+    return;
+  SessionState *next = turn_step(turn, MODEL_EXPORT, "reclaims, as another peer asks", 0);
+  for (guint c = 0; c < N_CLUSTERS; c++)
+    next->bits[next->parent][c] |= next->bits[!next->parent][c];
+  memset(next->bits[!next->parent], 0, sizeof next->bits[0]);
+  next->frozen = 0;
+}
+
 /* The control thread looks again at a session that it could not free. */
 static void
 retry_retired(const Turn *turn)
@@ -365,6 +380,7 @@ control_steps(const Turn *turn)
 {
   if (turn->now->control != C_OVER)
     control_step[turn->now->control](turn);
+  reclaim_by_another(turn);
   retry_retired(turn);
   deadline(turn);
 }

@@ -26,6 +26,7 @@ static const char *const plant_names[PLANT_N] = {
     [PLANT_BROKEN_UNCHECKED] = "reader does not look at broken",
     [PLANT_FREE_WITHOUT_DRAIN] = "session freed without a drain",
     [PLANT_EXPORT_DEATH_IGNORED] = "point committed although the export died",
+    [PLANT_RECLAIM_BY_ANOTHER] = "another peer may reclaim while the session is on",
     [PLANT_RECLAIM_WITHOUT_MERGE] = "reclaim without merge",
     [PLANT_ABDICATE_WITHOUT_SUCCESSOR] = "abdicate drops the successor, not the parent",
     [PLANT_SETTLE_WITHOUT_HOLD] = "abdicate and reclaim without a hold",

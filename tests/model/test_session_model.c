@@ -15,10 +15,10 @@
 #define ALL_FAILURES .fleece_fails = 1, .daemon_dies = 1, .export_dies = 1
 
 static const SessionConfig small_configs[] = {
+    {"writes of a wanted cluster and of another", 2, {{0, 2}, {1, 3}}, ALL_FAILURES},
     {"two writes of a cluster", 2, {{0, 2}, {0, 3}}, ALL_FAILURES},
     {"a write and a trim of a cluster, whole disk", 2, {{0, 2}, {0, 0}}, .whole = 1, ALL_FAILURES},
     {"a trim, a write into a hole, whole disk", 2, {{0, 0}, {1, 2}}, .whole = 1, ALL_FAILURES},
-    {"writes of a wanted cluster and of another", 2, {{0, 2}, {1, 3}}, ALL_FAILURES},
 };
 
 static const SessionConfig large_configs[] = {
