@@ -151,10 +151,10 @@ take_owner(Daemon *daemon, const RestoreTarget *target, DiskRef **ref, GError **
 }
 
 static int
-open_target(const RestoreRequest *request, const RestoreTarget *target, gboolean *created, GError **error)
+open_target(const RestoreRequest *request, RestoreTarget *target, GError **error)
 {
   int fd = open(target->path, O_RDWR | O_CLOEXEC | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
-  *created = fd >= 0;
+  target->created = fd >= 0;
   if (fd < 0 && errno == EEXIST && request->in_place)
     fd = open(target->path, O_RDWR | O_CLOEXEC);
   if (fd < 0)
@@ -172,17 +172,16 @@ on_progress(guint64 bytes_done, gpointer data)
 static gboolean
 restore_disk(Daemon *daemon, Job *job, const RestoreRequest *request, guint index, GError **error)
 {
-  const RestoreTarget *target = g_ptr_array_index(request->targets, index);
+  RestoreTarget *target = g_ptr_array_index(request->targets, index);
   const StorePointDisk *disk = store_point_find_disk(request->point, target->disk);
-  gboolean created = FALSE;
   g_autoptr(DiskRef) ref = NULL;
   if (!take_owner(daemon, target, &ref, error))
     return FALSE;
-  CBT_AUTO_FD int fd = open_target(request, target, &created, error);
+  CBT_AUTO_FD int fd = open_target(request, target, error);
   if (fd < 0)
     return FALSE;
   StoreExtractResult result = {0};
-  StoreExtractOptions options = {.in_place = !created,
+  StoreExtractOptions options = {.in_place = !target->created,
                                  .n_threads = daemon->config->workers,
                                  .cancellable = job->cancellable,
                                  .progress = on_progress,
@@ -193,8 +192,6 @@ restore_disk(Daemon *daemon, Job *job, const RestoreRequest *request, guint inde
   if (ok)
     return TRUE;
   g_prefix_error(error, "%s: ", target->path);
-  if (created)
-    g_unlink(target->path);
   return FALSE;
 }
 
@@ -211,6 +208,28 @@ restore_config(Daemon *daemon, const RestoreRequest *request, const StorePointCo
 }
 
 static gboolean
+restore_all(Daemon *daemon, Job *job, const RestoreRequest *request, GError **error)
+{
+  for (guint i = 0; i < request->targets->len; i++)
+    if (!job_check(job, error) || !restore_disk(daemon, job, request, i, error))
+      return FALSE;
+  for (guint i = 0; request->folder && i < request->point->configs->len; i++)
+    if (!restore_config(daemon, request, g_ptr_array_index(request->point->configs, i), error))
+      return FALSE;
+  return TRUE;
+}
+
+static void
+remove_created(const RestoreRequest *request)
+{
+  for (guint i = 0; i < request->targets->len; i++) {
+    const RestoreTarget *target = g_ptr_array_index(request->targets, i);
+    if (target->created)
+      g_unlink(target->path);
+  }
+}
+
+static gboolean
 restore_run(Daemon *daemon, Job *job, gpointer data, GError **error)
 {
   const RestoreRequest *request = data;
@@ -219,13 +238,10 @@ restore_run(Daemon *daemon, Job *job, gpointer data, GError **error)
     return FALSE;
   }
   job->uuid = request->point->uuid;
-  for (guint i = 0; i < request->targets->len; i++)
-    if (!job_check(job, error) || !restore_disk(daemon, job, request, i, error))
-      return FALSE;
-  for (guint i = 0; request->folder && i < request->point->configs->len; i++)
-    if (!restore_config(daemon, request, g_ptr_array_index(request->point->configs, i), error))
-      return FALSE;
-  return TRUE;
+  if (restore_all(daemon, job, request, error))
+    return TRUE;
+  remove_created(request);
+  return FALSE;
 }
 
 static void
