@@ -15,6 +15,7 @@
  */
 #include <cbt/bitmap-file-private.h>
 
+#include <cbt/block-mark.h>
 #include <common/bytes.h>
 #include <common/error.h>
 #include <common/fd.h>
@@ -259,6 +260,15 @@ cbt_bitmap_file_load_header(const CbtFileOps *ops, int fd, const char *path, Cbt
   return (guint64) st.st_size >= layout.file_size || too_short(path, error);
 }
 
+/* Writes to a device are counted from the boot on: behind one, none may have been made yet. */
+static gboolean
+was_written(const CbtDiskIdentity *known, const CbtDiskIdentity *disk, gboolean same_boot)
+{
+  if (disk->inode == 0 && !same_boot)
+    return !cbt_block_mark_is_unwritten(disk->mtime_ns);
+  return known->mtime_ns != disk->mtime_ns;
+}
+
 /* The reason why the bits cannot be those of DISK as it is now, or NULL (transfer full). */
 static char *
 find_mismatch(const CbtBitmapHeader *header, const CbtDiskIdentity *disk, gboolean same_boot)
@@ -276,8 +286,11 @@ find_mismatch(const CbtBitmapHeader *header, const CbtDiskIdentity *disk, gboole
   /* A device number names the same device for one boot only. */
   if (is_file && same_boot && known->device != disk->device)
     return g_strdup("the image is on another file system than before (its device changed)");
-  if (is_file && header->clean && known->mtime_ns != disk->mtime_ns)
-    return g_strdup("the image was written while it was not tracked (its modification time changed)");
+  /* The bits of an inconsistent one mean nothing anyhow, and it has its reason. */
+  if (header->clean && header->state != CBT_BITMAP_INCONSISTENT && was_written(known, disk, same_boot))
+    return g_strdup(is_file
+                        ? "the image was written while it was not tracked (its modification time changed)"
+                        : "the device was written while it was not tracked (its count of writes changed)");
   return NULL;
 }
 
@@ -295,7 +308,7 @@ find_loss(const CbtBitmapHeader *header, const CbtDiskIdentity *disk, const CbtB
 {
   if (!is_covered(header, use))
     return "the host went down while the disk was in use";
-  if (disk->inode != 0 && disk->mtime_ns >= use->boot.started_ns)
+  if (disk->inode != 0 ? disk->mtime_ns >= use->boot.started_ns : !cbt_block_mark_is_unwritten(disk->mtime_ns))
     return "the image was written after the host went down with the disk in use";
   return NULL;
 }
@@ -405,8 +418,8 @@ cbt_bitmap_file_open_readonly(const char *path, GError **error)
   return g_steal_pointer(&file);
 }
 
-static gboolean
-close_clean(CbtBitmapFile *file, const CbtDiskIdentity *disk, GError **error)
+gboolean
+cbt_bitmap_file_stamp(CbtBitmapFile *file, const CbtDiskIdentity *disk, GError **error)
 {
   CbtBitmapHeader next = file->header;
   if (disk->size != next.disk.size || !cbt_uuid_equal(&disk->disk_id, &next.disk.disk_id)) {
@@ -425,7 +438,7 @@ close_clean(CbtBitmapFile *file, const CbtDiskIdentity *disk, GError **error)
 gboolean
 cbt_bitmap_file_close(CbtBitmapFile *file, const CbtDiskIdentity *disk, GError **error)
 {
-  gboolean ok = !file->writable || close_clean(file, disk, error);
+  gboolean ok = !file->writable || cbt_bitmap_file_stamp(file, disk, error);
   cbt_bitmap_file_abandon(file);
   return ok;
 }

@@ -52,7 +52,7 @@ typedef struct {
   guint64 size;     /* bytes */
   guint64 device;   /* st_dev of a file, st_rdev of a block device */
   guint64 inode;    /* st_ino; 0 for a block device */
-  gint64 mtime_ns;  /* last data change; 0 for a block device, which has none */
+  gint64 mtime_ns;  /* last data change; of a block device its mark (cbt/block-mark.h) */
 } CbtDiskIdentity;
 
 /* What there is to say of a bitmap; also the wire form of cbt/control.h, so plain fixed-size fields. */
@@ -88,6 +88,9 @@ CbtBitmapFile *cbt_bitmap_file_open(const CbtFileOps *ops, const char *path, con
                                     GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Maps PATH read-only, whoever else has it open, to read frozen bits; takes whatever disk the file says. */
 CbtBitmapFile *cbt_bitmap_file_open_readonly(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Stamps DISK (its identity now) and the clean mark, durably. Nothing may be recorded behind it. */
+gboolean cbt_bitmap_file_stamp(CbtBitmapFile *file, const CbtDiskIdentity *disk, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
 /* Stamps DISK (its identity now) and the clean mark, makes all durable, and frees FILE, also on failure.
  * A read-only one is just freed; DISK may then be NULL. */
 gboolean cbt_bitmap_file_close(CbtBitmapFile *file, const CbtDiskIdentity *disk, GError **error);

@@ -8,6 +8,17 @@
  *
  * A hold belongs to the connection that asked for it and ends by itself after its time-out; a session belongs to its
  * connection too and ends when that closes. Bitmap states outlive both: who froze a bitmap, settles it.
+ *
+ * What a connection has, and what comes of each request (codes are errors, which change nothing):
+ *
+ *   hold session   HOLD   BEGIN            RELEASE   END          deadline       close
+ *   no   no        hold   STATE            STATE     STATE        -              -
+ *   yes  no        BUSY   hold + session   none      STATE        none           none
+ *   yes  yes       BUSY   BUSY             session   hold         session        none
+ *   no   yes       hold   BUSY             STATE     none         -              none
+ *
+ * HOLD and BEGIN are BUSY, too, when another connection has the hold or the session. While a session is on, APPLY on the
+ * bitmap that it froze is BUSY for every other connection.
  */
 #pragma once
 

@@ -224,7 +224,9 @@ cbt_disk_open(const char *image_path, const char *bitmap_directory, const CbtUui
     return NULL;
   }
   disk->tracker = cbt_tracker_open(cbt_file_ops_default(), bitmap_directory, disk->image_fd, disk_id, error);
-  return disk->tracker != NULL && say_hello(disk, error) ? g_steal_pointer(&disk) : NULL;
+  return disk->tracker != NULL && cbt_tracker_set_idle(disk->tracker, error) && say_hello(disk, error)
+             ? g_steal_pointer(&disk)
+             : NULL;
 }
 
 /* With no guest there is nothing to hold, and a backup needs no session: HOLD, RELEASE and END just succeed,

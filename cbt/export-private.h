@@ -19,6 +19,7 @@ struct CbtExport {
   /* Set by the control thread under a hold. It may go back to NULL at any time, but a session is freed only
    * after the changes that may still use it are over. */
   _Atomic(CbtSession *) session;
+  char session_bitmap[CBT_NAME_MAX + 1]; /* what the session froze; owned by the control thread */
 };
 
 /* A peer of the control socket, and what belongs to it. Owned by the control thread. */

@@ -15,6 +15,7 @@
 #include <cbt/bitmap-file-private.h>
 #include <common/error.h>
 #include <stdatomic.h>
+#include <string.h>
 
 #define AUTO_HOLD_MS    2000u /* for a bitmap request without a hold */
 #define HOLD_DEFAULT_MS 2000u
@@ -69,9 +70,26 @@ handle_look(Call *call, GError **error G_GNUC_UNUSED)
   return TRUE;
 }
 
+/* A bitmap that is being read under a session belongs to the session's peer: a reclaim by another would mark
+ * clusters that the session does not preserve, and the reader would take them for part of the backup. */
+static gboolean
+check_not_in_session(const Call *call, GError **error)
+{
+  const CbtExport *export = call->export;
+  if (call->request->op != CBT_CONTROL_APPLY || call->peer->session != NULL ||
+      atomic_load(&export->session) == NULL ||
+      strncmp(call->request->name, export->session_bitmap, sizeof export->session_bitmap) != 0)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_BUSY, "Wait for the backup, or cancel it.",
+                "bitmap '%s' is being read by a backup", export->session_bitmap);
+  return FALSE;
+}
+
 static gboolean
 handle_bitmap(Call *call, GError **error)
 {
+  if (!check_not_in_session(call, error))
+    return FALSE;
   return cbt_gate_run_held(call->export->gate, call->peer->hold, execute_held, call) ||
          run_with_short_hold(call, error);
 }
@@ -119,6 +137,7 @@ static void
 put_up_session(Call *call)
 {
   call->peer->session = call->session;
+  g_strlcpy(call->export->session_bitmap, call->request->name, sizeof call->export->session_bitmap);
   atomic_store(&call->export->session, call->session);
   call->session = NULL;
 }

@@ -8,7 +8,8 @@
  * Two changes of one cluster exclude each other by striped mutexes on the export's side, so that the second
  * neither copies what the first has changed, nor passes before the first has preserved it. Reader and export
  * share no lock. The one race between them is harmless: a cluster that is done while it is being copied
- * leaves a copy that nobody wants, which the export punches out itself.
+ * leaves a copy that nobody wants, which the export punches out itself. (Done in the moment between its last
+ * look and preserved: then the copy stays, and counts as standing, until the session ends.)
  *
  * A cluster of zeros is preserved without being written: the fleece file is sparse, and its hole reads the
  * same. So the reader, too, knows by looking for zeros whether there is something to punch out, and the two

@@ -14,6 +14,7 @@
  */
 #include <cbt/source.h>
 
+#include <cbt/block-mark.h>
 #include <common/error.h>
 #include <common/fd.h>
 #include <errno.h>
@@ -30,6 +31,7 @@ typedef struct {
   int fd;
   int direct_fd; /* -1: refused */
   struct stat opened;
+  gint64 opened_mark; /* of a block device */
 } FileSource;
 
 static gboolean
@@ -130,6 +132,8 @@ inspect(FileSource *file, GError **error)
     cbt_set_error_errno(error, errno, "cannot examine disk image %s", file->path);
     return FALSE;
   }
+  if (S_ISBLK(file->opened.st_mode))
+    file->opened_mark = cbt_block_mark_get(file->fd);
   return check_size(file->path, file->base.size, error);
 }
 
@@ -210,8 +214,7 @@ was_replaced(const FileSource *file)
 }
 
 /*
- * Not the change time: a chmod or a new link would count as a foreign write. A block device has no time of
- * its data, so only its size and its number can tell.
+ * Not the change time: a chmod or a new link would count as a foreign write.
  */
 static gboolean
 file_check_changed(CbtSource *source, gboolean *changed, GError **error)
@@ -219,6 +222,8 @@ file_check_changed(CbtSource *source, gboolean *changed, GError **error)
   const FileSource *file = (const FileSource *) source;
   struct stat now;
   guint64 size;
+  if (fsync(file->fd) != 0)
+    g_debug("%s: cannot sync the image: %s", file->path, g_strerror(errno));
   if (fstat(file->fd, &now) != 0 || !get_size(file->fd, &now, &size)) {
     cbt_set_error_errno(error, errno, "cannot examine disk image %s", file->path);
     return FALSE;
@@ -227,6 +232,8 @@ file_check_changed(CbtSource *source, gboolean *changed, GError **error)
   if (S_ISREG(now.st_mode))
     *changed |= now.st_mtim.tv_sec != file->opened.st_mtim.tv_sec ||
                 now.st_mtim.tv_nsec != file->opened.st_mtim.tv_nsec;
+  else
+    *changed |= cbt_block_mark_get(file->fd) != file->opened_mark;
   return TRUE;
 }
 

@@ -21,6 +21,7 @@
 
 #include <cbt/region-trim.h>
 
+#include <cbt/block-mark.h>
 #include <common/error.h>
 #include <common/fd.h>
 #include <errno.h>
@@ -39,10 +40,11 @@ struct CbtTracker {
   int lock_fd;
   int image_fd; /* the caller's */
   CbtUuid disk_id;
-  gint64 opened_mtime_ns;
-  CbtBitmapUse use;    /* its log may be NULL; changed by a resize */
-  gboolean log_is_new; /* it was made at open, there was none that could be used */
-  gint recorded;       /* atomic; whether anything was recorded, or resized */
+  CbtDiskIdentity opened; /* the image when it was opened */
+  CbtBitmapUse use;       /* its log may be NULL; changed by a resize */
+  gboolean log_is_new;    /* it was made at open, there was none that could be used */
+  gint recorded;          /* atomic; whether anything was recorded, or resized */
+  gboolean idle;          /* nothing ever will be */
   /* changed while nobody records */
   CbtBitmapFile *files[CBT_TRACKER_MAX_BITMAPS];
   guint n_files;
@@ -290,18 +292,32 @@ settle_log(CbtTracker *tracker)
     g_debug("%s: the region log broke at once", tracker->directory);
 }
 
+/* The identity with what tells of writes, of an image that was synced: the modification time must be the one
+ * that a power cut leaves, and a device's mark lacks what is in the page cache. */
+static gboolean
+get_stamp(const CbtTracker *tracker, CbtDiskIdentity *disk, GError **error)
+{
+  if (fsync(tracker->image_fd) != 0)
+    g_debug("%s: cannot sync the image: %s", tracker->directory, g_strerror(errno));
+  if (!cbt_tracker_get_identity(tracker, disk, error))
+    return FALSE;
+  if (disk->inode == 0)
+    disk->mtime_ns = cbt_block_mark_get(tracker->image_fd);
+  return TRUE;
+}
+
 static gboolean
 open_all(CbtTracker *tracker, GError **error)
 {
   CbtDiskIdentity disk;
-  if (!cbt_tracker_get_identity(tracker, &disk, error))
+  if (!get_stamp(tracker, &disk, error))
     return FALSE;
   if (disk.size == 0 || disk.size > CBT_DISK_SIZE_MAX) {
     cbt_set_error(error, CBT_ERROR_INVALID, NULL, "a disk of %" G_GUINT64_FORMAT " bytes cannot be tracked",
                   disk.size);
     return FALSE;
   }
-  tracker->opened_mtime_ns = disk.mtime_ns;
+  tracker->opened = disk;
   g_autoptr(GPtrArray) names = list_names(tracker, error);
   if (names == NULL)
     return FALSE;
@@ -355,6 +371,16 @@ cbt_tracker_wait_for_trim(CbtTracker *tracker)
   cbt_region_trim_join(g_steal_pointer(&tracker->trim));
 }
 
+gboolean
+cbt_tracker_set_idle(CbtTracker *tracker, GError **error)
+{
+  tracker->idle = TRUE;
+  for (guint i = 0; i < tracker->n_files; i++)
+    if (!cbt_bitmap_file_stamp(tracker->files[i], &tracker->opened, error))
+      return FALSE;
+  return TRUE;
+}
+
 static void
 tracker_free(CbtTracker *tracker)
 {
@@ -369,17 +395,14 @@ cbt_tracker_close(CbtTracker *tracker, GError **error)
 {
   CbtDiskIdentity disk;
   cbt_tracker_wait_for_trim(tracker);
-  /* The modification time that is stamped must be the one that a power cut leaves, and so must the bytes. */
-  if (fsync(tracker->image_fd) != 0)
-    g_debug("%s: cannot sync the image: %s", tracker->directory, g_strerror(errno));
-  if (!cbt_tracker_get_identity(tracker, &disk, error)) {
+  if (!get_stamp(tracker, &disk, error)) {
     cbt_tracker_abandon(tracker);
     return FALSE;
   }
   /* With nothing recorded no tracked write was made: if the time moved all the same, the next open shall see
    * it. */
   if (!__atomic_load_n(&tracker->recorded, __ATOMIC_RELAXED))
-    disk.mtime_ns = tracker->opened_mtime_ns;
+    disk.mtime_ns = tracker->opened.mtime_ns;
   gboolean ok = TRUE;
   for (guint i = 0; i < tracker->n_files; i++)
     ok = cbt_bitmap_file_close(tracker->files[i], &disk, ok ? error : NULL) && ok;
@@ -416,6 +439,7 @@ cbt_tracker_is_range_open(const CbtTracker *tracker, guint64 offset, guint64 len
 void
 cbt_tracker_record(CbtTracker *tracker, guint64 offset, guint64 length)
 {
+  g_assert(!tracker->idle);
   if (!__atomic_load_n(&tracker->recorded, __ATOMIC_RELAXED))
     __atomic_store_n(&tracker->recorded, TRUE, __ATOMIC_RELAXED);
   for (guint i = 0; i < tracker->n_files; i++)
@@ -472,7 +496,7 @@ cbt_tracker_add(CbtTracker *tracker, const char *name, guint64 granularity, GErr
   if (file == NULL)
     return FALSE;
   tracker->files[tracker->n_files++] = file;
-  return TRUE;
+  return !tracker->idle || cbt_bitmap_file_stamp(file, &tracker->opened, error);
 }
 
 /* STATE if FILE is frozen: OPERATION would take the bits away from under a backup. */

@@ -30,6 +30,9 @@ gboolean cbt_disk_identity_from_fd(int fd, const CbtUuid *disk_id, CbtDiskIdenti
  * and at close (transfer none, must outlive the tracker). BUSY if another process has the folder. */
 CbtTracker *cbt_tracker_open(const CbtFileOps *ops, const char *directory, int image_fd, const CbtUuid *disk_id,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Says that nothing will be recorded here, as where no guest is served: all files count as clean at once, so that a
+ * write by others is noticed although this process may die. cbt_tracker_record() must not be called any more. */
+gboolean cbt_tracker_set_idle(CbtTracker *tracker, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Closes all files clean and frees TRACKER, also on failure. */
 gboolean cbt_tracker_close(CbtTracker *tracker, GError **error);
 /* Frees as a crash would. */

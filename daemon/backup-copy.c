@@ -295,9 +295,19 @@ pipeline_open(Pipeline *pipeline, BackupDisk *disk, GError **error)
   return pipeline->reader != NULL;
 }
 
+/* Behind a block that could not be read, others wait for their turn in vain. */
+static void
+release_waiting_blocks(Pipeline *pipeline)
+{
+  for (guint i = 0; i < pipeline->n_slots; i++)
+    if (pipeline->slots[i].block)
+      cbt_reader_release(pipeline->reader, g_steal_pointer(&pipeline->slots[i].block));
+}
+
 static void
 pipeline_close(Pipeline *pipeline)
 {
+  release_waiting_blocks(pipeline);
   g_clear_pointer(&pipeline->reader, cbt_reader_free);
   g_clear_pointer(&pipeline->builder, store_manifest_builder_free);
   g_clear_pointer(&pipeline->manifest_worker, store_worker_free);

@@ -124,6 +124,14 @@ freeze_once(Backup *backup, GError **error)
   return FALSE;
 }
 
+/* A hold that ended by itself, or writes that took too long to drain. */
+static gboolean
+may_go_better(const GError *error)
+{
+  return g_error_matches(error, CBT_ERROR, CBT_ERROR_STATE) ||
+         g_error_matches(error, CBT_ERROR, CBT_ERROR_BUSY);
+}
+
 gboolean
 backup_freeze(Backup *backup, GError **error)
 {
@@ -131,7 +139,7 @@ backup_freeze(Backup *backup, GError **error)
     g_autoptr(GError) local = NULL;
     if (freeze_once(backup, &local))
       return TRUE;
-    if (attempt == MAX_ATTEMPTS || !g_error_matches(local, CBT_ERROR, CBT_ERROR_STATE)) {
+    if (attempt == MAX_ATTEMPTS || !may_go_better(local)) {
       g_propagate_error(error, g_steal_pointer(&local));
       return FALSE;
     }

@@ -166,13 +166,14 @@ decide(BackupDisk *disk, const CbtBitmapInfo *info, Lookup *lookup)
 }
 
 static gboolean
-check_same_image(const BackupDisk *disk, GError **error)
+check_same_image(const BackupDisk *disk, const CbtBitmapInfo *info, GError **error)
 {
   CbtDiskIdentity here;
   const CbtDiskIdentity *owner = disk_ref_identity(disk->ref);
   if (!cbt_disk_identity_from_fd(cbt_source_fd(disk->source, FALSE), &disk->disk->id, &here, error))
     return FALSE;
-  if (here.device == owner->device && here.inode == owner->inode && here.size == owner->size)
+  /* The owner looks at its image anew; the bitmap has the size that is tracked. */
+  if (here.device == owner->device && here.inode == owner->inode && here.size == info->size)
     return TRUE;
   cbt_set_error(error, CBT_ERROR_STATE,
                 "Stop the export and start it again to serve the image that is there now.",
@@ -185,12 +186,13 @@ backup_plan_disk(BackupDisk *disk, GError **error)
 {
   Daemon *daemon = disk->backup->daemon;
   CbtBitmapInfo info;
-  disk->source = cbt_source_open_file(disk->disk->path, error);
+  /* In this order: what was written before the tracker looked at the image, it knows of. */
+  disk->ref = disks_acquire(daemon->disks, disk->backup->request->vm->name, disk->disk, error);
+  disk->source = disk->ref ? cbt_source_open_file(disk->disk->path, error) : NULL;
   if (!disk->source)
     return FALSE;
   disk->progress->total = disk->source->size;
-  disk->ref = disks_acquire(daemon->disks, disk->backup->request->vm->name, disk->disk, error);
-  if (!disk->ref || !check_same_image(disk, error) || !get_bitmap(disk, &info, error) ||
+  if (!get_bitmap(disk, &info, error) || !check_same_image(disk, &info, error) ||
       !backup_settle_bitmap(daemon, disk->ref, disk->disk, &info, error))
     return FALSE;
   if (info.state == CBT_BITMAP_DISABLED) {

@@ -41,6 +41,7 @@ struct Backup {
   Daemon *daemon;
   Job *job;
   const BackupRequest *request;
+  StorePoint *point;  /* to be; its configs are in the store before anything is read */
   CbtUuid uuid;       /* of the point to be */
   gint64 time;        /* of the instant */
   GCancellable *stop; /* cancelled by request, or by the first failure */

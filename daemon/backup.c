@@ -122,7 +122,7 @@ copy_all(Backup *backup, GError **error)
  * --------------------------------------------------------------------------------------- */
 
 static gboolean
-put_configs(Backup *backup, StorePoint *point, GError **error)
+put_configs(Backup *backup, GError **error)
 {
   g_autoptr(StoreWorker) worker = store_worker_new(backup->daemon->store);
   const GPtrArray *paths = backup->request->vm->configs;
@@ -134,7 +134,7 @@ put_configs(Backup *backup, StorePoint *point, GError **error)
         cbt_file_read(cbt_file_ops_default(), path, STORE_CHUNK_LENGTH_MAX - 1, &length, error);
     if (!data)
       return FALSE;
-    StorePointConfig *config = store_point_add_config(point, name);
+    StorePointConfig *config = store_point_add_config(backup->point, name);
     config->size = length;
     if (length > 0 && !store_put(worker, STORE_CHUNK_BLOB, data, length, &config->id, NULL, NULL, error))
       return FALSE;
@@ -175,10 +175,10 @@ join_reasons(const Backup *backup)
   return text->len > 0 ? g_string_free(g_steal_pointer(&text), FALSE) : NULL;
 }
 
-static StorePoint *
-make_point(const Backup *backup)
+static void
+fill_point(const Backup *backup)
 {
-  StorePoint *point = store_point_new();
+  StorePoint *point = backup->point;
   point->uuid = backup->uuid;
   point->vm = g_strdup(backup->request->vm->name);
   point->time = backup->time;
@@ -187,7 +187,6 @@ make_point(const Backup *backup)
   for (guint i = 0; i < backup->disks->len; i++)
     add_point_disk(point, g_ptr_array_index(backup->disks, i));
   point->incremental = !cbt_uuid_is_nil(&point->parent);
-  return point;
 }
 
 typedef struct {
@@ -215,10 +214,11 @@ static gboolean
 commit_point(Backup *backup, GError **error)
 {
   Daemon *daemon = backup->daemon;
-  g_autoptr(StorePoint) point = make_point(backup);
+  const StorePoint *point = backup->point;
   g_autofree char *folder = g_build_filename(store_directory(daemon->store), "points", NULL);
-  if (!put_configs(backup, point, error) || !store_flush(daemon->store, error) ||
-      !job_check(backup->job, error) || !store_point_save(cbt_file_ops_default(), folder, point, error))
+  fill_point(backup);
+  if (!store_flush(daemon->store, error) || !job_check(backup->job, error) ||
+      !store_point_save(cbt_file_ops_default(), folder, point, error))
     return FALSE;
   Commit commit = {backup, point, FALSE, NULL};
   main_queue_call(daemon->queue, commit_to_catalogue, &commit);
@@ -250,7 +250,7 @@ static gboolean
 run_steps(Backup *backup, GError **error)
 {
   add_disks(backup);
-  if (!plan_all(backup, error) || !backup_freeze(backup, error))
+  if (!put_configs(backup, error) || !plan_all(backup, error) || !backup_freeze(backup, error))
     return FALSE;
   if (copy_all(backup, error) && commit_point(backup, error)) {
     abdicate_all(backup);
@@ -271,6 +271,7 @@ static gboolean
 backup_run(Daemon *daemon, Job *job, gpointer data, GError **error)
 {
   Backup backup = {.daemon = daemon, .job = job, .request = data, .uuid = cbt_uuid_generate()};
+  backup.point = store_point_new();
   backup.stop = g_cancellable_new();
   backup.disks = g_ptr_array_new_with_free_func(backup_disk_free);
   pthread_mutex_init(&backup.speed_lock, NULL);
@@ -282,6 +283,7 @@ backup_run(Daemon *daemon, Job *job, gpointer data, GError **error)
   g_ptr_array_unref(backup.disks);
   pthread_mutex_destroy(&backup.speed_lock);
   g_object_unref(backup.stop);
+  store_point_free(backup.point);
   return ok;
 }
 
@@ -302,6 +304,7 @@ backup_job_new(BackupRequest *request, GError **error)
   }
   Job *job = job_new(JOB_BACKUP, vm->name, request->incremental ? "incremental" : "full", backup_run, request,
                      (GDestroyNotify) backup_request_free);
+  job_add_vm_in_use(job, vm->name);
   for (guint i = 0; i < vm->disks->len; i++) {
     const CatalogueDisk *disk = g_ptr_array_index(vm->disks, i);
     if (is_wanted(request, disk->name))

@@ -103,8 +103,21 @@ set_key(DaemonConfig *config, GKeyFile *file, const ConfigKey *key, GError **err
 }
 
 static gboolean
+check_group(const DaemonConfig *config, const char *group, GError **error)
+{
+  for (gsize i = 0; i < G_N_ELEMENTS(config_keys); i++)
+    if (strcmp(config_keys[i].group, group) == 0)
+      return TRUE;
+  cbt_set_error(error, CBT_ERROR_INVALID, "docs/operations.md lists every key.", "%s: unknown group [%s]",
+                config->config_file, group);
+  return FALSE;
+}
+
+static gboolean
 load_group(DaemonConfig *config, GKeyFile *file, const char *group, GError **error)
 {
+  if (!check_group(config, group, error))
+    return FALSE;
   g_auto(GStrv) keys = g_key_file_get_keys(file, group, NULL, error);
   for (char **key = keys; key && *key; key++) {
     const ConfigKey *known = find_key(group, *key);

@@ -6,6 +6,8 @@
 #include <api/json.h>
 #include <pthread.h>
 
+static const char *const type_names[] = {[JOB_BACKUP] = "backup", [JOB_RESTORE] = "restore"};
+
 #define MAX_REMEMBERED 64 /* ended jobs kept in memory; the catalogue has all */
 
 typedef struct {
@@ -32,7 +34,7 @@ engine_new(Daemon *daemon)
 }
 
 void
-engine_free(Engine *engine)
+engine_stop(Engine *engine)
 {
   engine->stopping = TRUE;
   for (guint i = 0; i < engine->jobs->len; i++) {
@@ -42,6 +44,11 @@ engine_free(Engine *engine)
   }
   while (engine->n_active > 0)
     g_main_context_iteration(NULL, TRUE);
+}
+
+void
+engine_free(Engine *engine)
+{
   g_ptr_array_unref(engine->jobs);
   g_free(engine);
 }
@@ -49,11 +56,10 @@ engine_free(Engine *engine)
 static gboolean
 save_job(Engine *engine, Job *job, GError **error)
 {
-  static const char *const types[] = {[JOB_BACKUP] = "backup", [JOB_RESTORE] = "restore"};
   g_autoptr(JsonNode) node = job_to_json(job);
   g_autofree char *json = api_json_to_text(node);
   CatalogueJob record = {.id = job->id,
-                         .type = (char *) types[job->type],
+                         .type = (char *) type_names[job->type],
                          .vm = job->vm,
                          .status = (char *) job_status_name(job->status),
                          .json = json};
@@ -211,25 +217,38 @@ start_queued(Engine *engine)
  * ----------------------------------------------------------------------------------------- */
 
 Job *
-engine_backup_of(Engine *engine, const char *vm)
+engine_user_of(Engine *engine, const char *vm)
 {
   for (guint i = 0; i < engine->jobs->len; i++) {
     Job *job = g_ptr_array_index(engine->jobs, i);
-    if (job->type == JOB_BACKUP && !job_is_finished(job) && g_str_equal(job->vm, vm))
+    if (!job_is_finished(job) && job_uses_vm(job, vm))
       return job;
   }
   return NULL;
 }
 
+/* BUSY if a vm that JOB uses is in use. */
+static gboolean
+check_vms_free(Engine *engine, const Job *job, GError **error)
+{
+  for (guint i = 0; i < job->vms_in_use->len; i++) {
+    const char *vm = g_ptr_array_index(job->vms_in_use, i);
+    const Job *other = engine_user_of(engine, vm);
+    if (!other)
+      continue;
+    g_autofree char *hint =
+        g_strdup_printf("Wait for it with: cbt-backup job wait %" G_GINT64_FORMAT, other->id);
+    cbt_set_error(error, CBT_ERROR_BUSY, hint, "a %s of vm '%s' is %s already (job %" G_GINT64_FORMAT ")",
+                  type_names[other->type], vm, job_status_name(other->status), other->id);
+    return FALSE;
+  }
+  return TRUE;
+}
+
 Job *
 engine_submit(Engine *engine, Job *job, GError **error)
 {
-  Job *other = job->type == JOB_BACKUP ? engine_backup_of(engine, job->vm) : NULL;
-  if (other) {
-    g_autofree char *hint =
-        g_strdup_printf("Wait for it with: cbt-backup job wait %" G_GINT64_FORMAT, other->id);
-    cbt_set_error(error, CBT_ERROR_BUSY, hint, "a backup of vm '%s' is %s already (job %" G_GINT64_FORMAT ")",
-                  job->vm, job_status_name(other->status), other->id);
+  if (!check_vms_free(engine, job, error)) {
     job_unref(job);
     return NULL;
   }

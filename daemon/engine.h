@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The job engine: which jobs run, wait and ran. At most `max-jobs` at once, the rest queue in order; one
- * backup a vm.
+ * that uses a vm's images.
  *
  * Threads: main only, but for what it starts.
  */
@@ -10,16 +10,19 @@
 #include <daemon/job.h>
 
 Engine *engine_new(Daemon *daemon);
-/* Cancels every job and waits for their threads (running the main queue's messages meanwhile). */
+/* Takes no more jobs, cancels every one and waits for their threads (running the main loop meanwhile). It
+ * still answers. */
+void engine_stop(Engine *engine);
+/* After engine_stop(), when nobody asks any more. */
 void engine_free(Engine *engine);
 
-/* Queues JOB (transfer full) and gives it its id; returns it (transfer none). BUSY if it is a backup and one
- * of the vm is queued or active; errors of the catalogue. */
+/* Queues JOB (transfer full) and gives it its id; returns it (transfer none). BUSY if another one that
+ * uses an image of the same vm is queued or active; errors of the catalogue. */
 Job *engine_submit(Engine *engine, Job *job, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* One that is queued or active, or ended lately. (transfer none); NULL if it is not in memory. */
 Job *engine_find(Engine *engine, gint64 id);
-/* The queued or active backup of VM, or NULL. */
-Job *engine_backup_of(Engine *engine, const char *vm);
+/* The queued or active job that uses VM's images, or NULL. */
+Job *engine_user_of(Engine *engine, const char *vm);
 void engine_counts(Engine *engine, guint *n_active, guint *n_queued);
 /* STATE if it has ended. */
 gboolean engine_cancel(Engine *engine, Job *job, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -16,14 +16,14 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/eventfd.h>
-#include <sys/pidfd.h>
 #include <string.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
 #include <sys/un.h>
 
 #define START_TIMEOUT_MS 10000
 #define START_TIMEOUT    "10" /* seconds, for the timeout program: nbdkit must be in the background by then */
 #define STOP_TIMEOUT_MS  10000
-#define FIND_TIMEOUT_MS  200
 #define MAX_DEATHS       5
 #define DEATH_WINDOW_US  (60 * G_USEC_PER_SEC)
 #define EXPORT_THREADS   "16"
@@ -151,12 +151,32 @@ spawn_process(Export *export, GError **error)
   return FALSE;
 }
 
-/* Who answers on the control socket within TIMEOUT_MS; 0 if nobody does. */
-static gint64
-ask_pid(const Export *export, guint timeout_ms, GError **error)
+/* Whether some process listens on the control socket, however slow it may be to answer. */
+static gboolean
+is_listening(const Export *export)
 {
-  g_autoptr(CbtDisk) disk = cbt_disk_connect(export->control, timeout_ms, error);
-  return disk ? cbt_disk_owner_pid(disk) : 0;
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  gboolean fits =
+      g_strlcpy(address.sun_path, export->control, sizeof address.sun_path) < sizeof address.sun_path;
+  CBT_AUTO_FD int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  return fits && fd >= 0 &&
+         (connect(fd, (const struct sockaddr *) &address, sizeof address) == 0 || errno == EAGAIN);
+}
+
+/* Who answers on the control socket in time, and serves our disk; else 0. */
+static gint64
+ask_pid(const Export *export, GError **error)
+{
+  char disk_id[CBT_UUID_TEXT_SIZE];
+  g_autoptr(CbtDisk) disk = cbt_disk_connect(export->control, START_TIMEOUT_MS, error);
+  if (!disk)
+    return 0;
+  if (strcmp(cbt_uuid_format(&cbt_disk_identity(disk)->disk_id, disk_id), export->disk_id) == 0)
+    return cbt_disk_owner_pid(disk);
+  cbt_set_error(error, CBT_ERROR_BUSY, "End that process.",
+                "process %" G_GINT64_FORMAT " serves another disk at %s", cbt_disk_owner_pid(disk),
+                export->control);
+  return 0;
 }
 
 static gboolean
@@ -200,11 +220,11 @@ end_process(const Export *export, GError **error)
   return TRUE;
 }
 
-/* Takes over the process that answers within TIMEOUT_MS. */
+/* Takes over the process that answers. */
 static gboolean
-find_process(Export *export, guint timeout_ms, GError **error)
+find_process(Export *export, GError **error)
 {
-  gint64 pid = ask_pid(export, timeout_ms, error);
+  gint64 pid = ask_pid(export, error);
   if (pid == 0)
     return FALSE;
   CBT_AUTO_FD int pid_fd = pidfd_open((pid_t) pid, 0);
@@ -212,8 +232,12 @@ find_process(Export *export, guint timeout_ms, GError **error)
     cbt_set_error_errno(error, errno, "cannot watch process %" G_GINT64_FORMAT, pid);
     return FALSE;
   }
-  if (ask_pid(export, timeout_ms, error) != pid)
+  if (ask_pid(export, error) != pid) {
+    if (error && !*error)
+      cbt_set_error(error, CBT_ERROR_BUSY, "Try again.", "the export of %s/%s was just replaced", export->vm,
+                    export->disk);
     return FALSE;
+  }
   set_process(export, pid, cbt_steal_fd(&pid_fd));
   g_info("export of %s/%s runs as process %" G_GINT64_FORMAT, export->vm, export->disk, pid);
   return TRUE;
@@ -222,7 +246,7 @@ find_process(Export *export, guint timeout_ms, GError **error)
 static gboolean
 start_process(Export *export, GError **error)
 {
-  return spawn_process(export, error) && find_process(export, START_TIMEOUT_MS, error);
+  return spawn_process(export, error) && find_process(export, error);
 }
 
 /* ---- supervision
@@ -392,21 +416,43 @@ check_socket_path(const Export *export, GError **error)
   return FALSE;
 }
 
-/* *started: whether there was no process before. */
 static gboolean
-start_export(Export *export, gboolean adopt, gboolean *started, GError **error)
+is_running(const Export *export)
 {
-  *started = FALSE;
-  if (export->wanted && export->pid != 0 && !has_ended(export->pid_fd, 0))
-    return TRUE;
-  if (!check_socket_path(export, error))
-    return FALSE;
-  if (!(adopt && find_process(export, FIND_TIMEOUT_MS, NULL)) && !start_process(export, error))
-    return FALSE;
-  *started = TRUE;
+  return export->wanted && export->pid != 0 && !has_ended(export->pid_fd, 0);
+}
+
+static void
+begin_supervising(Export *export)
+{
   export->n_deaths = 0;
   memset(export->deaths, 0, sizeof export->deaths);
   set_wanted(export, TRUE);
+}
+
+/* Takes over a process that runs unknown to us: an earlier daemon's, with clients perhaps. */
+static gboolean
+adopt_export(Export *export, GError **error)
+{
+  if (is_running(export) || !is_listening(export))
+    return TRUE;
+  if (!find_process(export, error))
+    return FALSE;
+  begin_supervising(export);
+  return TRUE;
+}
+
+/* *started: whether there was no process before. */
+static gboolean
+start_export(Export *export, gboolean *started, GError **error)
+{
+  *started = FALSE;
+  if (is_running(export))
+    return TRUE;
+  if (!check_socket_path(export, error) || !start_process(export, error))
+    return FALSE;
+  *started = TRUE;
+  begin_supervising(export);
   return TRUE;
 }
 
@@ -421,7 +467,7 @@ stop_started(GPtrArray *started)
 }
 
 static gboolean
-start_all(Exports *exports, const CatalogueVm *vm, gboolean adopt, GError **error)
+start_all(Exports *exports, const CatalogueVm *vm, GError **error)
 {
   g_autofree char *folder = daemon_config_export_dir(exports->config, vm->name);
   g_autoptr(GPtrArray) started = g_ptr_array_new();
@@ -429,10 +475,13 @@ start_all(Exports *exports, const CatalogueVm *vm, gboolean adopt, GError **erro
     cbt_set_error_errno(error, errno, "cannot make %s", folder);
     return FALSE;
   }
+  for (guint i = 0; i < vm->disks->len; i++)
+    if (!adopt_export(ensure_export(exports, vm, g_ptr_array_index(vm->disks, i)), error))
+      return FALSE;
   for (guint i = 0; i < vm->disks->len; i++) {
     Export *export = ensure_export(exports, vm, g_ptr_array_index(vm->disks, i));
     gboolean is_new;
-    if (!start_export(export, adopt, &is_new, error)) {
+    if (!start_export(export, &is_new, error)) {
       stop_started(started);
       return FALSE;
     }
@@ -443,10 +492,10 @@ start_all(Exports *exports, const CatalogueVm *vm, gboolean adopt, GError **erro
 }
 
 gboolean
-exports_start(Exports *exports, const CatalogueVm *vm, gboolean adopt, GError **error)
+exports_start(Exports *exports, const CatalogueVm *vm, GError **error)
 {
   pthread_mutex_lock(&exports->change);
-  gboolean ok = start_all(exports, vm, adopt, error);
+  gboolean ok = start_all(exports, vm, error);
   pthread_mutex_unlock(&exports->change);
   return ok;
 }

@@ -28,10 +28,9 @@ typedef struct {
 } ExportInfo;
 void export_info_free(ExportInfo *info);
 
-/* Starts a process for each disk of VM that has none; with ADOPT (a restarted daemon's case) takes over those
- * that still run. All or none. nbdkit's own message if it does not start. */
-gboolean exports_start(Exports *exports, const CatalogueVm *vm, gboolean adopt,
-                       GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Takes over the processes of VM's disks that an earlier daemon left, and starts one for each disk that has
+ * none: all of these or none; those that ran before go on. nbdkit's own message if it does not start. */
+gboolean exports_start(Exports *exports, const CatalogueVm *vm, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Ends the vm's processes. NOT_FOUND if it is not exported. */
 gboolean exports_stop(Exports *exports, const char *vm, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Of all vms, or of VM. */

@@ -17,6 +17,7 @@
 
 #define DEFAULT_LIMIT 1000
 #define MAX_LIMIT     100000
+#define MAX_ATTEMPTS  5
 
 typedef struct {
   CatalogueVm *vm;
@@ -166,10 +167,27 @@ allocated_now(CbtSource *source, Changes *changes, GError **error)
   return TRUE;
 }
 
+/* The bits of changes since POINT. A backup may let the bitmap abdicate while they are copied: then they are
+ * those of another point, and it is looked for again. */
+static CbtBitmap *
+bits_since(DiskRef *ref, const StorePoint *point, GError **error)
+{
+  for (guint attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
+    CbtBitmapInfo before, after;
+    g_autoptr(CbtBitmap) bits = NULL;
+    if (!find_bitmap_of(ref, point, &before, error) || !(bits = copy_bits(ref, &before, error)) ||
+        !disk_ref_info(ref, before.name, &after, error))
+      return NULL;
+    if (after.generation == before.generation)
+      return g_steal_pointer(&bits);
+  }
+  cbt_set_error(error, CBT_ERROR_BUSY, "Try again.", "the disk's bitmap changes its state all the time");
+  return NULL;
+}
+
 static gboolean
 changes_to_live(Daemon *daemon, Changes *changes, guint64 *granularity, guint64 *size_to, GError **error)
 {
-  CbtBitmapInfo info;
   g_autoptr(CbtSource) source = cbt_source_open_file(changes->disk->path, error);
   if (!source)
     return FALSE;
@@ -177,11 +195,16 @@ changes_to_live(Daemon *daemon, Changes *changes, guint64 *granularity, guint64 
   if (!changes->from)
     return allocated_now(source, changes, error);
   g_autoptr(DiskRef) ref = disks_acquire(daemon->disks, changes->vm->name, changes->disk, error);
-  if (!ref || !find_bitmap_of(ref, changes->from, &info, error))
+  g_autoptr(CbtBitmap) bits = ref ? bits_since(ref, changes->from, error) : NULL;
+  if (!bits)
     return FALSE;
-  *granularity = info.granularity;
-  g_autoptr(CbtBitmap) bits = copy_bits(ref, &info, error);
-  return bits && changes_since(source, bits, changes, error);
+  if (cbt_bitmap_size(bits) != source->size) {
+    cbt_set_error(error, CBT_ERROR_INCONSISTENT, "Take an incremental backup, and compare with that point.",
+                  "%s was resized", changes->disk->path);
+    return FALSE;
+  }
+  *granularity = cbt_bitmap_granularity(bits);
+  return changes_since(source, bits, changes, error);
 }
 
 /* ---- the request

@@ -81,7 +81,7 @@ static JsonNode *
 start_exports(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError **error)
 {
   const CatalogueVm *vm = data;
-  if (!exports_start(daemon->exports, vm, FALSE, error))
+  if (!exports_start(daemon->exports, vm, error))
     return NULL;
   if (note_state(daemon, vm, TRUE, error))
     return exports_to_json(daemon, vm->name);
@@ -102,10 +102,10 @@ stop_exports(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError 
 static gboolean
 check_no_backup(Daemon *daemon, const char *vm, GError **error)
 {
-  if (!engine_backup_of(daemon->engine, vm) && !disks_in_use(daemon->disks, vm))
+  if (!engine_user_of(daemon->engine, vm) && !disks_in_use(daemon->disks, vm))
     return TRUE;
   cbt_set_error(error, CBT_ERROR_BUSY, "Wait for it, or cancel it: cbt-backup job list",
-                "a backup of vm '%s' is under way", vm);
+                "a backup or restore of vm '%s' is under way", vm);
   return FALSE;
 }
 

@@ -62,7 +62,7 @@ vm_status_new(Daemon *daemon, CatalogueVm *vm)
   VmStatus *status = g_new0(VmStatus, 1);
   g_autoptr(GPtrArray) points = catalogue_list_points(daemon->catalogue, vm->name, NULL);
   const StorePoint *latest = points && points->len > 0 ? g_ptr_array_index(points, 0) : NULL;
-  const Job *job = engine_backup_of(daemon->engine, vm->name);
+  const Job *job = engine_user_of(daemon->engine, vm->name);
   status->vm = vm;
   status->n_points = points ? points->len : 0;
   if (latest) {

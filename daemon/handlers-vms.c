@@ -7,6 +7,7 @@
 #include <daemon/disks.h>
 #include <daemon/engine.h>
 #include <daemon/exports.h>
+#include <daemon/images.h>
 #include <daemon/json-util.h>
 #include <daemon/task.h>
 #include <errno.h>
@@ -94,6 +95,16 @@ handle_vm_show(ApiRequest *request, gpointer daemon)
 /* ---- adding
  * --------------------------------------------------------------------------------------------------- */
 
+/* An image's real path. A device's name stays as it was given: what it leads to is numbered anew at each
+ * boot. */
+static char *
+path_to_keep(const char *path)
+{
+  GStatBuf st;
+  char *real = g_stat(path, &st) == 0 && S_ISBLK(st.st_mode) ? NULL : realpath(path, NULL);
+  return real ? real : g_strdup(path);
+}
+
 static gboolean
 add_disk(CatalogueVm *vm, JsonObject *object, guint64 granularity, GError **error)
 {
@@ -103,21 +114,20 @@ add_disk(CatalogueVm *vm, JsonObject *object, guint64 granularity, GError **erro
       !api_json_get_string(object, "path", TRUE, &path, error) || !cbt_name_check("disk", name, error) ||
       !handler_check_absolute(path, error))
     return FALSE;
-  /* Two names of one image are one image. */
-  g_autofree char *real = realpath(path, NULL);
-  g_autoptr(CbtSource) source = cbt_source_open_file(real ? real : path, error);
+  g_autofree char *kept = path_to_keep(path);
+  g_autoptr(CbtSource) source = cbt_source_open_file(kept, error);
   if (!source)
     return FALSE;
   for (guint i = 0; i < vm->disks->len; i++) {
     const CatalogueDisk *other = g_ptr_array_index(vm->disks, i);
     gboolean same_name = strcmp(other->name, name) == 0;
-    if (same_name || strcmp(other->path, real) == 0) {
+    if (same_name || images_are_same(other->path, kept)) {
       cbt_set_error(error, CBT_ERROR_INVALID, NULL, "disks '%s' and '%s' have the same %s", other->name, name,
                     same_name ? "name" : "image");
       return FALSE;
     }
   }
-  catalogue_vm_add_disk(vm, name, real, granularity);
+  catalogue_vm_add_disk(vm, name, kept, granularity);
   return TRUE;
 }
 
@@ -184,6 +194,27 @@ vm_from_json(JsonObject *body, GError **error)
     if (!add_config(vm, *path, error))
       return NULL;
   return g_steal_pointer(&vm);
+}
+
+/* EXISTS if a disk of VM has the image of a registered one. */
+static gboolean
+check_images_free(Daemon *daemon, const CatalogueVm *vm, GError **error)
+{
+  for (guint i = 0; i < vm->disks->len; i++) {
+    const char *path = ((CatalogueDisk *) g_ptr_array_index(vm->disks, i))->path;
+    const CatalogueDisk *disk = NULL;
+    g_autoptr(GError) local = NULL;
+    g_autoptr(CatalogueVm) owner = images_find_owner(daemon->catalogue, path, &disk, &local);
+    if (!owner && !local)
+      continue;
+    if (owner)
+      cbt_set_error(error, CBT_ERROR_EXISTS, NULL, "image %s is already disk %s/%s", path, owner->name,
+                    disk->name);
+    else
+      g_propagate_error(error, g_steal_pointer(&local));
+    return FALSE;
+  }
+  return TRUE;
 }
 
 /* Makes the `default` bitmap of each disk, in a task: it touches the images. */
@@ -267,7 +298,7 @@ handle_vm_add(ApiRequest *request, gpointer data)
   Daemon *daemon = data;
   GError *error = NULL;
   g_autoptr(CatalogueVm) vm = vm_from_json(api_request_body(request), &error);
-  if (!vm || !catalogue_insert_vm(daemon->catalogue, vm, &error)) {
+  if (!vm || !check_images_free(daemon, vm, &error) || !catalogue_insert_vm(daemon->catalogue, vm, &error)) {
     api_request_reply_error(request, error);
     return;
   }
@@ -289,8 +320,9 @@ check_idle(Daemon *daemon, const char *vm, GError **error)
     cbt_set_error(error, CBT_ERROR_BUSY, "Stop it with: cbt-backup export stop", "vm '%s' is exported", vm);
     return FALSE;
   }
-  if (engine_backup_of(daemon->engine, vm) || disks_in_use(daemon->disks, vm)) {
-    cbt_set_error(error, CBT_ERROR_BUSY, "See cbt-backup job list.", "a backup of vm '%s' is under way", vm);
+  if (engine_user_of(daemon->engine, vm) || disks_in_use(daemon->disks, vm)) {
+    cbt_set_error(error, CBT_ERROR_BUSY, "See cbt-backup job list.",
+                  "a backup or restore of vm '%s' is under way", vm);
     return FALSE;
   }
   return TRUE;

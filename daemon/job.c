@@ -30,6 +30,7 @@ job_new(JobType type, const char *vm, const char *kind, JobFunc func, gpointer d
   job->cancellable = g_cancellable_new();
   job->status = JOB_QUEUED;
   job->waiters = g_ptr_array_new();
+  job->vms_in_use = g_ptr_array_new_with_free_func(g_free);
   job->disks = g_ptr_array_new_with_free_func(job_disk_free);
   job->n_refs = 1;
   return job;
@@ -51,6 +52,7 @@ job_unref(Job *job)
   if (job->free_data)
     job->free_data(job->data);
   g_ptr_array_unref(job->waiters);
+  g_ptr_array_unref(job->vms_in_use);
   g_ptr_array_unref(job->disks);
   g_object_unref(job->cancellable);
   g_clear_error(&job->error);
@@ -68,6 +70,18 @@ job_add_disk(Job *job, const char *name)
   disk->name = g_strdup(name);
   g_ptr_array_add(job->disks, disk);
   return disk;
+}
+
+void
+job_add_vm_in_use(Job *job, const char *vm)
+{
+  g_ptr_array_add(job->vms_in_use, g_strdup(vm));
+}
+
+gboolean
+job_uses_vm(const Job *job, const char *vm)
+{
+  return g_ptr_array_find_with_equal_func(job->vms_in_use, vm, g_str_equal, NULL);
 }
 
 const char *

@@ -37,6 +37,7 @@ struct Job {
   gpointer data;
   GDestroyNotify free_data;
   GCancellable *cancellable;
+  GPtrArray *vms_in_use; /* names of the vms whose images it reads or changes */
 
   /* main thread */
   JobStatus status;
@@ -62,6 +63,9 @@ Job *job_new(JobType type, const char *vm, const char *kind, JobFunc func, gpoin
 Job *job_ref(Job *job);
 void job_unref(Job *job);
 JobDisk *job_add_disk(Job *job, const char *name);
+/* No other job that uses VM may run beside this one, and no export of it be started or stopped. */
+void job_add_vm_in_use(Job *job, const char *vm);
+gboolean job_uses_vm(const Job *job, const char *vm);
 
 const char *job_status_name(JobStatus status);
 gboolean job_is_finished(const Job *job);

@@ -82,11 +82,14 @@ start(Daemon *daemon, GError **error)
 static void
 stop(Daemon *daemon)
 {
+  /* Both run the main loop, and requests come in until the server is gone. */
   if (daemon->engine)
-    engine_free(daemon->engine);
+    engine_stop(daemon->engine);
   if (daemon->tasks)
-    tasks_free(daemon->tasks);
+    tasks_stop(daemon->tasks);
   g_clear_pointer(&daemon->server, api_server_free);
+  g_clear_pointer(&daemon->tasks, tasks_free);
+  g_clear_pointer(&daemon->engine, engine_free);
   g_clear_pointer(&daemon->disks, disks_free);
   g_clear_pointer(&daemon->exports, exports_free);
   g_clear_pointer(&daemon->queue, main_queue_free);
@@ -94,11 +97,12 @@ stop(Daemon *daemon)
   g_clear_pointer(&daemon->catalogue, catalogue_close);
 }
 
+/* Stays, so that a second signal does not kill a stop that takes its time. */
 static gboolean
 on_signal(gpointer loop)
 {
   g_main_loop_quit(loop);
-  return G_SOURCE_REMOVE;
+  return G_SOURCE_CONTINUE;
 }
 
 static gboolean

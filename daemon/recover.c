@@ -129,8 +129,7 @@ recover_thread(void *data)
   for (guint i = 0; i < recovery->vms->len; i++) {
     const CatalogueVm *vm = g_ptr_array_index(recovery->vms, i);
     g_autoptr(GError) error = NULL;
-    if (g_hash_table_contains(recovery->exported, vm->name) &&
-        !exports_start(daemon->exports, vm, TRUE, &error))
+    if (g_hash_table_contains(recovery->exported, vm->name) && !exports_start(daemon->exports, vm, &error))
       g_warning("vm '%s': %s", vm->name, error->message);
     for (guint j = 0; j < vm->disks->len; j++) {
       g_autoptr(GError) settle_error = NULL;

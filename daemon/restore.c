@@ -9,6 +9,7 @@
 #include <common/fd.h>
 #include <daemon/disks.h>
 #include <daemon/engine.h>
+#include <daemon/images.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
@@ -59,24 +60,21 @@ restore_request_add_target(RestoreRequest *request, const char *disk, const char
 static gboolean
 find_owner(Daemon *daemon, RestoreTarget *target, GError **error)
 {
-  g_autofree char *owner = catalogue_find_image(daemon->catalogue, target->path);
-  if (!owner)
-    return TRUE;
-  *strchr(owner, '/') = '\0';
-  target->owner = catalogue_get_vm(daemon->catalogue, owner, error);
-  if (!target->owner)
+  g_autoptr(GError) local = NULL;
+  target->owner = images_find_owner(daemon->catalogue, target->path, &target->owner_disk, &local);
+  if (local) {
+    g_propagate_error(error, g_steal_pointer(&local));
     return FALSE;
-  for (guint i = 0; i < target->owner->disks->len; i++) {
-    const CatalogueDisk *disk = g_ptr_array_index(target->owner->disks, i);
-    if (strcmp(disk->path, target->path) == 0)
-      target->owner_disk = disk;
   }
-  gboolean exported = exports_has(daemon->exports, owner);
-  if (!exported && !engine_backup_of(daemon->engine, owner))
+  if (!target->owner)
+    return TRUE;
+  const char *vm = target->owner->name;
+  gboolean exported = exports_has(daemon->exports, vm);
+  if (!exported && !engine_user_of(daemon->engine, vm))
     return TRUE;
   cbt_set_error(
       error, CBT_ERROR_BUSY, "Shut the guest down and stop the export, or restore into another file.",
-      "%s is in use: vm '%s' is %s", target->path, owner, exported ? "exported" : "being backed up");
+      "%s is in use: vm '%s' is %s", target->path, vm, exported ? "exported" : "being backed up or restored");
   return FALSE;
 }
 
@@ -121,15 +119,12 @@ check_targets(Daemon *daemon, const RestoreRequest *request, GError **error)
  * -------------------------------------------------------------------------------------------------- */
 
 static gboolean
-mark_bitmaps(Daemon *daemon, const RestoreTarget *target, GError **error)
+mark_bitmaps(DiskRef *ref, GError **error)
 {
-  if (!target->owner_disk)
-    return TRUE;
-  g_autoptr(DiskRef) ref = disks_acquire(daemon->disks, target->owner->name, target->owner_disk, error);
   CbtControlRequest request;
   CbtControlReply reply;
   cbt_control_request_init(&request, CBT_CONTROL_LIST, NULL);
-  if (!ref || !disk_ref_call(ref, &request, NULL, &reply, error))
+  if (!disk_ref_call(ref, &request, NULL, &reply, error))
     return FALSE;
   for (guint i = 0; i < reply.n_bitmaps; i++)
     if (!disk_ref_apply(ref, reply.bitmaps[i].name, CBT_BITMAP_MARK_INCONSISTENT, NULL,
@@ -138,11 +133,28 @@ mark_bitmaps(Daemon *daemon, const RestoreTarget *target, GError **error)
   return TRUE;
 }
 
+/* Takes the registered disk that has the target's image, if there is one, into *ref: as long as that is held,
+ * no export can start on it. */
+static gboolean
+take_owner(Daemon *daemon, const RestoreTarget *target, DiskRef **ref, GError **error)
+{
+  if (!target->owner)
+    return TRUE;
+  *ref = disks_acquire(daemon->disks, target->owner->name, target->owner_disk, error);
+  if (!*ref)
+    return FALSE;
+  if (!disk_ref_is_exported(*ref))
+    return mark_bitmaps(*ref, error);
+  cbt_set_error(error, CBT_ERROR_BUSY, "Shut the guest down and stop the export.",
+                "%s is in use: vm '%s' is exported", target->path, target->owner->name);
+  return FALSE;
+}
+
 static int
-open_target(const RestoreRequest *request, const RestoreTarget *target, gboolean *created, GError **error)
+open_target(const RestoreRequest *request, RestoreTarget *target, GError **error)
 {
   int fd = open(target->path, O_RDWR | O_CLOEXEC | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
-  *created = fd >= 0;
+  target->created = fd >= 0;
   if (fd < 0 && errno == EEXIST && request->in_place)
     fd = open(target->path, O_RDWR | O_CLOEXEC);
   if (fd < 0)
@@ -160,16 +172,16 @@ on_progress(guint64 bytes_done, gpointer data)
 static gboolean
 restore_disk(Daemon *daemon, Job *job, const RestoreRequest *request, guint index, GError **error)
 {
-  const RestoreTarget *target = g_ptr_array_index(request->targets, index);
+  RestoreTarget *target = g_ptr_array_index(request->targets, index);
   const StorePointDisk *disk = store_point_find_disk(request->point, target->disk);
-  gboolean created = FALSE;
-  if (!mark_bitmaps(daemon, target, error))
+  g_autoptr(DiskRef) ref = NULL;
+  if (!take_owner(daemon, target, &ref, error))
     return FALSE;
-  CBT_AUTO_FD int fd = open_target(request, target, &created, error);
+  CBT_AUTO_FD int fd = open_target(request, target, error);
   if (fd < 0)
     return FALSE;
   StoreExtractResult result = {0};
-  StoreExtractOptions options = {.in_place = !created,
+  StoreExtractOptions options = {.in_place = !target->created,
                                  .n_threads = daemon->config->workers,
                                  .cancellable = job->cancellable,
                                  .progress = on_progress,
@@ -180,8 +192,6 @@ restore_disk(Daemon *daemon, Job *job, const RestoreRequest *request, guint inde
   if (ok)
     return TRUE;
   g_prefix_error(error, "%s: ", target->path);
-  if (created)
-    g_unlink(target->path);
   return FALSE;
 }
 
@@ -198,6 +208,28 @@ restore_config(Daemon *daemon, const RestoreRequest *request, const StorePointCo
 }
 
 static gboolean
+restore_all(Daemon *daemon, Job *job, const RestoreRequest *request, GError **error)
+{
+  for (guint i = 0; i < request->targets->len; i++)
+    if (!job_check(job, error) || !restore_disk(daemon, job, request, i, error))
+      return FALSE;
+  for (guint i = 0; request->folder && i < request->point->configs->len; i++)
+    if (!restore_config(daemon, request, g_ptr_array_index(request->point->configs, i), error))
+      return FALSE;
+  return TRUE;
+}
+
+static void
+remove_created(const RestoreRequest *request)
+{
+  for (guint i = 0; i < request->targets->len; i++) {
+    const RestoreTarget *target = g_ptr_array_index(request->targets, i);
+    if (target->created)
+      g_unlink(target->path);
+  }
+}
+
+static gboolean
 restore_run(Daemon *daemon, Job *job, gpointer data, GError **error)
 {
   const RestoreRequest *request = data;
@@ -206,13 +238,10 @@ restore_run(Daemon *daemon, Job *job, gpointer data, GError **error)
     return FALSE;
   }
   job->uuid = request->point->uuid;
-  for (guint i = 0; i < request->targets->len; i++)
-    if (!job_check(job, error) || !restore_disk(daemon, job, request, i, error))
-      return FALSE;
-  for (guint i = 0; request->folder && i < request->point->configs->len; i++)
-    if (!restore_config(daemon, request, g_ptr_array_index(request->point->configs, i), error))
-      return FALSE;
-  return TRUE;
+  if (restore_all(daemon, job, request, error))
+    return TRUE;
+  remove_created(request);
+  return FALSE;
 }
 
 static void
@@ -240,6 +269,8 @@ restore_job_new(Daemon *daemon, RestoreRequest *request, GError **error)
     JobDisk *progress = job_add_disk(job, target->disk);
     progress->total = store_point_find_disk(request->point, target->disk)->manifest.size;
     progress->dirty = progress->total;
+    if (target->owner)
+      job_add_vm_in_use(job, target->owner->name);
   }
   return job;
 }

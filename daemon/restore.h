@@ -8,6 +8,7 @@
 typedef struct {
   char *disk;
   char *path;
+  gboolean created; /* by the job, which removes it if it fails */
   /* the registered disk that has this image, whose bitmaps are told (both NULL: none) */
   CatalogueVm *owner;
   const CatalogueDisk *owner_disk;

@@ -27,10 +27,16 @@ tasks_new(void)
 }
 
 void
+tasks_stop(Tasks *tasks)
+{
+  /* An answer is on its way only when the loop has nothing more to do. */
+  while (tasks->n_running > 0 || g_main_context_pending(NULL))
+    g_main_context_iteration(NULL, TRUE);
+}
+
+void
 tasks_free(Tasks *tasks)
 {
-  while (tasks->n_running > 0)
-    g_main_context_iteration(NULL, TRUE);
   g_free(tasks);
 }
 

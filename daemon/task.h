@@ -13,7 +13,9 @@ typedef struct Task Task;
 typedef JsonNode *(*TaskFunc)(Daemon *daemon, gpointer data, guint *status, GError **error);
 
 Tasks *tasks_new(void);
-/* Waits for those under way, running the main queue's messages meanwhile. */
+/* Waits for those under way, running the main loop meanwhile. */
+void tasks_stop(Tasks *tasks);
+/* After tasks_stop(). */
 void tasks_free(Tasks *tasks);
 
 /* Answers REQUEST with what FUNC returns; STATUS is that of success. DATA is freed with FREE_DATA. */

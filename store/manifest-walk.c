@@ -3,6 +3,8 @@
  * Walks down one tree, or two at once. A zero id is a subtree of zeros and is not entered; equal ids of two
  * trees are equal subtrees and are not entered either, so that a difference costs what differs. The depth is
  * at most STORE_PAGE_LEVELS_MAX, and a level holds one page (two in a difference).
+ *
+ * The builder sets nothing behind the end of a disk, so what a smaller FROM lacks is zero in its pages too.
  */
 #include <store/manifest-private.h>
 
@@ -82,9 +84,8 @@ store_manifest_get(StoreWorker *worker, const StoreManifest *manifest, guint64 c
 
 typedef struct {
   StoreWorker *worker;
-  guint64 offset;        /* bytes */
-  guint64 first;         /* the cluster that has it */
-  guint64 from_clusters; /* of the older disk: its entries behind count as zero */
+  guint64 offset; /* bytes */
+  guint64 first;  /* the cluster that has it */
   guint64 to_clusters;
   guint64 to_size;
   StoreDifferenceFunc func;
@@ -139,7 +140,6 @@ static gboolean
 compare_pages(Difference *difference, const StoreChunkId *from, const StoreChunkId *to, guint level,
               guint64 base, GError **error)
 {
-  static const StoreChunkId zero;
   StorePage from_page, to_page;
   guint first, end;
   if (!store_page_load(difference->worker, from, level, &from_page, error) ||
@@ -148,8 +148,7 @@ compare_pages(Difference *difference, const StoreChunkId *from, const StoreChunk
   entries_in_range(level, base, difference->first, difference->to_clusters, &first, &end);
   for (guint i = first; i < end && !difference->stopped; i++) {
     guint64 cluster = base + ((guint64) i << store_page_entry_bits(level));
-    const StoreChunkId *older = cluster < difference->from_clusters ? &from_page.entries[i] : &zero;
-    if (!compare_entry(difference, older, &to_page.entries[i], level, cluster, error))
+    if (!compare_entry(difference, &from_page.entries[i], &to_page.entries[i], level, cluster, error))
       return FALSE;
   }
   return TRUE;
@@ -202,7 +201,6 @@ store_manifest_difference(StoreWorker *worker, const StoreManifest *from, const 
       .worker = worker,
       .offset = offset,
       .first = offset / CBT_CLUSTER_SIZE,
-      .from_clusters = from ? store_manifest_n_clusters(from->size) : 0,
       .to_clusters = store_manifest_n_clusters(to->size),
       .to_size = to->size,
       .func = func,

@@ -28,7 +28,7 @@ write_some() {
 n_killed_at_work=0
 for ((n = 1; n <= kills; n++)); do
   write_some
-  if [ $((n % 2)) -eq 1 ]; then kind=full speed=80M; else kind=incremental speed=2M; fi
+  if [ $((n % 2)) -eq 1 ]; then kind=full speed=20M; else kind=incremental speed=400K; fi
   id=$(start_backup "$kind" vm1 --speed "$speed")
   pause "0.$(printf %03d "$(random_below 900)")"
   state=$(job_status "$id")

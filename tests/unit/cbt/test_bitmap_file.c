@@ -273,6 +273,16 @@ test_block_device_may_change_its_number(void **state)
 }
 
 static void
+test_block_device_that_was_written_is_refused(void **state)
+{
+  Fixture *f = *state;
+  f->disk.inode = 0;
+  close_clean(f, create(f));
+  f->disk.mtime_ns++;
+  refuse_open(f, CBT_ERROR_INCONSISTENT);
+}
+
+static void
 test_changed_time_of_an_unclean_file_is_expected(void **state)
 {
   Fixture *f = *state;
@@ -641,6 +651,7 @@ main(void)
       TEST(test_disabled_bitmap_outlives_a_power_cut),
       TEST(test_another_disk_is_refused_and_the_difference_named),
       TEST(test_block_device_may_change_its_number),
+      TEST(test_block_device_that_was_written_is_refused),
       TEST(test_changed_time_of_an_unclean_file_is_expected),
       TEST(test_close_with_another_size_does_not_mark_clean),
       TEST(test_backup_that_succeeds_keeps_only_what_came_later),

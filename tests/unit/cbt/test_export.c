@@ -337,6 +337,27 @@ test_guest_writes_on_when_the_fleece_is_full(void **state)
   assert_int_equal(dirty_bytes(disk, "b"), 8 * C);
 }
 
+static void
+test_bitmap_of_a_session_is_changed_by_its_peer_only(void **state)
+{
+  Fixture *f = *state;
+  g_autoptr(GError) error = NULL;
+  fixture_serve(f);
+  g_autoptr(CbtDisk) owner = fixture_connect(f);
+  g_autoptr(CbtDisk) other = fixture_connect(f);
+  expect_ok(add_bitmap(owner, "b", C, &error), &error);
+  expect_ok(add_bitmap(owner, "free", C, &error), &error);
+  g_autoptr(CbtSession) session = fixture_session(f, 0);
+  expect_ok(hold(owner, LONG_MS, &error), &error);
+  expect_ok(begin(owner, "b", FALSE, session, &error), &error);
+  expect_ok(simple(owner, CBT_CONTROL_RELEASE, &error), &error);
+  expect_code(!cbt_disk_apply(other, "b", CBT_BITMAP_RECLAIM, NULL, NULL, &error), &error, CBT_ERROR_BUSY);
+  expect_code(!cbt_disk_apply(other, "b", CBT_BITMAP_ABDICATE, NULL, NULL, &error), &error, CBT_ERROR_BUSY);
+  expect_ok(cbt_disk_apply(other, "free", CBT_BITMAP_CLEAR, NULL, NULL, &error), &error);
+  expect_ok(simple(owner, CBT_CONTROL_END, &error), &error);
+  expect_ok(cbt_disk_apply(other, "b", CBT_BITMAP_RECLAIM, NULL, NULL, &error), &error);
+}
+
 int
 main(void)
 {
@@ -359,6 +380,8 @@ main(void)
       cmocka_unit_test_setup_teardown(test_begin_after_the_hold_ended_changes_nothing, fixture_setup,
                                       fixture_teardown),
       cmocka_unit_test_setup_teardown(test_begin_needs_a_session_that_fits, fixture_setup, fixture_teardown),
+      cmocka_unit_test_setup_teardown(test_bitmap_of_a_session_is_changed_by_its_peer_only, fixture_setup,
+                                      fixture_teardown),
       cmocka_unit_test_setup_teardown(test_guest_writes_on_when_the_fleece_is_full, fixture_setup,
                                       fixture_teardown),
   };
