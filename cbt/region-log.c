@@ -417,6 +417,10 @@ cbt_region_log_load(const CbtFileOps *ops, const char *directory, const CbtUuid 
 {
   g_autoptr(CbtRegionLog) log = log_new(ops, directory, disk_id, size);
   log->fd = ops->open(ops, log->path, O_RDWR | O_NONBLOCK | O_NOFOLLOW, 0);
+  if (log->fd < 0 && errno == ENOENT) {
+    cbt_set_error(error, CBT_ERROR_NOT_FOUND, NULL, "there is no region log in %s", log->directory);
+    return NULL;
+  }
   if (log->fd < 0) {
     cbt_set_error_errno(error, errno, "cannot open %s", log->path);
     return NULL;
