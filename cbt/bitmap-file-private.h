@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cbt/bitmap-format.h>
+#include <cbt/region-log.h>
 
 struct CbtBitmapFile {
   /* constant after creation */
@@ -15,7 +16,8 @@ struct CbtBitmapFile {
   gsize map_length;
   CbtBitmap *bits[2];
   /* changed by transitions, while nobody records */
-  char *temporary;        /* where the file stands until it is published; NULL then */
+  gboolean settled; /* when it was opened, nothing that was ever written to the disk could still be lost */
+  char *temporary;  /* where the file stands until it is published; NULL then */
   CbtBitmapHeader header; /* as it is on disk */
   guint slot;             /* the slot that is known to be durable; the other one is written next */
   CbtBitmap *recording;   /* the array that new writes go to; NULL if none */
@@ -23,14 +25,31 @@ struct CbtBitmapFile {
   gboolean sync_failed;   /* the kernel may have forgotten which pages are dirty */
 };
 
-/* The id of this boot of the host; nil if it cannot be told. */
-CbtUuid cbt_boot_id(void);
+/* One boot of the host. Tests make up others. */
+typedef struct {
+  CbtUuid id;        /* nil if it cannot be told */
+  gint64 started_ns; /* since 1970 */
+} CbtBoot;
+CbtBoot cbt_boot_now(void);
+
+/* What a file is taken into use with. */
+typedef struct {
+  CbtBoot boot;
+  CbtRegionLog *log; /* (transfer none) of the disk; NULL: none, a power cut makes the bitmap inconsistent */
+} CbtBitmapUse;
+
+/* cbt_bitmap_file_create() and cbt_bitmap_file_open() under USE. */
+CbtBitmapFile *cbt_bitmap_file_create_for(const CbtFileOps *ops, const char *path, const char *name,
+                                          guint64 granularity, const CbtDiskIdentity *disk,
+                                          const CbtBitmapUse *use, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+CbtBitmapFile *cbt_bitmap_file_open_for(const CbtFileOps *ops, const char *path, const CbtDiskIdentity *disk,
+                                        const CbtBitmapUse *use, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Fills FIELD of SIZE bytes with TEXT: valid UTF-8, cut at a character, NUL-padded. NULL gives "". */
 void cbt_bitmap_copy_text(char *field, gsize size, const char *text);
 
 /*
  * A new file beside PATH with all bits clean, mapped, to be filled and then published. HEADER says what it is
- * to be; sequence, boot id and the clean mark are set here. Abandoning an unpublished file removes it.
+ * to be; sequence and the clean mark are set here. Abandoning an unpublished file removes it.
  */
 CbtBitmapFile *cbt_bitmap_file_prepare(const CbtFileOps *ops, const char *path, const CbtBitmapHeader *header,
                                        GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -8,7 +8,8 @@
  *
  *   clean                  the disk must be the one that was stamped, unchanged since
  *   unclean, this boot     the recording process died; the kernel kept every page, so the bits are exact
- *   unclean, other boot    pages may be lost: inconsistent. Not so a disabled bitmap, whose bits are durable
+ *   unclean, other boot    pages may be lost: what the disk's region log flags is dirty, if it is the log
+ * that the header names; else inconsistent. A disabled bitmap's bits are durable
  *
  * Summaries are made anew from the words at each open for recording, whatever a dead process left.
  */
@@ -22,19 +23,27 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #define MAP_START ((guint64) CBT_BITMAP_N_SLOTS * CBT_BITMAP_PAGE)
 
-CbtUuid
-cbt_boot_id(void)
+static gint64
+clock_ns(clockid_t clock)
 {
-  CbtUuid uuid = {{0}};
+  struct timespec now;
+  return clock_gettime(clock, &now) == 0 ? (gint64) now.tv_sec * 1000000000 + now.tv_nsec : 0;
+}
+
+CbtBoot
+cbt_boot_now(void)
+{
+  CbtBoot boot = {.started_ns = clock_ns(CLOCK_REALTIME) - clock_ns(CLOCK_BOOTTIME)};
   gsize length;
   g_autofree char *text = NULL;
   if (!g_file_get_contents("/proc/sys/kernel/random/boot_id", &text, &length, NULL) ||
-      !cbt_uuid_parse(g_strstrip(text), &uuid))
-    return (CbtUuid){{0}};
-  return uuid;
+      !cbt_uuid_parse(g_strstrip(text), &boot.id))
+    boot.id = (CbtUuid){{0}};
+  return boot;
 }
 
 void
@@ -143,7 +152,6 @@ cbt_bitmap_file_prepare(const CbtFileOps *ops, const char *path, const CbtBitmap
   file->header = *header;
   file->header.sequence = 0;
   file->header.clean = FALSE;
-  file->header.boot_id = cbt_boot_id();
   file->slot = 1;
   if (!allocate(file, error) || !map_arrays(file, error))
     return NULL;
@@ -191,9 +199,20 @@ CbtBitmapFile *
 cbt_bitmap_file_create(const CbtFileOps *ops, const char *path, const char *name, guint64 granularity,
                        const CbtDiskIdentity *disk, GError **error)
 {
+  CbtBitmapUse use = {.boot = cbt_boot_now()};
+  return cbt_bitmap_file_create_for(ops, path, name, granularity, disk, &use, error);
+}
+
+CbtBitmapFile *
+cbt_bitmap_file_create_for(const CbtFileOps *ops, const char *path, const char *name, guint64 granularity,
+                           const CbtDiskIdentity *disk, const CbtBitmapUse *use, GError **error)
+{
   if (!check_new(path, name, granularity, disk, error))
     return NULL;
-  CbtBitmapHeader header = {.state = CBT_BITMAP_ACTIVE, .granularity = granularity, .disk = *disk};
+  CbtBitmapHeader header = {
+      .state = CBT_BITMAP_ACTIVE, .granularity = granularity, .disk = *disk, .boot_id = use->boot.id};
+  if (use->log != NULL)
+    header.log_id = *cbt_region_log_id(use->log);
   cbt_bitmap_copy_text(header.name, sizeof header.name, name);
   cbt_bitmap_copy_text(header.reason, sizeof header.reason, "no backup yet");
   g_autoptr(CbtBitmapFile) file = cbt_bitmap_file_prepare(ops, path, &header, error);
@@ -275,22 +294,66 @@ find_mismatch(const CbtBitmapHeader *header, const CbtDiskIdentity *disk, gboole
   return NULL;
 }
 
-/* Takes the file into use: from here on it is unclean, and inconsistent if the host went down over it. */
+/* What a power cut may have taken from the bits of this header, the flags of USE's log give back. */
 static gboolean
-begin_use(CbtBitmapFile *file, const CbtUuid *boot_id, gboolean same_boot, GError **error)
+is_covered(const CbtBitmapHeader *header, const CbtBitmapUse *use)
+{
+  return use->log != NULL && cbt_uuid_equal(&header->log_id, cbt_region_log_id(use->log));
+}
+
+/* The reason why the bits cannot be used after the host went down over them, or NULL. Between a cut and the
+ * next open nothing is stamped that a foreign write could be told by, but it is later than the boot. */
+static const char *
+find_loss(const CbtBitmapHeader *header, const CbtDiskIdentity *disk, const CbtBitmapUse *use)
+{
+  if (!is_covered(header, use))
+    return "the host went down while the disk was in use";
+  if (disk->inode != 0 ? disk->mtime_ns >= use->boot.started_ns : !cbt_block_mark_is_unwritten(disk->mtime_ns))
+    return "the image was written after the host went down with the disk in use";
+  return NULL;
+}
+
+static void
+lose_bits(CbtBitmapHeader *header, const char *reason)
+{
+  header->state = CBT_BITMAP_INCONSISTENT;
+  header->generation++;
+  header->inconsistent_base = FALSE;
+  header->base = header->pending = (CbtUuid){{0}};
+  cbt_bitmap_copy_text(header->reason, sizeof header->reason, reason);
+}
+
+/* Of a frozen bitmap both arrays may have lost bits: the parent's need not have been durable at the freeze.
+ */
+static void
+mark_flagged(CbtBitmapFile *file, CbtRegionLog *log)
+{
+  cbt_region_log_mark(log, file->bits[file->header.parent]);
+  if (file->header.state == CBT_BITMAP_FROZEN)
+    cbt_region_log_mark(log, file->bits[1 - file->header.parent]);
+}
+
+/* Takes the file into use: from here on it is unclean, and USE's log is what covers it. */
+static gboolean
+begin_use(CbtBitmapFile *file, const CbtDiskIdentity *disk, const CbtBitmapUse *use, gboolean same_boot,
+          GError **error)
 {
   CbtBitmapHeader next = file->header;
-  gboolean lost = !next.clean && !same_boot && next.state != CBT_BITMAP_DISABLED;
+  gboolean cut = !next.clean && !same_boot && next.state != CBT_BITMAP_DISABLED;
+  const char *loss = cut ? find_loss(&next, disk, use) : NULL;
+  file->settled = next.clean || !same_boot;
+  /* Pages that the kernel holds for clean after a failed sync of the process before us are not on the disk.
+   */
+  file->sync_failed = !next.clean;
   next.clean = FALSE;
-  next.boot_id = *boot_id;
-  if (lost) {
-    next.state = CBT_BITMAP_INCONSISTENT;
-    next.generation++;
-    next.inconsistent_base = FALSE;
-    next.base = next.pending = (CbtUuid){{0}};
-    cbt_bitmap_copy_text(next.reason, sizeof next.reason, "the host went down while the disk was in use");
-  }
-  /* The first sync makes sure that the chosen slot is durable before the other one is overwritten. */
+  next.boot_id = use->boot.id;
+  next.log_id = use->log != NULL ? *cbt_region_log_id(use->log) : (CbtUuid){{0}};
+  if (loss != NULL)
+    lose_bits(&next, loss);
+  else if (cut)
+    mark_flagged(file, use->log);
+  /* The first sync makes sure that the arrays, and the chosen slot, are durable before the header says that
+   * they are of this boot. */
   if (!cbt_bitmap_file_sync(file, error) || !cbt_bitmap_file_write_header(file, &next, error))
     return FALSE;
   cbt_bitmap_file_update_recording(file);
@@ -314,11 +377,19 @@ open_and_load(const CbtFileOps *ops, const char *path, gboolean writable, GError
 CbtBitmapFile *
 cbt_bitmap_file_open(const CbtFileOps *ops, const char *path, const CbtDiskIdentity *disk, GError **error)
 {
+  CbtBitmapUse use = {.boot = cbt_boot_now()};
+  return cbt_bitmap_file_open_for(ops, path, disk, &use, error);
+}
+
+CbtBitmapFile *
+cbt_bitmap_file_open_for(const CbtFileOps *ops, const char *path, const CbtDiskIdentity *disk,
+                         const CbtBitmapUse *use, GError **error)
+{
   g_autoptr(CbtBitmapFile) file = open_and_load(ops, path, TRUE, error);
   if (file == NULL)
     return NULL;
-  CbtUuid boot_id = cbt_boot_id();
-  gboolean same_boot = !cbt_uuid_is_nil(&boot_id) && cbt_uuid_equal(&boot_id, &file->header.boot_id);
+  gboolean same_boot =
+      !cbt_uuid_is_nil(&use->boot.id) && cbt_uuid_equal(&use->boot.id, &file->header.boot_id);
   g_autofree char *mismatch = find_mismatch(&file->header, disk, same_boot);
   if (mismatch != NULL) {
     cbt_set_error(error, CBT_ERROR_INCONSISTENT, NULL, "%s", mismatch);
@@ -328,7 +399,7 @@ cbt_bitmap_file_open(const CbtFileOps *ops, const char *path, const CbtDiskIdent
     return NULL;
   for (guint i = 0; i < 2; i++)
     cbt_bitmap_rebuild_summary(file->bits[i]);
-  if (!begin_use(file, &boot_id, same_boot, error))
+  if (!begin_use(file, disk, use, same_boot, error))
     return NULL;
   return g_steal_pointer(&file);
 }
@@ -360,6 +431,7 @@ cbt_bitmap_file_stamp(CbtBitmapFile *file, const CbtDiskIdentity *disk, GError *
   }
   next.disk = *disk;
   next.clean = TRUE;
+  next.log_id = (CbtUuid){{0}};
   return cbt_bitmap_file_sync(file, error) && cbt_bitmap_file_write_header(file, &next, error);
 }
 

@@ -7,8 +7,8 @@
  *
  * Lifecycle: create or open, then cbt_bitmap_file_close(), which marks the file clean. A file freed or left by a
  * dying process without close is "unclean" at the next open; the same boot id says that its bits are exact
- * all the same (the kernel kept the pages), another boot id makes it inconsistent (until the region log, whose place
- * is in the format, narrows that down).
+ * all the same (the kernel kept the pages); after another boot the regions that the disk's region log flags are dirty
+ * (cbt/region-log.h, by way of the tracker), and without that log the bitmap is inconsistent.
  *
  * Threads: cbt_bitmap_file_record() from any number at once. Everything else needs that no one records meanwhile.
  * Format: cbt/bitmap-format.h and docs/formats/bitmap.md.

@@ -3,8 +3,8 @@
  * The layout of a bitmap file, version 1. docs/formats/bitmap.md has it in words, with an example.
  *
  *   page 0, 1   two header slots of 4096 bytes
- *   then        bit array 0, bit array 1, summary 0, summary 1, region log; each from a page boundary,
- * zero-filled up to the next
+ *   then        bit array 0, bit array 1, summary 0, summary 1, one reserved; each from a page boundary,
+ * zero-filled up to the next. The region log is a file of its own, cbt/region-log-format.h
  *
  * Integers are little-endian. Bit i of an array is bit i % 64 of its 64-bit word i / 64. The arrays are
  * mapped and used as they are, so only little-endian hosts can open the file.
@@ -18,7 +18,7 @@
 #define CBT_BITMAP_PAGE    4096u
 #define CBT_BITMAP_N_SLOTS 2u
 
-/* One bit in the region log stands for so many bytes of the disk. */
+/* Bytes of the disk that a flag of the region log stands for. */
 #define CBT_BITMAP_REGION_SIZE (G_GUINT64_CONSTANT(16) << 20)
 
 /* Offsets into a header slot. The first four and the checksum stand where they are in every version to come.
@@ -49,10 +49,11 @@ enum {
   CBT_BITMAP_AT_WORDS_SIZE = 432,   /* u64, bytes of each, without padding */
   CBT_BITMAP_AT_SUMMARY = 440,      /* u64 [2], file offsets of the summaries */
   CBT_BITMAP_AT_SUMMARY_SIZE = 456, /* u64 */
-  CBT_BITMAP_AT_REGIONS = 464,      /* u64, file offset of the region log */
+  CBT_BITMAP_AT_REGIONS = 464,      /* u64, file offset of what is reserved */
   CBT_BITMAP_AT_REGIONS_SIZE = 472, /* u64 */
   CBT_BITMAP_AT_FILE_SIZE = 480,    /* u64 */
-  CBT_BITMAP_AT_ZERO = 488,         /* zeros up to the checksum */
+  CBT_BITMAP_AT_LOG_ID = 488,       /* 16 bytes: the region log that covers the file, nil: none */
+  CBT_BITMAP_AT_ZERO = 504,         /* zeros up to the checksum */
   CBT_BITMAP_AT_CHECKSUM = 4088,    /* u64, cbt_checksum64() of the 4088 bytes before it */
 };
 
@@ -76,6 +77,7 @@ typedef struct {
   gboolean inconsistent_base;
   guint64 granularity;
   CbtUuid boot_id;
+  CbtUuid log_id; /* of the region log that covers it while it is not clean; nil: none */
   CbtDiskIdentity disk;
   CbtUuid base;
   CbtUuid pending;

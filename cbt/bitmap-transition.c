@@ -20,7 +20,12 @@
  * sync, then header with the clean mark.
  *
  * Where the table says sync, a header gives bits a meaning that must survive a power cut. create-successor
- * needs none: stale bits in either array are only more dirty, and the guest is waiting.
+ * needs none: stale bits in either array are only more dirty, bits of the parent that are not durable lie in
+ * regions that the region log flags (they are set in both arrays after a cut), and the guest is waiting. No other
+ * transition relies on the log: where bits begin to mean something they were synced, and what is recorded while
+ * the header is written lies in flagged regions. A bitmap that is new or enabled has no base that could be wrong;
+ * by the freeze that gives it one, whatever the image may lose again is flagged, for flags are taken away only
+ * after a sync of the image.
  */
 #include <cbt/bitmap-file-private.h>
 

@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Each change goes the same way: into the gate, bits set, old bytes preserved if a backup wants them, the
- * image changed, out of the gate. So a change that fails half-way has its bits all the same, and one that a
- * crash cuts off, too.
+ * Each change goes the same way: regions open, into the gate, bits set, old bytes preserved if a backup wants
+ * them, the image changed, out of the gate. So a change that fails half-way has its bits all the same, and
+ * one that a crash cuts off, too.
+ *
+ * The first change in a region waits for the region log (cbt/region-log.h). It waits outside the gate, so
+ * that a hold does not wait for it; but a trim, which comes under a hold, may close the region before the
+ * gate is passed. So it is looked at inside, and if it is closed the change goes out and begins again.
  *
  * A flush (FUA) comes after the gate is left: the bytes are in the page cache by then, where every reader
  * sees them, and a slow device does not make a drain slow. The I/O goes through the page cache; the reader's
@@ -103,6 +107,11 @@ static void
 begin_change(CbtExport *export, guint64 offset, guint64 length)
 {
   cbt_gate_enter(export->gate);
+  while (G_UNLIKELY(!cbt_tracker_is_range_open(export->tracker, offset, length))) {
+    cbt_gate_leave(export->gate);
+    cbt_tracker_open_range(export->tracker, offset, length);
+    cbt_gate_enter(export->gate);
+  }
   cbt_tracker_record(export->tracker, offset, length);
   CbtSession *session = atomic_load(&export->session);
   if (session != NULL)

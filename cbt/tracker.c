@@ -6,9 +6,20 @@
  * inconsistent file takes its name. A crash between the two leaves no file: the name is then unknown, which
  * also means a full backup. NAME.bitmap.tmp is a file that was never finished; it is removed when the folder
  * is opened.
+ *
+ * regions.log is the write-ahead region log. It is there while the tracker is open and after a crash. It is
+ * made or taken over before the first bitmap is opened, and each bitmap's header names it before anything is
+ * recorded. At open all its regions are flagged, or none, as the files say: none if nothing that was ever
+ * written could still be lost: all bitmaps closed clean, which syncs the image, or another boot, when there
+ * is nothing in the page cache. All if that is not so and there was no log. Closing removes it after the last
+ * bitmap is clean. Without a log (it could not be made, or it broke) the bitmaps work all the same, but a
+ * power cut makes them inconsistent.
+ *
+ * The log is trimmed after abdicate and reclaim, while nobody records; see cbt/region-trim.h.
  */
-#include <cbt/bitmap-file-private.h>
-#include <cbt/tracker.h>
+#include <cbt/tracker-private.h>
+
+#include <cbt/region-trim.h>
 
 #include <cbt/block-mark.h>
 #include <common/error.h>
@@ -30,11 +41,14 @@ struct CbtTracker {
   int image_fd; /* the caller's */
   CbtUuid disk_id;
   CbtDiskIdentity opened; /* the image when it was opened */
+  CbtBitmapUse use;       /* its log may be NULL; changed by a resize */
+  gboolean log_is_new;    /* it was made at open, there was none that could be used */
   gint recorded;          /* atomic; whether anything was recorded, or resized */
   gboolean idle;          /* nothing ever will be */
   /* changed while nobody records */
   CbtBitmapFile *files[CBT_TRACKER_MAX_BITMAPS];
   guint n_files;
+  CbtRegionTrim *trim; /* the last one, which may have ended; NULL: none */
 };
 
 gboolean
@@ -135,6 +149,9 @@ replace_bad(CbtTracker *tracker, const char *name, const char *path, const CbtDi
   g_autofree char *reason = cbt_error_message(cause);
   CbtBitmapHeader header = {
       .state = CBT_BITMAP_INCONSISTENT, .granularity = peek_granularity(tracker, path), .disk = *disk};
+  header.boot_id = tracker->use.boot.id;
+  if (tracker->use.log != NULL)
+    header.log_id = *cbt_region_log_id(tracker->use.log);
   cbt_bitmap_copy_text(header.name, sizeof header.name, name);
   cbt_bitmap_copy_text(header.reason, sizeof header.reason, reason);
   g_autoptr(CbtBitmapFile) file = cbt_bitmap_file_prepare(tracker->ops, path, &header, error);
@@ -155,7 +172,7 @@ static CbtBitmapFile *
 open_named(CbtTracker *tracker, const char *name, const char *path, const CbtDiskIdentity *disk,
            GError **error)
 {
-  g_autoptr(CbtBitmapFile) file = cbt_bitmap_file_open(tracker->ops, path, disk, error);
+  g_autoptr(CbtBitmapFile) file = cbt_bitmap_file_open_for(tracker->ops, path, disk, &tracker->use, error);
   if (file != NULL && strcmp(file->header.name, name) != 0) {
     cbt_set_error(error, CBT_ERROR_INCONSISTENT, NULL, "the file holds bitmap '%s'", file->header.name);
     return NULL;
@@ -219,6 +236,62 @@ list_names(const CbtTracker *tracker, GError **error)
   return names;
 }
 
+/* A log that cannot be had is no reason not to serve the disk. */
+static CbtRegionLog *
+make_log(const CbtTracker *tracker, guint64 size, gboolean flag_all)
+{
+  g_autoptr(GError) error = NULL;
+  CbtRegionLog *log =
+      cbt_region_log_create(tracker->ops, tracker->directory, &tracker->disk_id, size, flag_all, &error);
+  if (log == NULL)
+    g_message("without a region log a power cut makes the bitmaps inconsistent: %s", error->message);
+  return log;
+}
+
+/* Whether each of the bitmap files NAMES says that it was closed clean. */
+static gboolean
+peek_clean(const CbtTracker *tracker, const GPtrArray *names)
+{
+  for (guint i = 0; i < names->len; i++) {
+    g_autofree char *path = bitmap_path(tracker, g_ptr_array_index(names, i));
+    CBT_AUTO_FD int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    CbtBitmapHeader header;
+    guint slot;
+    if (fd < 0 || !cbt_bitmap_file_load_header(tracker->ops, fd, path, &header, &slot, NULL) || !header.clean)
+      return FALSE;
+  }
+  return names->len > 0;
+}
+
+static CbtRegionLog *
+take_log(CbtTracker *tracker, const GPtrArray *names, guint64 size)
+{
+  g_autoptr(GError) error = NULL;
+  CbtRegionLog *log = cbt_region_log_load(tracker->ops, tracker->directory, &tracker->disk_id, size, &error);
+  if (log != NULL)
+    return log;
+  if (cbt_error_code(error) != CBT_ERROR_NOT_FOUND)
+    g_message("the region log in %s is replaced: %s", tracker->directory, error->message);
+  tracker->log_is_new = TRUE;
+  return make_log(tracker, size, !peek_clean(tracker, names));
+}
+
+/* At open, when all bitmaps were synced just now, and before anything is recorded. */
+static void
+settle_log(CbtTracker *tracker)
+{
+  gboolean settled = tracker->n_files > 0 && tracker->use.log != NULL;
+  for (guint i = 0; settled && i < tracker->n_files; i++)
+    settled = tracker->files[i]->settled;
+  gboolean ok = TRUE;
+  if (settled)
+    ok = cbt_region_log_finish_trim(tracker->use.log, NULL);
+  else if (tracker->use.log != NULL && tracker->log_is_new)
+    ok = cbt_region_log_flag_all(tracker->use.log, NULL);
+  if (!ok)
+    g_debug("%s: the region log broke at once", tracker->directory);
+}
+
 /* The identity with what tells of writes, of an image that was synced: the modification time must be the one
  * that a power cut leaves, and a device's mark lacks what is in the page cache. */
 static gboolean
@@ -246,15 +319,27 @@ open_all(CbtTracker *tracker, GError **error)
   }
   tracker->opened = disk;
   g_autoptr(GPtrArray) names = list_names(tracker, error);
-  for (guint i = 0; names != NULL && i < names->len; i++)
+  if (names == NULL)
+    return FALSE;
+  tracker->use.log = take_log(tracker, names, disk.size);
+  for (guint i = 0; i < names->len; i++)
     if (!open_one(tracker, g_ptr_array_index(names, i), &disk, error))
       return FALSE;
-  return names != NULL;
+  settle_log(tracker);
+  return TRUE;
 }
 
 CbtTracker *
 cbt_tracker_open(const CbtFileOps *ops, const char *directory, int image_fd, const CbtUuid *disk_id,
                  GError **error)
+{
+  CbtBoot boot = cbt_boot_now();
+  return cbt_tracker_open_in_boot(ops, directory, image_fd, disk_id, &boot, error);
+}
+
+CbtTracker *
+cbt_tracker_open_in_boot(const CbtFileOps *ops, const char *directory, int image_fd, const CbtUuid *disk_id,
+                         const CbtBoot *boot, GError **error)
 {
   g_autoptr(CbtTracker) tracker = g_new0(CbtTracker, 1);
   tracker->ops = ops;
@@ -262,14 +347,28 @@ cbt_tracker_open(const CbtFileOps *ops, const char *directory, int image_fd, con
   tracker->lock_fd = -1;
   tracker->image_fd = image_fd;
   tracker->disk_id = *disk_id;
+  tracker->use.boot = *boot;
   if (!take_lock(tracker, error))
     return NULL;
   if (open_all(tracker, error))
     return g_steal_pointer(&tracker);
-  /* Nothing was recorded: those that did open go back to clean. */
+  /* Nothing was recorded: those that did open go back to clean. The others still need the log. */
+  g_clear_pointer(&tracker->use.log, cbt_region_log_free);
   if (!cbt_tracker_close(g_steal_pointer(&tracker), NULL))
     g_debug("%s: not all bitmaps closed clean", directory);
   return NULL;
+}
+
+CbtRegionLog *
+cbt_tracker_region_log(CbtTracker *tracker)
+{
+  return tracker->use.log;
+}
+
+void
+cbt_tracker_wait_for_trim(CbtTracker *tracker)
+{
+  cbt_region_trim_join(g_steal_pointer(&tracker->trim));
 }
 
 gboolean
@@ -285,6 +384,7 @@ cbt_tracker_set_idle(CbtTracker *tracker, GError **error)
 static void
 tracker_free(CbtTracker *tracker)
 {
+  cbt_region_log_free(tracker->use.log);
   cbt_clear_fd(&tracker->lock_fd);
   g_free(tracker->directory);
   g_free(tracker);
@@ -294,6 +394,7 @@ gboolean
 cbt_tracker_close(CbtTracker *tracker, GError **error)
 {
   CbtDiskIdentity disk;
+  cbt_tracker_wait_for_trim(tracker);
   if (!get_stamp(tracker, &disk, error)) {
     cbt_tracker_abandon(tracker);
     return FALSE;
@@ -305,6 +406,8 @@ cbt_tracker_close(CbtTracker *tracker, GError **error)
   gboolean ok = TRUE;
   for (guint i = 0; i < tracker->n_files; i++)
     ok = cbt_bitmap_file_close(tracker->files[i], &disk, ok ? error : NULL) && ok;
+  if (ok)
+    cbt_region_log_remove(g_steal_pointer(&tracker->use.log));
   tracker_free(tracker);
   return ok;
 }
@@ -314,9 +417,23 @@ cbt_tracker_abandon(CbtTracker *tracker)
 {
   if (tracker == NULL)
     return;
+  cbt_tracker_wait_for_trim(tracker);
   for (guint i = 0; i < tracker->n_files; i++)
     cbt_bitmap_file_abandon(tracker->files[i]);
   tracker_free(tracker);
+}
+
+void
+cbt_tracker_open_range(CbtTracker *tracker, guint64 offset, guint64 length)
+{
+  if (tracker->use.log != NULL)
+    cbt_region_log_open_range(tracker->use.log, offset, length);
+}
+
+gboolean
+cbt_tracker_is_range_open(const CbtTracker *tracker, guint64 offset, guint64 length)
+{
+  return tracker->use.log == NULL || cbt_region_log_is_open(tracker->use.log, offset, length);
 }
 
 void
@@ -374,7 +491,8 @@ cbt_tracker_add(CbtTracker *tracker, const char *name, guint64 granularity, GErr
     return FALSE;
   }
   g_autofree char *path = bitmap_path(tracker, name);
-  CbtBitmapFile *file = cbt_bitmap_file_create(tracker->ops, path, name, granularity, &disk, error);
+  CbtBitmapFile *file =
+      cbt_bitmap_file_create_for(tracker->ops, path, name, granularity, &disk, &tracker->use, error);
   if (file == NULL)
     return FALSE;
   tracker->files[tracker->n_files++] = file;
@@ -409,12 +527,59 @@ cbt_tracker_remove(CbtTracker *tracker, const char *name, GError **error)
   return sync_directory(tracker, error);
 }
 
+/* A log that broke, and could not be made invalid, must not be believed: the headers stop naming it. */
+static void
+disown_log(CbtTracker *tracker)
+{
+  gboolean is_invalid = FALSE;
+  if (tracker->use.log == NULL || !cbt_region_log_is_broken(tracker->use.log, &is_invalid) || is_invalid)
+    return;
+  for (guint i = 0; i < tracker->n_files; i++) {
+    CbtBitmapFile *file = tracker->files[i];
+    CbtBitmapHeader next = file->header;
+    g_autoptr(GError) error = NULL;
+    next.log_id = (CbtUuid){{0}};
+    if (!cbt_uuid_is_nil(&file->header.log_id) && !cbt_bitmap_file_write_header(file, &next, &error))
+      g_message("%s", error->message);
+  }
+}
+
+/* Whether a sync of all bitmap files would say the truth: not if the kernel forgot what one of them lacks. */
+static gboolean
+can_trim(CbtTracker *tracker)
+{
+  CbtRegionLog *log = tracker->use.log;
+  if (log == NULL || cbt_region_log_is_broken(log, NULL) || cbt_region_log_count(log) == 0)
+    return FALSE;
+  for (guint i = 0; i < tracker->n_files; i++)
+    if (tracker->files[i]->sync_failed)
+      return FALSE;
+  return tracker->trim == NULL || cbt_region_trim_is_done(tracker->trim);
+}
+
+static void
+start_trim(CbtTracker *tracker)
+{
+  int fds[1 + CBT_TRACKER_MAX_BITMAPS] = {tracker->image_fd};
+  if (!can_trim(tracker))
+    return;
+  cbt_tracker_wait_for_trim(tracker);
+  for (guint i = 0; i < tracker->n_files; i++)
+    fds[1 + i] = tracker->files[i]->fd;
+  tracker->trim = cbt_region_trim_start(tracker->ops, tracker->use.log, fds, 1 + tracker->n_files);
+}
+
 gboolean
 cbt_tracker_apply(CbtTracker *tracker, const char *name, CbtBitmapEvent event, const CbtUuid *pending,
                   const char *reason, GError **error)
 {
   CbtBitmapFile *file = cbt_tracker_find(tracker, name, error);
-  return file != NULL && cbt_bitmap_file_apply(file, event, pending, reason, error);
+  disown_log(tracker);
+  if (file == NULL || !cbt_bitmap_file_apply(file, event, pending, reason, error))
+    return FALSE;
+  if (event == CBT_BITMAP_ABDICATE || event == CBT_BITMAP_RECLAIM)
+    start_trim(tracker);
+  return TRUE;
 }
 
 gboolean
@@ -443,6 +608,7 @@ prepare_resized(CbtTracker *tracker, CbtBitmapFile *old, guint64 size, GError **
   CbtBitmapHeader header = old->header;
   header.disk.size = size;
   header.generation++;
+  header.log_id = (CbtUuid){{0}};
   CbtBitmapFile *file = cbt_bitmap_file_prepare(tracker->ops, old->path, &header, error);
   if (file != NULL)
     copy_bits(file->bits[header.parent], cbt_bitmap_file_parent(old));
@@ -460,6 +626,23 @@ check_resize(const CbtTracker *tracker, guint64 size, GError **error)
   for (guint i = 0; i < tracker->n_files; i++)
     if (!check_not_frozen(tracker->files[i], "resize the disk", error))
       return FALSE;
+  return TRUE;
+}
+
+/* The old log is of the old size. What covers the resized bitmaps is a new one, which their headers name as
+ * soon as they are published: until then a power cut makes them inconsistent. */
+static gboolean
+replace_log(CbtTracker *tracker, guint64 size, GError **error)
+{
+  cbt_tracker_wait_for_trim(tracker);
+  cbt_region_log_free(tracker->use.log);
+  tracker->use.log = make_log(tracker, size, TRUE);
+  for (guint i = 0; tracker->use.log != NULL && i < tracker->n_files; i++) {
+    CbtBitmapHeader next = tracker->files[i]->header;
+    next.log_id = *cbt_region_log_id(tracker->use.log);
+    if (!cbt_bitmap_file_write_header(tracker->files[i], &next, error))
+      return FALSE;
+  }
   return TRUE;
 }
 
@@ -486,5 +669,5 @@ cbt_tracker_resize(CbtTracker *tracker, guint64 size, GError **error)
   }
   for (guint i = 0; i < CBT_TRACKER_MAX_BITMAPS; i++)
     cbt_bitmap_file_abandon(resized[i]);
-  return ok && sync_directory(tracker, error);
+  return ok && replace_log(tracker, size, error) && sync_directory(tracker, error);
 }

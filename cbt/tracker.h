@@ -7,7 +7,12 @@
  * changed behind it) are set aside as NAME.bitmap.bad and replaced by an inconsistent one with the reason, so that the
  * disk goes on being tracked and the next backup reads again.
  *
- * Threads: cbt_tracker_record() from any number at once; every other call needs that nobody records meanwhile.
+ * Before a range is changed its regions are opened (cbt_tracker_open_range()) and then, where a trim cannot come in
+ * between any more, checked (cbt_tracker_is_range_open()); then it is recorded, then changed. See cbt/region-log.h.
+ * The tracker trims the log by itself, in the background, when a freeze has ended.
+ *
+ * Threads: cbt_tracker_record(), cbt_tracker_open_range() and cbt_tracker_is_range_open() from any number at once;
+ * every other call needs that nobody records meanwhile, resize that nobody opens ranges either.
  */
 #pragma once
 
@@ -41,6 +46,9 @@ gboolean cbt_tracker_get_identity(const CbtTracker *tracker, CbtDiskIdentity *id
 /* The file of bitmap NAME in DIRECTORY (transfer full). */
 char *cbt_tracker_bitmap_path(const char *directory, const char *name);
 
+/* Makes durable that the range may be written; may wait for a flush of the region log, never for anything else. */
+void cbt_tracker_open_range(CbtTracker *tracker, guint64 offset, guint64 length);
+gboolean cbt_tracker_is_range_open(const CbtTracker *tracker, guint64 offset, guint64 length);
 /* Marks the range dirty in every bitmap that records. */
 void cbt_tracker_record(CbtTracker *tracker, guint64 offset, guint64 length);
 

@@ -131,8 +131,9 @@ spawn_process(Export *export, GError **error)
   g_autofree char *bitmaps = g_strconcat("bitmaps=", export->bitmap_dir, NULL);
   g_autofree char *disk_id = g_strconcat("disk-id=", export->disk_id, NULL);
   g_autofree char *control = g_strconcat("control=", export->control, NULL);
-  char *argv[] = {"timeout", START_TIMEOUT, "nbdkit", "--unix", export->socket, "--threads", EXPORT_THREADS,
-                  plugin,    image,         bitmaps,  disk_id,  control,        NULL};
+  char *argv[] = {"timeout",      "--kill-after=1", START_TIMEOUT,  "nbdkit", "--unix",
+                  export->socket, "--threads",      EXPORT_THREADS, plugin,   image,
+                  bitmaps,        disk_id,          control,        NULL};
   g_auto(GStrv) environment = g_get_environ();
 #ifdef CBT_PLUGIN_PRELOAD
   environment = g_environ_setenv(environment, "LD_PRELOAD", CBT_PLUGIN_PRELOAD, TRUE);
