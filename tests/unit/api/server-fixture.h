@@ -147,7 +147,8 @@ serve(const char *path, int ready_fd, const char *group)
   g_autoptr(GPtrArray) pending = g_ptr_array_new();
   ApiServerOptions options = {.socket_path = path, .group = group};
   g_autoptr(GMainLoop) loop = g_main_loop_new(NULL, FALSE);
-  guint term = g_unix_signal_add(SIGTERM, on_term, loop);
+  /* Not removed: a second SIGTERM, from tear_down(), would then end the server on its way out. */
+  g_unix_signal_add(SIGTERM, on_term, loop);
   ApiServer *server = api_server_new(&options, routes, pending, &error);
   if (!server || write(ready_fd, "r", 1) != 1)
     exit(99);
@@ -155,7 +156,6 @@ serve(const char *path, int ready_fd, const char *group)
   api_server_free(server);
   for (guint i = 0; i < pending->len; i++)
     answer_later(pending->pdata[i]);
-  g_source_remove(term);
 }
 
 static G_GNUC_UNUSED void
