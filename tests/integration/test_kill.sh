@@ -71,7 +71,7 @@ start_proxy "$uri" requests --filter=retry retry-delay=1 retry-exponential=no re
 for n in 1 2; do
   : >"$WORK/requests.log"
   fio --name=verified --ioengine=nbd "--uri=$proxy_uri" --rw=randwrite --bs=16k --size="${size_mib}m" --io_size=96m --iodepth=8 \
-    --rate=32m --randseed="$RANDOM" --verify=xxhash --do_verify=0 >"$WORK/fio.log" 2>&1 &
+    --rate=32m --randseed="$RANDOM" --verify=xxhash --do_verify=0 --verify_state_save=0 >"$WORK/fio.log" 2>&1 &
   fio_pid=$!
   pause "1.$(random_below 10)"
   kill_export vm1
