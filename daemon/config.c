@@ -47,7 +47,13 @@ make_absolute(char **path)
 }
 
 /* One configuration key: where its value goes, and how it is read. */
-typedef enum { KEY_STRING, KEY_SIZE, KEY_UINT, KEY_BOOL } KeyType;
+typedef enum {
+  KEY_STRING,
+  KEY_SIZE,
+  KEY_UINT,  /* 1 to 1024 */
+  KEY_COUNT, /* 0 to BACKUP_AUDIT_MAX */
+  KEY_BOOL
+} KeyType;
 typedef struct {
   const char *group;
   const char *key;
@@ -56,6 +62,7 @@ typedef struct {
 } ConfigKey;
 
 static const ConfigKey config_keys[] = {
+    {"backup", "audit", KEY_COUNT, G_STRUCT_OFFSET(DaemonConfig, audit)},
     {"daemon", "group", KEY_STRING, G_STRUCT_OFFSET(DaemonConfig, group)},
     {"daemon", "max-jobs", KEY_UINT, G_STRUCT_OFFSET(DaemonConfig, max_jobs)},
     {"daemon", "workers", KEY_UINT, G_STRUCT_OFFSET(DaemonConfig, workers)},
@@ -96,7 +103,9 @@ set_key(DaemonConfig *config, GKeyFile *file, const ConfigKey *key, GError **err
     return *error == NULL;
   }
   guint64 number = 0;
-  if (!g_ascii_string_to_unsigned(text, 10, 1, 1024, &number, error))
+  gboolean is_count = key->type == KEY_COUNT;
+  if (!g_ascii_string_to_unsigned(text, 10, is_count ? 0 : 1, is_count ? BACKUP_AUDIT_MAX : 1024, &number,
+                                  error))
     return FALSE;
   *(guint *) field = (guint) number;
   return TRUE;
@@ -181,6 +190,7 @@ daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
   };
   config->workers = (guint) MAX(1, g_get_num_processors());
   config->max_jobs = 4;
+  config->audit = 256;
   config->dedup_verify = TRUE;
   config->plugin_dir = find_plugin_dir();
 

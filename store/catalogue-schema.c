@@ -94,6 +94,8 @@ static const char *const schema_migrations[] = {
     "  control TEXT NOT NULL,"
     "  PRIMARY KEY (vm, disk)"
     ") STRICT;",
+    /* 1 -> 2 */
+    "ALTER TABLE bases ADD COLUMN audit_next INTEGER NOT NULL DEFAULT 0;",
 };
 
 static gboolean

@@ -84,6 +84,11 @@ gboolean catalogue_set_base(Catalogue *catalogue, const CbtUuid *disk_id, const 
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean catalogue_get_base(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, CbtUuid *base,
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* The cluster that the next audit of a bitmap with a base begins at; 0 if none is noted. */
+gboolean catalogue_set_audit(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, guint64 next_cluster,
+                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean catalogue_get_audit(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, guint64 *next_cluster,
+                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* jobs. Save inserts (id 0; sets it) or updates. Finished jobs older than the newest CATALOGUE_JOBS_KEPT are dropped when
  * one is inserted; ids are never given twice. */
