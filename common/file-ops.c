@@ -117,6 +117,21 @@ cbt_file_pwrite_full(const CbtFileOps *ops, int fd, const void *buffer, gsize le
   return TRUE;
 }
 
+gboolean
+cbt_write_full(int fd, const void *data, gsize length)
+{
+  while (length > 0) {
+    ssize_t n = write(fd, data, length);
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (n < 0)
+      return FALSE;
+    data = (const char *) data + n;
+    length -= (gsize) n;
+  }
+  return TRUE;
+}
+
 static gboolean
 write_new_file(const CbtFileOps *ops, const char *path, const void *data, gsize length, mode_t mode)
 {

@@ -49,6 +49,9 @@ cbt_pwrite_full(int fd, const void *buffer, gsize length, guint64 offset)
   return cbt_file_pwrite_full(cbt_file_ops_default(), fd, buffer, length, offset);
 }
 
+/* Writes all LENGTH bytes to FD where it stands: pipes and other streams. FALSE with errno set. */
+gboolean cbt_write_full(int fd, const void *data, gsize length);
+
 /*
  * Replaces PATH by LENGTH bytes of DATA so that after a crash there is the old file or the new one: temporary
  * file beside it, fdatasync, rename, fsync of the directory. Errors carry CBT_ERROR codes and name PATH; the
