@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Threads take the next number, make that piece, and wait until it is its turn. The thread that has the turn is
- * never the one that waits, so there is always one that moves.
+ * Threads take the next number, make that piece, and wait until it is its turn. The thread that has the turn
+ * is never the one that waits, so there is always one that moves.
  */
 #include <store/ordered-writer.h>
 

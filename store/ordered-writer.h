@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Makes the numbered pieces of a stream by several threads, and writes them in turn: 0, 1, 2, ... Each thread
- * holds one piece at a time, so memory does not grow with the stream, and the bytes do not depend on the number
- * of threads.
+ * holds one piece at a time, so memory does not grow with the stream, and the bytes do not depend on the
+ * number of threads.
  */
 #pragma once
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * All clusters of all disks are numbered through; extent k holds those from 58 k on, and is piece k of the ordered
- * writer.
+ * All clusters of all disks are numbered through; extent k holds those from 58 k on, and is piece k of the
+ * ordered writer.
  */
 #include <store/vma-writer.h>
 
