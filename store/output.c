@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <store/output.h>
+
+#include <common/error.h>
+#include <errno.h>
+
+gboolean
+store_output_write(StoreOutput *output, const guint8 *data, gsize length, GError **error)
+{
+  gboolean ok = output->ops ? cbt_file_pwrite_full(output->ops, output->fd, data, length, output->written)
+                            : cbt_write_full(output->fd, data, length);
+  if (ok) {
+    output->written += length;
+    return TRUE;
+  }
+  cbt_set_error_errno(error, errno, "cannot write %s", output->name ? output->name : "the output");
+  return FALSE;
+}
