@@ -94,6 +94,14 @@ static const char *const schema_migrations[] = {
     "  control TEXT NOT NULL,"
     "  PRIMARY KEY (vm, disk)"
     ") STRICT;",
+    /* 1 -> 2 */
+    "CREATE TABLE leases ("
+    "  disk_id TEXT NOT NULL REFERENCES disks(id) ON DELETE CASCADE,"
+    "  bitmap TEXT NOT NULL,"
+    "  id TEXT NOT NULL,"
+    "  expires INTEGER NOT NULL,"
+    "  PRIMARY KEY (disk_id, bitmap)"
+    ") STRICT;",
 };
 
 static gboolean
