@@ -35,6 +35,10 @@ void handle_bitmap_add(ApiRequest *request, gpointer daemon);
 void handle_bitmap_show(ApiRequest *request, gpointer daemon);
 void handle_bitmap_remove(ApiRequest *request, gpointer daemon);
 void handle_bitmap_event(ApiRequest *request, gpointer daemon);
+void handle_bitmap_freeze(ApiRequest *request, gpointer daemon);
+void handle_bitmap_abdicate(ApiRequest *request, gpointer daemon);
+void handle_bitmap_reclaim(ApiRequest *request, gpointer daemon);
+void handle_bitmap_renew(ApiRequest *request, gpointer daemon);
 void handle_bitmap_merge(ApiRequest *request, gpointer daemon);
 
 void handle_export_list(ApiRequest *request, gpointer daemon);

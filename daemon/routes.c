@@ -32,6 +32,10 @@ const ApiRoute daemon_routes[] = {
     {"GET", BITMAP, handle_bitmap_show, NULL, NULL},
     {"DELETE", BITMAP, handle_bitmap_remove, NULL, NULL},
     {"POST", BITMAP "/merge", handle_bitmap_merge, "from", NULL},
+    {"POST", BITMAP "/create-successor", handle_bitmap_freeze, "?lease", NULL},
+    {"POST", BITMAP "/abdicate", handle_bitmap_abdicate, "?lease", NULL},
+    {"POST", BITMAP "/reclaim", handle_bitmap_reclaim, "?lease", NULL},
+    {"POST", BITMAP "/renew", handle_bitmap_renew, "lease seconds", NULL},
     {"POST", BITMAP "/{event}", handle_bitmap_event, NULL, NULL},
 
     {"GET", "/v1/exports", handle_export_list, NULL, NULL},
