@@ -325,13 +325,7 @@ static gboolean
 get_lease_id(JsonObject *body, gboolean required, CbtUuid *id, GError **error)
 {
   const char *text = NULL;
-  if (!api_json_get_string(body, "lease", required, &text, error))
-    return FALSE;
-  if (!text || (cbt_uuid_parse(text, id) && !cbt_uuid_is_nil(id)))
-    return TRUE;
-  cbt_set_error(error, CBT_ERROR_INVALID, "cbt-backup bitmap show names the lease.",
-                "'lease': '%s' is no id of a lease", text);
-  return FALSE;
+  return api_json_get_string(body, "lease", required, &text, error) && handler_parse_lease(text, id, error);
 }
 
 /* BUSY if a backup on the same bitmap waits or runs: one of the two would fail. */

@@ -53,6 +53,8 @@ CatalogueVm *handler_get_vm(ApiRequest *request, Daemon *daemon);
 StorePoint *handler_get_point(ApiRequest *request, Daemon *daemon);
 /* The disk that the path names; on NULL the request has been answered. (transfer none) */
 const CatalogueDisk *handler_get_disk(ApiRequest *request, const CatalogueVm *vm);
+/* The id of a lease, TEXT of the key or parameter `lease`; NULL: *id stays. INVALID. */
+gboolean handler_parse_lease(const char *text, CbtUuid *id, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Removes POINT from the store and the catalogue. */
 gboolean handler_forget_point(Daemon *daemon, const StorePoint *point,
                               GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -280,6 +280,14 @@ settle_locked(Daemon *daemon, DiskRef *ref, const CatalogueDisk *disk, CbtBitmap
 }
 
 gboolean
+leases_check_current(Daemon *daemon, const CatalogueDisk *disk, const CbtBitmapInfo *info, const CbtUuid *id,
+                     GError **error)
+{
+  CatalogueLease lease;
+  return leases_get(daemon, &disk->id, info->name, &lease, error) && check_current(info, &lease, id, error);
+}
+
+gboolean
 leases_settle(Daemon *daemon, DiskRef *ref, const CatalogueDisk *disk, CbtBitmapInfo *info, GError **error)
 {
   CatalogueLease lease;

@@ -25,7 +25,7 @@ const ApiRoute daemon_routes[] = {
     {"DELETE", POINT, handle_point_forget, NULL, NULL},
     {"POST", POINT "/restore", handle_point_restore, "to targets in-place", NULL},
 
-    {"GET", DISK "/changes", handle_changes, NULL, "from to offset limit"},
+    {"GET", DISK "/changes", handle_changes, NULL, "from to bitmap lease offset limit"},
 
     {"GET", DISK "/bitmaps", handle_bitmap_list, NULL, NULL},
     {"POST", DISK "/bitmaps", handle_bitmap_add, "name granularity", NULL},
