@@ -230,9 +230,13 @@ leases_freeze(Daemon *daemon, DiskRef *ref, const CatalogueDisk *disk, const Cbt
   lease.id = cbt_uuid_generate();
   if (!note(daemon, &lease, seconds, error))
     return FALSE;
-  if (disk_ref_call(ref, request, NULL, reply, error))
-    return TRUE;
   g_autoptr(GError) local = NULL;
+  if (disk_ref_call(ref, request, NULL, reply, error)) {
+    /* Writes may have been held for longer than the lease lasts: it begins now. */
+    if (!note(daemon, &lease, seconds, &local))
+      g_warning("%s", local->message);
+    return TRUE;
+  }
   lease.expires = SOON;
   if (!call_main(daemon, save_lease, &lease, &local))
     g_warning("%s", local->message);

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Another backup program freezes a bitmap by hand under a lease, reads what changed, and ends the freeze. Whatever dies meanwhile,
-# the bitmap is not frozen for ever, and no change is lost; backups on other bitmaps do not notice.
+# Another backup program freezes a bitmap by hand under a lease, reads what changed, and ends the freeze. Whatever dies
+# meanwhile, the bitmap is not frozen for ever, and no change is lost; backups on other bitmaps do not notice.
 . "$(dirname "$0")/lib.sh"
 need nbdkit sqlite3
 seed
@@ -58,8 +58,10 @@ freeze vendor
 assert_ge "end of the lease when none is asked for" "$expires" "$((now + 600))"
 frozen=$(cbt_json changes web/root --bitmap vendor --lease "$lease")
 assert_eq "frozen" "$(changes_clusters <<<"$frozen" | tr '\n' ' ')" "1 2 5 9 200 "
-assert_eq "form" "$(jq -c '[.granularity, ."size-from", ."size-to", ."next-offset", .source, .proof, .state]' <<<"$frozen")" \
-  "[$CLUSTER,$((disk_mib * MIB)),$((disk_mib * MIB)),null,\"bitmap\",\"superset\",\"frozen\"]"
+assert_eq "sizes" "$(jq -c '[.granularity, ."size-from", ."size-to"]' <<<"$frozen")" \
+  "[$CLUSTER,$((disk_mib * MIB)),$((disk_mib * MIB))]"
+assert_eq "form" "$(jq -c '[."next-offset", .source, .proof, .state]' <<<"$frozen")" \
+  '[null,"bitmap","superset","frozen"]'
 assert_eq "kinds" "$(jq -c '[.extents[].kind] | unique' <<<"$frozen")" '["data"]'
 offset=0 pages=
 while [ "$offset" != null ]; do # each page with writes in between: they fit together
@@ -70,7 +72,8 @@ while [ "$offset" != null ]; do # each page with writes in between: they fit tog
   offset=$(jq '."next-offset"' <<<"$body")
 done
 assert_eq "the pages together" "$(jq -s '[.[].extents[]]' <<<"$pages")" "$(jq '.extents' <<<"$frozen")"
-assert_eq "all at once, once more" "$(cbt_json changes web/root --bitmap vendor | jq .extents)" "$(jq .extents <<<"$frozen")"
+again=$(cbt_json changes web/root --bitmap vendor)
+assert_eq "all at once, once more" "$(jq .extents <<<"$again")" "$(jq .extents <<<"$frozen")"
 read_extents "$frozen" "$WORK/copy.img"
 cbt --quiet bitmap abdicate web/root:vendor --lease "$lease"
 freeze vendor
@@ -103,7 +106,8 @@ assert_eq "in the list" "$(jq -c '[.[] | [.name, ."lease-id"]]' <<<"$body")" \
   "[[\"default\",null],[\"other\",null],[\"vendor\",\"$lease\"]]"
 api POST "$bitmaps/vendor/renew" "{\"lease\":\"$lease\",\"seconds\":86400}"
 assert_ge "renewed" "$(jq '."lease-expires"' <<<"$body")" "$((expires + 80000))"
-status=$(curl -sS --unix-socket "$SOCKET" -o /dev/null -w '%{http_code}' -X POST "http://localhost$bitmaps/vendor/reclaim")
+status=$(curl -sS --unix-socket "$SOCKET" -o /dev/null -w '%{http_code}' -X POST \
+  "http://localhost$bitmaps/vendor/reclaim")
 assert_eq "without a body at all" "$status $(bitmap_state web/root:vendor)" "200 active"
 assert_eq "taken back" "$(dirty_of vendor) $(lease_of vendor)" "20 21  null"
 
@@ -147,8 +151,11 @@ cbt --quiet bitmap renew web/root:vendor --lease "$lease" --for 1
 wait_until 30 bitmap_is web/root:vendor active || fail "the renewed lease does not end"
 
 say "a lease that is renewed holds beyond its first end"
-renewed() { freeze vendor 2s && cbt --quiet bitmap renew web/root:vendor --lease "$lease" --for 1h || { wait_until 20 bitmap_is web/root:vendor active && false; }; }
-wait_until 60 renewed || fail "no lease can be renewed"
+for seconds in 2 4 8 16 32; do # a slow machine may be too late
+  freeze vendor "$seconds"
+  ! cbt --quiet bitmap renew web/root:vendor --lease "$lease" --for 1h || break
+  wait_until 30 bitmap_is web/root:vendor active || fail "the lease does not end"
+done
 wait_until 30 has_passed "$((expires + 1))"
 assert_eq "state, lease" "$(bitmap_state web/root:vendor) $(lease_of vendor)" "frozen $lease"
 
@@ -202,7 +209,9 @@ cbt --quiet bitmap reclaim web/root:vendor --lease "$lease"
 say "a lease without a frozen bitmap, as a crash before the freeze leaves it, freezes nothing and goes"
 disk_id=$(cbt_json vm show web | jq -r '.disks[0].id')
 stop_daemon
-sqlite3 "$STATE/catalogue.sqlite" "INSERT INTO leases VALUES ('$disk_id', 'vendor', '$no_lease', 1), ('$disk_id', 'gone', '$no_lease', 1)"
+for bitmap in vendor gone; do
+  sqlite3 "$STATE/catalogue.sqlite" "INSERT INTO leases VALUES ('$disk_id', '$bitmap', '$no_lease', 1)"
+done
 start_daemon
 assert_eq "state, lease" "$(bitmap_state web/root:vendor) $(lease_of vendor)" "active null"
 leases_are() { [ "$(sqlite3 "$STATE/catalogue.sqlite" 'SELECT count(*) FROM leases')" = "$1" ]; }
@@ -219,13 +228,15 @@ assert_eq "default" "$(jq -c '[.kind, .reason, .dirty]' <<<"$job")" "[\"incremen
 restore_matches web@latest root "$WORK/disk.img"
 assert_eq "vendor" "$(bitmap_state web/root:vendor) $(dirty_of vendor)" "frozen 50 "
 n_jobs=$(cbt_json job list | jq length)
-expect_status 409 "lease ends at $(date -u -d "@$expires" +%Y-%m-%dT%H:%M:%SZ)" POST /v1/vms/web/backups '{"kind":"incremental","bitmap":"vendor"}'
+expect_status 409 "lease ends at $(date -u -d "@$expires" +%Y-%m-%dT%H:%M:%SZ)" \
+  POST /v1/vms/web/backups '{"kind":"incremental","bitmap":"vendor"}'
 expect_status 409 "bitmap abdicate web/root:vendor" POST /v1/vms/web/backups '{"kind":"full","bitmap":"vendor"}'
 expect_exit 4 "bitmap reclaim" cbt --incremental web --bitmap vendor
 assert_eq "jobs" "$(cbt_json job list | jq length)" "$n_jobs"
 cbt --quiet bitmap reclaim web/root:vendor
 job=$(backup incremental web --bitmap vendor)
-assert_eq "after reclaim the base still holds" "$(jq -c '[.kind, .reason, .dirty]' <<<"$job")" "[\"incremental\",null,$((2 * CLUSTER))]"
+assert_eq "after reclaim the base still holds" "$(jq -c '[.kind, .reason, .dirty]' <<<"$job")" \
+  "[\"incremental\",null,$((2 * CLUSTER))]"
 say "while a backup runs, its bitmap is busy, another one can be frozen"
 id=$(start_backup full web --speed 8M)
 wait_until 20 bitmap_is web/root frozen || fail "the bitmap does not freeze"
@@ -256,13 +267,15 @@ cbt --quiet export stop web
 random_bytes_at "$WORK/disk.img" 7000 10
 expect_exit 4 "may miss" cbt changes web/root --bitmap vendor
 freeze vendor
-assert_eq "frozen" "$(cbt_json changes web/root --bitmap vendor | jq -c '[.extents[] | .offset, .length]')" "[0,$((disk_mib * MIB))]"
+frozen=$(cbt_json changes web/root --bitmap vendor)
+assert_eq "frozen" "$(jq -c '[.extents[] | .offset, .length]' <<<"$frozen")" "[0,$((disk_mib * MIB))]"
 cbt --quiet bitmap abdicate web/root:vendor --lease "$lease"
 uri=$(uri_of web)
 write 70
 assert_eq "good again" "$(dirty_of vendor)" "70 "
 
 say "the lines of the handbook work as they stand there"
+# shellcheck disable=SC2016 # no expansion is meant
 sed -n '/^## For backup vendors/,/^## /p' "$SOURCE/docs/operations.md" | sed -n '/^```sh/,/^```/p' | grep -v '^```' |
   sed "s,/run/cbt-backup/api.sock,$SOCKET,g" >"$WORK/vendor.sh"
 assert_ge "lines" "$(wc -l <"$WORK/vendor.sh")" 8
