@@ -197,9 +197,8 @@ worker_thread(void *data)
 /* ---- reading
  * -------------------------------------------------------------------------------------------------- */
 
-/* Sleeps until the job's speed limit lets BYTES more go. */
-static void
-throttle(Backup *backup, guint64 bytes)
+void
+backup_throttle(Backup *backup, guint64 bytes)
 {
   guint64 speed = backup->request->speed;
   if (speed == 0)
@@ -223,7 +222,7 @@ deliver_block(gpointer data, CbtReadBlock *block)
   g_queue_push_tail(&pipeline->queue, block);
   pthread_cond_signal(&pipeline->queue_changed);
   pthread_mutex_unlock(&pipeline->queue_lock);
-  throttle(pipeline->disk->backup, block->length);
+  backup_throttle(pipeline->disk->backup, block->length);
 }
 
 static gboolean

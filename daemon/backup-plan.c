@@ -16,6 +16,7 @@ typedef struct {
   Daemon *daemon;
   const BackupDisk *disk;
   const CbtUuid *uuid;   /* for point_exists */
+  guint64 audit_next;
   CbtUuid expected_base; /* nil: this bitmap never had one */
   StorePoint *base;      /* the point of expected_base; NULL if it is gone */
   StorePoint *latest;    /* newest point with this disk; NULL if there is none */
@@ -45,7 +46,9 @@ look_up_base(gpointer data)
   Catalogue *catalogue = lookup->daemon->catalogue;
   g_autoptr(GError) gone = NULL;
   if (!catalogue_get_base(catalogue, &lookup->disk->disk->id, lookup->disk->backup->request->bitmap,
-                          &lookup->expected_base, &lookup->error))
+                          &lookup->expected_base, &lookup->error) ||
+      !catalogue_get_audit(catalogue, &lookup->disk->disk->id, lookup->disk->backup->request->bitmap,
+                           &lookup->audit_next, &lookup->error))
     return;
   if (!cbt_uuid_is_nil(&lookup->expected_base))
     lookup->base = catalogue_get_point(catalogue, &lookup->expected_base, &gone);
@@ -200,6 +203,7 @@ backup_plan_disk(BackupDisk *disk, GError **error)
   }
   Lookup lookup = {.daemon = daemon, .disk = disk};
   main_queue_call(daemon->queue, look_up_base, &lookup);
+  disk->audit_next = lookup.audit_next;
   if (!lookup.error)
     decide(disk, &info, &lookup);
   g_clear_pointer(&lookup.base, store_point_free);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the files of the backup job share: backup.c (the sequence), backup-plan.c (what to read, and why),
- * backup-freeze.c (one instant for all disks), backup-copy.c (reading and storing one disk). */
+ * backup-freeze.c (one instant for all disks), backup-copy.c (reading and storing one disk),
+ * backup-audit.c (whether what is called clean is). */
 #pragma once
 
 #include <cbt/source.h>
@@ -34,6 +35,8 @@ typedef struct {
   StoreManifest result;
   StoreTally tally;
   guint64 dirty;
+  guint64 audit_next; /* the cluster that the audit begins at; then, that the next one will */
+  char *lie;          /* (nullable) what the audit found */
   GError *error;
 } BackupDisk;
 
@@ -69,3 +72,12 @@ void backup_reclaim(BackupDisk *disk);
 
 /* Reads and stores DISK, into disk->result and disk->tally. */
 gboolean backup_copy_disk(BackupDisk *disk, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* Sleeps until the job's speed limit lets BYTES more go. */
+void backup_throttle(Backup *backup, guint64 bytes);
+
+/*
+ * Compares clusters that the frozen bitmap calls clean with their digests in the base. CORRUPT, and disk->lie, if
+ * one differs: a change was missed. Does nothing for a disk that was read as a whole.
+ */
+gboolean backup_audit_disk(BackupDisk *disk, GError **error) G_GNUC_WARN_UNUSED_RESULT;

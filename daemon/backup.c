@@ -6,7 +6,10 @@
  */
 #include <daemon/backup-private.h>
 
+#include <errno.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 BackupRequest *
 backup_request_new(CatalogueVm *vm, gboolean incremental, const char *bitmap)
@@ -38,6 +41,7 @@ backup_disk_free(gpointer data)
   g_clear_pointer(&disk->source, cbt_source_close);
   g_clear_error(&disk->error);
   g_free(disk->reason);
+  g_free(disk->lie);
   g_free(disk);
 }
 
@@ -73,11 +77,22 @@ plan_all(Backup *backup, GError **error)
   return TRUE;
 }
 
+/* Guests come first where processors are short. The threads that this one starts inherit it; the job's own
+ * thread, which holds the guest's writes for the freeze, is not to be slowed. */
+static void
+give_way(const Backup *backup)
+{
+  if (setpriority(PRIO_PROCESS, (id_t) gettid(), (int) backup->daemon->config->nice) != 0)
+    g_debug("cannot set the priority of a thread: %s", g_strerror(errno));
+}
+
 static void *
 copy_thread(void *data)
 {
   BackupDisk *disk = data;
-  if (backup_copy_disk(disk, &disk->error) && backup_end_session(disk, &disk->error))
+  give_way(disk->backup);
+  if (backup_copy_disk(disk, &disk->error) && backup_end_session(disk, &disk->error) &&
+      backup_audit_disk(disk, &disk->error))
     return NULL;
   g_prefix_error(&disk->error, "disk '%s' (%s): ", disk->disk->name, disk->disk->path);
   g_cancellable_cancel(disk->backup->stop);
@@ -196,18 +211,26 @@ typedef struct {
   GError *error;
 } Commit;
 
+/* A base that is not noted costs a full read; where the audit goes on, next to nothing. */
+static void
+note_base(const Backup *backup, const BackupDisk *disk)
+{
+  Catalogue *catalogue = backup->daemon->catalogue;
+  const char *bitmap = backup->request->bitmap;
+  g_autoptr(GError) error = NULL;
+  if (!catalogue_set_base(catalogue, &disk->disk->id, bitmap, &backup->uuid, &error) ||
+      !catalogue_set_audit(catalogue, &disk->disk->id, bitmap, disk->audit_next, &error))
+    g_warning("cannot note the base of bitmap '%s': %s", bitmap, error->message);
+}
+
 static void
 commit_to_catalogue(gpointer data)
 {
   Commit *commit = data;
   Catalogue *catalogue = commit->backup->daemon->catalogue;
   commit->ok = catalogue_insert_point(catalogue, commit->point, &commit->error);
-  for (guint i = 0; commit->ok && i < commit->point->disks->len; i++) {
-    const StorePointDisk *disk = g_ptr_array_index(commit->point->disks, i);
-    g_autoptr(GError) error = NULL;
-    if (!catalogue_set_base(catalogue, &disk->disk_id, disk->bitmap, &commit->point->uuid, &error))
-      g_warning("cannot note the base of bitmap '%s': %s", disk->bitmap, error->message);
-  }
+  for (guint i = 0; commit->ok && i < commit->backup->disks->len; i++)
+    note_base(commit->backup, g_ptr_array_index(commit->backup->disks, i));
 }
 
 static gboolean
@@ -246,6 +269,17 @@ abdicate_all(Backup *backup)
   }
 }
 
+/* A bitmap that lied is believed no more: the next backup reads the disk again. */
+static void
+give_back(BackupDisk *disk)
+{
+  g_autoptr(GError) error = NULL;
+  backup_reclaim(disk);
+  if (disk->lie && !disk_ref_apply(disk->ref, disk->backup->request->bitmap, CBT_BITMAP_MARK_INCONSISTENT,
+                                   NULL, disk->lie, &error))
+    g_warning("disk '%s': %s", disk->disk->name, error->message);
+}
+
 static gboolean
 run_steps(Backup *backup, GError **error)
 {
@@ -257,7 +291,7 @@ run_steps(Backup *backup, GError **error)
     return TRUE;
   }
   for (guint i = 0; i < backup->disks->len; i++)
-    backup_reclaim(g_ptr_array_index(backup->disks, i));
+    give_back(g_ptr_array_index(backup->disks, i));
   return FALSE;
 }
 

@@ -12,6 +12,7 @@ typedef struct {
   gboolean incremental;
   char *bitmap;
   guint64 speed; /* bytes a second; 0: no limit */
+  guint64 audit; /* clean clusters of a disk to compare, at most BACKUP_AUDIT_MAX */
   char **disks;  /* (nullable) only these */
   char *note;    /* (nullable) */
 } BackupRequest;

@@ -5,6 +5,8 @@
 
 #include <glib.h>
 
+#define BACKUP_AUDIT_MAX 1048576
+
 typedef struct {
   char *state_dir;
   char *runtime_dir;
@@ -16,6 +18,8 @@ typedef struct {
   char *plugin_dir;     /* where nbdkit-cbt-plugin.so stands */
   guint workers;        /* threads that hash and compress, a job */
   guint max_jobs;       /* at once */
+  guint audit;          /* clusters that an incremental compares though they are called clean; a disk */
+  guint nice;           /* how much the threads that read and store give way to guests */
   gboolean dedup_verify;
 } DaemonConfig;
 

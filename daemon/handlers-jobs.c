@@ -23,16 +23,28 @@ parse_kind(const char *kind, gboolean *incremental, GError **error)
   return FALSE;
 }
 
+static gboolean
+check_audit(guint64 audit, GError **error)
+{
+  if (audit <= BACKUP_AUDIT_MAX)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_INVALID, NULL, "key 'audit': at most %d clusters can be compared",
+                BACKUP_AUDIT_MAX);
+  return FALSE;
+}
+
 static BackupRequest *
-backup_request_from_json(CatalogueVm *vm, JsonObject *body, GError **error)
+backup_request_from_json(const Daemon *daemon, CatalogueVm *vm, JsonObject *body, GError **error)
 {
   const char *kind = NULL, *bitmap = "default", *note = NULL;
   gboolean incremental;
   g_autoptr(BackupRequest) backup = backup_request_new(vm, FALSE, NULL);
+  backup->audit = daemon->config->audit;
   if (!api_json_get_string(body, "kind", TRUE, &kind, error) || !parse_kind(kind, &incremental, error) ||
       !api_json_get_string(body, "bitmap", FALSE, &bitmap, error) ||
       !cbt_name_check("bitmap", bitmap, error) ||
       !api_json_get_size(body, "speed", FALSE, &backup->speed, error) ||
+      !api_json_get_size(body, "audit", FALSE, &backup->audit, error) || !check_audit(backup->audit, error) ||
       !api_json_get_strings(body, "disks", FALSE, &backup->disks, error) ||
       !api_json_get_string(body, "note", FALSE, &note, error))
     return NULL;
@@ -126,7 +138,7 @@ handle_backup(ApiRequest *request, gpointer data)
   CatalogueVm *vm = handler_get_vm(request, daemon);
   if (!vm)
     return;
-  BackupRequest *backup = backup_request_from_json(vm, api_request_body(request), &error);
+  BackupRequest *backup = backup_request_from_json(daemon, vm, api_request_body(request), &error);
   Job *job = backup ? backup_job_new(backup, &error) : NULL;
   if (job && has_lease(daemon, backup)) {
     LeasedBackup *leased = g_new0(LeasedBackup, 1);

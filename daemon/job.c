@@ -133,6 +133,7 @@ put_sums(JsonBuilder *builder, Job *job)
   json_put_int(builder, "stored", job->stored);
   json_put_int(builder, "read", job->bytes_read);
   json_put_int(builder, "reads", job->n_reads);
+  json_put_int(builder, "audited", job->audited);
 }
 
 static void

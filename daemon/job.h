@@ -47,7 +47,7 @@ struct Job {
   guint n_refs;
 
   /* progress, any thread */
-  atomic_ullong zero_bytes, reused, stored, bytes_read, n_reads;
+  atomic_ullong zero_bytes, reused, stored, bytes_read, n_reads, audited;
 
   /* job's thread until it ends; `disks` is made before the thread starts */
   GPtrArray *disks; /* of JobDisk */

@@ -320,3 +320,23 @@ catalogue_get_base(Catalogue *catalogue, const CbtUuid *disk_id, const char *bit
     return catalogue_column_uuid(stmt, 0, base, error);
   return step == CATALOGUE_DONE;
 }
+
+gboolean
+catalogue_set_audit(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, guint64 next_cluster,
+                    GError **error)
+{
+  return catalogue_run(catalogue, error, "UPDATE bases SET audit_next = ? WHERE disk_id = ? AND bitmap = ?",
+                       "ius", (gint64) next_cluster, disk_id, bitmap);
+}
+
+gboolean
+catalogue_get_audit(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, guint64 *next_cluster,
+                    GError **error)
+{
+  g_autoptr(sqlite3_stmt) stmt =
+      catalogue_prepare(catalogue, error, "SELECT audit_next FROM bases WHERE disk_id = ? AND bitmap = ?",
+                        "us", disk_id, bitmap);
+  CatalogueStep step = stmt ? catalogue_step(catalogue, stmt, error) : CATALOGUE_FAILED;
+  *next_cluster = step == CATALOGUE_ROW ? (guint64) sqlite3_column_int64(stmt, 0) : 0;
+  return step != CATALOGUE_FAILED;
+}

@@ -95,6 +95,8 @@ static const char *const schema_migrations[] = {
     "  PRIMARY KEY (vm, disk)"
     ") STRICT;",
     /* 1 -> 2 */
+    "ALTER TABLE bases ADD COLUMN audit_next INTEGER NOT NULL DEFAULT 0;",
+    /* 2 -> 3 */
     "CREATE TABLE leases ("
     "  disk_id TEXT NOT NULL REFERENCES disks(id) ON DELETE CASCADE,"
     "  bitmap TEXT NOT NULL,"

@@ -93,6 +93,11 @@ gboolean catalogue_set_base(Catalogue *catalogue, const CbtUuid *disk_id, const 
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean catalogue_get_base(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, CbtUuid *base,
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* The cluster that the next audit of a bitmap with a base begins at; 0 if none is noted. */
+gboolean catalogue_set_audit(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, guint64 next_cluster,
+                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean catalogue_get_audit(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, guint64 *next_cluster,
+                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* leases: at most one a bitmap; saving replaces the one before, NOT_FOUND for an unknown disk. Get: all zero if there is
  * none. The list is that of all bitmaps, the first to end first. Remove leaves a lease alone that is another than ID. */

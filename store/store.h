@@ -79,5 +79,8 @@ gboolean store_put(StoreWorker *worker, StoreChunkType type, const void *data, g
  */
 gboolean store_get(StoreWorker *worker, const StoreChunkId *id, void *buffer, gsize *length, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
+/* Whether CLUSTER (64 KiB) has the digest of ID, a DATA chunk's or the zero id. Looks at no chunk: damage in the store goes
+ * unnoticed, and so does a real collision. */
+gboolean store_has_digest(StoreWorker *worker, const StoreChunkId *id, const void *cluster);
 /* Makes all that was put before durable (invariant 3, first step). After a failure the caller must not commit. */
 gboolean store_flush(Store *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -356,6 +356,15 @@ get_once(StoreWorker *worker, const StoreChunkId *id, void *buffer, gsize *lengt
 }
 
 gboolean
+store_has_digest(StoreWorker *worker, const StoreChunkId *id, const void *cluster)
+{
+  if (store_chunk_id_is_zero(id))
+    return cbt_is_zero(cluster, CBT_CLUSTER_SIZE);
+  StoreChunkId digest = store_digest(worker->store, cluster, CBT_CLUSTER_SIZE);
+  return memcmp(digest.bytes, id->bytes, ORDINAL) == 0;
+}
+
+gboolean
 store_get(StoreWorker *worker, const StoreChunkId *id, void *buffer, gsize *length, GError **error)
 {
   if (store_chunk_id_is_zero(id)) {

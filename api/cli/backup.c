@@ -28,6 +28,21 @@ check_quiesce(Cli *cli, GError **error)
   return FALSE;
 }
 
+static gboolean
+add_audit(Cli *cli, JsonObject *body, GError **error)
+{
+  const char *text = cli_option(cli, "audit");
+  guint64 n_clusters;
+  if (!text)
+    return TRUE;
+  if (!g_ascii_string_to_unsigned(text, 10, 0, G_MAXINT32, &n_clusters, NULL)) {
+    cli_set_usage(error, "--audit: '%s' is not a number of clusters", text);
+    return FALSE;
+  }
+  json_object_set_int_member(body, "audit", (gint64) n_clusters);
+  return TRUE;
+}
+
 static JsonObject *
 make_body(Cli *cli, const char *kind, GError **error)
 {
@@ -36,7 +51,8 @@ make_body(Cli *cli, const char *kind, GError **error)
   gboolean has_speed;
   const char *bitmap = cli_option(cli, "bitmap"), *note = cli_option(cli, "note");
   if (!check_quiesce(cli, error) || !cli_option_size(cli, "speed", &speed, &has_speed, error) ||
-      !add_disks(cli, body, error) || (bitmap && !cli_check_name("Bitmap", bitmap, error)))
+      !add_audit(cli, body, error) || !add_disks(cli, body, error) ||
+      (bitmap && !cli_check_name("Bitmap", bitmap, error)))
     return NULL;
   json_object_set_string_member(body, "kind", kind);
   if (bitmap)
@@ -73,6 +89,8 @@ incremental(Cli *cli, GError **error)
 static const CliOption options[] = {
     {"bitmap", "BITMAP", FALSE, "the bitmap that says what changed (default 'default')"},
     {"speed", "SIZE", FALSE, "read at most so many bytes a second"},
+    {"audit", "N", FALSE,
+     "compare so many clusters that the bitmap calls clean with the latest point (default 256, 0: none)"},
     {"disk", "DISK", TRUE, "back up this disk only"},
     {"note", "TEXT", FALSE, "a note for the recovery point"},
     {"no-wait", NULL, FALSE, "print the job and leave it running"},
@@ -82,7 +100,8 @@ static const CliOption options[] = {
 };
 
 #define ARGS                                                                                                 \
-  "NAME [--bitmap BITMAP] [--speed SIZE] [--disk DISK ...] [--note TEXT] [--quiesce none] [--no-wait]"
+  "NAME [--bitmap BITMAP] [--speed SIZE] [--audit N] [--disk DISK ...] [--note TEXT] [--quiesce none] "      \
+  "[--no-wait]"
 
 const CliCommand cli_backup_commands[] = {
     {"--full", ARGS, "Back up all data of a vm and print the finished job; with --quiet the new point's uuid",

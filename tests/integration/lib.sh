@@ -259,10 +259,10 @@ backup() {
   printf '%s\n' "$job"
 }
 
-# start_backup KIND VM [--speed SPEED]: does not wait; prints the job's id. By HTTP, as all that is asked often: a start of the command
+# start_backup KIND VM [--speed SPEED | --audit N]: does not wait; prints the job's id. By HTTP, as all that is asked often: a start of the command
 # line takes longer than some jobs where a sanitizer slows it down.
 start_backup() {
-  api POST "/v1/vms/$2/backups" "{\"kind\":\"$1\"${4:+,\"speed\":\"$4\"}}"
+  api POST "/v1/vms/$2/backups" "{\"kind\":\"$1\"${4:+,\"${3#--}\":\"$4\"}}"
   [ "$status" = 202 ] || fail "--$1 $2: $body"
   jq -er .id <<<"$body"
 }

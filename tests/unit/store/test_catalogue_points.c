@@ -225,6 +225,27 @@ test_base_is_set_replaced_and_taken_away(void **state)
 }
 
 static void
+test_audit_goes_on_where_it_ended_until_the_base_is_gone(void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr(CatalogueVm) web = add_vm(fixture, "web");
+  const CatalogueDisk *disk = web->disks->pdata[0];
+  CbtUuid base = cbt_uuid_generate(), nil = {0};
+  guint64 next = 1;
+  assert_true(catalogue_get_audit(fixture->catalogue, &disk->id, "default", &next, NULL));
+  assert_int_equal(next, 0);
+  assert_true(catalogue_set_base(fixture->catalogue, &disk->id, "default", &base, NULL));
+  assert_true(catalogue_set_audit(fixture->catalogue, &disk->id, "default", G_GUINT64_CONSTANT(1) << 33, NULL));
+  assert_true(catalogue_set_base(fixture->catalogue, &disk->id, "default", &base, NULL));
+  reopen(fixture);
+  assert_true(catalogue_get_audit(fixture->catalogue, &disk->id, "default", &next, NULL));
+  assert_int_equal(next, G_GUINT64_CONSTANT(1) << 33);
+  assert_true(catalogue_set_base(fixture->catalogue, &disk->id, "default", &nil, NULL));
+  assert_true(catalogue_get_audit(fixture->catalogue, &disk->id, "default", &next, NULL));
+  assert_int_equal(next, 0);
+}
+
+static void
 test_base_of_unknown_disk_is_not_found(void **state)
 {
   Fixture *fixture = *state;
@@ -249,6 +270,7 @@ main(void)
       CATALOGUE_TEST(test_resolve_takes_uuid_prefix_latest_and_number),
       CATALOGUE_TEST(test_resolve_refuses_what_fits_none_or_several),
       CATALOGUE_TEST(test_base_is_set_replaced_and_taken_away),
+      CATALOGUE_TEST(test_audit_goes_on_where_it_ended_until_the_base_is_gone),
       CATALOGUE_TEST(test_base_of_unknown_disk_is_not_found),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

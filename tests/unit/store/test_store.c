@@ -47,6 +47,22 @@ test_zeros_are_not_stored(void **state)
 }
 
 static void
+test_a_cluster_has_the_digest_of_its_own_chunk_alone(void **state)
+{
+  Fixture *fixture = *state;
+  static const StoreChunkId zero_id = {{0}};
+  guint8 data[CBT_CLUSTER_SIZE], zeros[CBT_CLUSTER_SIZE] = {0};
+  StoreChunkId id;
+  store_test_fill_random(data, sizeof data, 7);
+  assert_true(store_put(fixture->worker, STORE_CHUNK_DATA, data, sizeof data, &id, NULL, NULL, NULL));
+  assert_true(store_has_digest(fixture->worker, &id, data));
+  assert_false(store_has_digest(fixture->worker, &zero_id, data));
+  assert_true(store_has_digest(fixture->worker, &zero_id, zeros));
+  data[sizeof data - 1] ^= 1;
+  assert_false(store_has_digest(fixture->worker, &id, data));
+}
+
+static void
 test_pages_and_blobs_of_any_length_come_back(void **state)
 {
   Fixture *fixture = *state;
@@ -334,6 +350,7 @@ main(void)
   const struct CMUnitTest tests[] = {
       TEST(test_clusters_come_back_at_once_and_after_reopening),
       TEST(test_zeros_are_not_stored),
+      TEST(test_a_cluster_has_the_digest_of_its_own_chunk_alone),
       TEST(test_pages_and_blobs_of_any_length_come_back),
       TEST(test_the_tally_adds_up),
       TEST(test_a_chunk_that_is_not_there_is_not_found),
