@@ -28,6 +28,8 @@ gboolean disks_in_use(Disks *disks, const char *vm);
 /* The name of the disk's vm (transfer none). */
 const char *disk_ref_vm(const DiskRef *ref);
 gboolean disk_ref_is_exported(const DiskRef *ref);
+/* TRUE if the export that it is connected to is gone. */
+gboolean disk_ref_is_lost(const DiskRef *ref);
 const CbtDiskIdentity *disk_ref_identity(const DiskRef *ref);
 /* The file of BITMAP (transfer full). */
 char *disk_ref_bitmap_path(const DiskRef *ref, const char *bitmap);
