@@ -45,8 +45,8 @@ backup_disk_free(gpointer data)
   g_free(disk);
 }
 
-static gboolean
-is_wanted(const BackupRequest *request, const char *disk)
+gboolean
+backup_request_has_disk(const BackupRequest *request, const char *disk)
 {
   return !request->disks || g_strv_contains((const char *const *) request->disks, disk);
 }
@@ -58,7 +58,7 @@ add_disks(Backup *backup)
   guint n = 0;
   for (guint i = 0; i < vm->disks->len; i++) {
     const CatalogueDisk *record = g_ptr_array_index(vm->disks, i);
-    if (!is_wanted(backup->request, record->name))
+    if (!backup_request_has_disk(backup->request, record->name))
       continue;
     BackupDisk *disk = g_new0(BackupDisk, 1);
     disk->backup = backup;
@@ -341,7 +341,7 @@ backup_job_new(BackupRequest *request, GError **error)
   job_add_vm_in_use(job, vm->name);
   for (guint i = 0; i < vm->disks->len; i++) {
     const CatalogueDisk *disk = g_ptr_array_index(vm->disks, i);
-    if (is_wanted(request, disk->name))
+    if (backup_request_has_disk(request, disk->name))
       job_add_disk(job, disk->name);
   }
   return job;
