@@ -308,14 +308,14 @@ backup_run(Daemon *daemon, Job *job, gpointer data, GError **error)
   backup.point = store_point_new();
   backup.stop = g_cancellable_new();
   backup.disks = g_ptr_array_new_with_free_func(backup_disk_free);
-  pthread_mutex_init(&backup.speed_lock, NULL);
+  throttle_init(&backup.throttle, backup.request->speed);
   gulong handler = g_cancellable_connect(job->cancellable, G_CALLBACK(on_job_cancelled), backup.stop, NULL);
 
   gboolean ok = run_steps(&backup, error);
 
   g_cancellable_disconnect(job->cancellable, handler);
   g_ptr_array_unref(backup.disks);
-  pthread_mutex_destroy(&backup.speed_lock);
+  throttle_clear(&backup.throttle);
   g_object_unref(backup.stop);
   store_point_free(backup.point);
   return ok;

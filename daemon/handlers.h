@@ -26,6 +26,8 @@ void handle_point_list(ApiRequest *request, gpointer daemon);
 void handle_point_show(ApiRequest *request, gpointer daemon);
 void handle_point_change(ApiRequest *request, gpointer daemon);
 void handle_point_forget(ApiRequest *request, gpointer daemon);
+void handle_point_archive(ApiRequest *request, gpointer daemon);
+void handle_point_stream(ApiRequest *request, gpointer daemon);
 void handle_point_restore(ApiRequest *request, gpointer daemon);
 
 void handle_changes(ApiRequest *request, gpointer daemon);
