@@ -2,6 +2,7 @@
 #include <daemon/handlers.h>
 
 #include <daemon/archive.h>
+#include <daemon/import.h>
 
 #include <api/json.h>
 #include <daemon/engine.h>
@@ -254,4 +255,21 @@ handle_point_stream(ApiRequest *request, gpointer data)
   if (job && !engine_submit(daemon->engine, job, &error))
     g_message("a stream was not begun: %s", error->message);
   g_clear_error(&error);
+}
+
+void
+handle_import(ApiRequest *request, gpointer data)
+{
+  Daemon *daemon = data;
+  GError *error = NULL;
+  JsonObject *body = api_request_body(request);
+  const char *path = NULL, *note = NULL, *vm = api_request_param(request, "vm");
+  Job *job = NULL;
+  if (cbt_name_check("vm", vm, &error) && api_json_get_string(body, "path", TRUE, &path, &error) &&
+      handler_check_absolute(path, &error) && api_json_get_string(body, "note", FALSE, &note, &error))
+    job = engine_submit(daemon->engine, import_job_new(vm, path, note), &error);
+  if (job)
+    api_request_reply(request, 202, job_to_json(job));
+  else
+    api_request_reply_error(request, error);
 }

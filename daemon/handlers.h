@@ -18,6 +18,7 @@ void handle_vm_show(ApiRequest *request, gpointer daemon);
 void handle_vm_remove(ApiRequest *request, gpointer daemon);
 
 void handle_backup(ApiRequest *request, gpointer daemon);
+void handle_import(ApiRequest *request, gpointer daemon);
 void handle_job_list(ApiRequest *request, gpointer daemon);
 void handle_job_show(ApiRequest *request, gpointer daemon);
 void handle_job_cancel(ApiRequest *request, gpointer daemon);

@@ -90,3 +90,20 @@ wait_until 10 test -s "$WORK/slow.vma"
 cbt --quiet job cancel "$id" >/dev/null
 assert_eq "status" "$(wait_job "$id" | jq -r .status)" cancelled
 [ ! -e "$WORK/slow.vma" ] && [ ! -e "$WORK/slow.vma.xxh3" ] || fail "the cancelled archive is left"
+
+say "an archive becomes a recovery point, ours and those of the original tool; nothing is stored twice"
+job=$(cbt_json import other "$WORK/$n_rounds.vma" --note imported)
+assert_eq "type, status, kind" "$(jq -r '[.type, .status, .kind] | join(" ")' <<<"$job")" "import done full"
+assert_le "bytes stored" "$(jq .stored <<<"$job")" 100000
+restore_matches other@latest drive-scsi0 "$WORK/root.img"
+restore_matches other@latest data "$WORK/data.img"
+assert_eq "the note" "$(cbt_json show other@latest | jq -r .note)" imported
+cbt --quiet archive other@latest --output "$WORK/roundtrip.vma"
+archive_matches "$WORK/roundtrip.vma" "$n_rounds"
+cbt --quiet import small "$WORK/small.vma.zst" >/dev/null
+restore_matches small@latest data "$WORK/data.img"
+expect_exit 6 "checksum" cbt import bad "$WORK/flipped.vma"
+expect_exit 3 "" cbt import bad "$WORK/none.vma"
+expect_exit 6 "no VMA" cbt import bad "$WORK/root.img"
+expect_exit 3 "" cbt list bad
+[ -z "$(find "$STATE" -name 'import.*')" ] || fail "a scratch file of the import is left"
