@@ -13,6 +13,7 @@
 #include <api/json.h>
 #include <api/json-private.h>
 #include <api/listener-private.h>
+#include <api/stream-private.h>
 #include <libsoup/soup.h>
 #include <string.h>
 
@@ -165,13 +166,15 @@ method_sends_body(const char *method)
 static gboolean
 read_body(ApiRequest *request, const ApiRoute *route, ApiProblem *problem)
 {
-  if (route->body_keys && method_sends_body(route->method) && !has_length(request->message)) {
+  gboolean optional = route->body_keys && route->body_keys[0] == '?';
+  const char *allowed = route->body_keys ? route->body_keys + optional : "";
+  if (*allowed && !optional && method_sends_body(route->method) && !has_length(request->message)) {
     api_problem_set(problem, 411, "length-required", NULL, "%s needs a Content-Length here", route->method);
     return FALSE;
   }
   g_autoptr(GError) error = NULL;
   g_autoptr(GBytes) bytes = soup_message_body_flatten(soup_server_message_get_request_body(request->message));
-  request->body = parse_body(bytes, route->body_keys ? route->body_keys : "", &error);
+  request->body = parse_body(bytes, allowed, &error);
   if (!request->body)
     set_invalid(problem, error);
   return request->body != NULL;
@@ -353,4 +356,16 @@ api_request_reply_error(ApiRequest *request, GError *error)
   set_answer(request->message, (guint) cbt_error_http_status((int) cbt_error_code(error)), node);
   g_error_free(error);
   request_end(request);
+}
+
+ApiStream *
+api_request_reply_stream(ApiRequest *request, const char *content_type)
+{
+  ApiStream *stream = NULL;
+  if (!request->is_gone) {
+    g_autoptr(GIOStream) connection = soup_server_message_steal_connection(request->message);
+    stream = api_stream_new(connection, content_type);
+  }
+  request_free(request);
+  return stream;
 }

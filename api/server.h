@@ -7,7 +7,7 @@
  * chunked one: 411), finds the route (404; 405 with Allow), parses JSON, refuses unknown keys and query
  * parameters by name (400), and turns errors into
  * {"error":{"code","message","hint"}}. A POST, PUT or PATCH without a length has no body; a route with body
- * keys answers it with 411. A connection serves one request.
+ * keys answers it with 411, unless they are optional. A connection serves one request.
  *
  * Threads: the main-loop thread only. A handler may reply later: it keeps the request, and exactly one reply
  * ends it. A client that went away is no error.
@@ -15,6 +15,7 @@
 #pragma once
 
 #include <common/error.h>
+#include <gio/gio.h>
 #include <json-glib/json-glib.h>
 
 typedef struct ApiServer ApiServer;
@@ -26,7 +27,8 @@ typedef struct {
   const char *method; /* "GET", ... */
   const char *path;   /* "/v1/vms/{vm}/disks/{disk}" */
   ApiHandler handler;
-  const char *body_keys;  /* the keys that the JSON body may have, space-separated; NULL: takes no body */
+  const char *body_keys;  /* the keys that the JSON body may have, space-separated; NULL: takes no body. With
+                             a '?' before the first, a request without a length is one without a body */
   const char *query_keys; /* query parameters, the same way; NULL: none */
 } ApiRoute;
 
@@ -53,5 +55,21 @@ JsonObject *api_request_body(ApiRequest *request);
 void api_request_reply(ApiRequest *request, guint status, JsonNode *body);
 /* Ends REQUEST with ERROR (transfer full), its status from the code table. */
 void api_request_reply_error(ApiRequest *request, GError *error);
+typedef struct ApiStream ApiStream;
+/* Ends REQUEST with a body of unknown length, which whoever has the stream writes: 200 OK, in chunks. NULL if
+ * the client left. Main thread. */
+ApiStream *api_request_reply_stream(ApiRequest *request, const char *content_type) G_GNUC_WARN_UNUSED_RESULT;
+/* One chunk; waits for a slow client. CANCELLED; IO if the client left. Any thread, one at a time, as finish.
+ */
+gboolean api_stream_write(ApiStream *stream, const guint8 *data, gsize length, GCancellable *cancellable,
+                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Ends the body; without it the client sees that it was cut off. */
+gboolean api_stream_finish(ApiStream *stream, GCancellable *cancellable,
+                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Says that nothing more comes, as soon as the writing thread is done. */
+void api_stream_shutdown(ApiStream *stream);
+/* Closes the connection. Main thread. */
+void api_stream_free(ApiStream *stream);
+
 /* Ends REQUEST with TEXT that is not JSON; CONTENT_TYPE is for example "text/plain; version=0.0.4". */
 void api_request_reply_text(ApiRequest *request, guint status, const char *content_type, const char *text);

@@ -179,6 +179,12 @@ disks_in_use(Disks *disks, const char *vm)
   return found;
 }
 
+const char *
+disk_ref_vm(const DiskRef *ref)
+{
+  return ref->vm;
+}
+
 gboolean
 disk_ref_is_exported(const DiskRef *ref)
 {

@@ -4,15 +4,21 @@
 #include <common/error.h>
 #include <errno.h>
 
-gboolean
-store_output_write(StoreOutput *output, const guint8 *data, gsize length, GError **error)
+static gboolean
+write_to_fd(const StoreOutput *output, const guint8 *data, gsize length, GError **error)
 {
   gboolean ok = output->ops ? cbt_file_pwrite_full(output->ops, output->fd, data, length, output->written)
                             : cbt_write_full(output->fd, data, length);
-  if (ok) {
-    output->written += length;
-    return TRUE;
-  }
-  cbt_set_error_errno(error, errno, "cannot write %s", output->name ? output->name : "the output");
-  return FALSE;
+  if (!ok)
+    cbt_set_error_errno(error, errno, "cannot write %s", output->name ? output->name : "the output");
+  return ok;
+}
+
+gboolean
+store_output_write(StoreOutput *output, const guint8 *data, gsize length, GError **error)
+{
+  gboolean ok = output->func ? output->func(output->user_data, data, length, error)
+                             : write_to_fd(output, data, length, error);
+  output->written += ok ? length : 0;
+  return ok;
 }

@@ -6,7 +6,11 @@
 #include <common/file-ops.h>
 #include <gio/gio.h>
 
+typedef gboolean (*StoreOutputFunc)(gpointer user_data, const guint8 *data, gsize length, GError **error);
+
 typedef struct {
+  StoreOutputFunc func;  /* takes the bytes; NULL: they go to fd */
+  gpointer user_data;    /* of func */
   int fd;                /* (transfer none) */
   const CbtFileOps *ops; /* of a file, written from its beginning; NULL: a stream, written where it stands */
   const char *name;      /* (nullable) for messages; transfer none */
@@ -23,6 +27,6 @@ typedef struct {
   gpointer user_data;
 } StoreOutputOptions;
 
-/* NO_SPACE, IO, UNREACHABLE (a broken pipe). */
+/* NO_SPACE, IO, UNREACHABLE (a broken pipe), or what the function set. */
 gboolean store_output_write(StoreOutput *output, const guint8 *data, gsize length,
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;

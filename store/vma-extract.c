@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/*
- * A few extents go round between the reading thread and the writing ones: free ones wait in one queue, full
- * ones in another. Within an extent, blocks that lie behind each other both in the archive and on the disk
- * are written at once.
- */
+/* Within an extent, blocks that lie behind each other both in the archive and on the disk are written at
+ * once. */
 #include <store/vma-extract.h>
 
 #include <common/bytes.h>
@@ -11,17 +8,11 @@
 #include <common/file-ops.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
+#include <store/vma-pump.h>
 
 typedef struct {
-  const StoreVmaHeader *header; /* constant, as targets */
+  const StoreVmaHeader *header;
   const StoreVmaTarget *targets;
-  pthread_mutex_t lock;
-  pthread_cond_t changed;
-  GQueue free; /* of StoreVmaExtent; under lock, as all below */
-  GQueue full;
-  gboolean reading_done;
-  GError *error;
 } Extract;
 
 /* A run of blocks on its way to a target. */
@@ -96,107 +87,17 @@ write_extent(const Extract *extract, const StoreVmaExtent *extent, GError **erro
   return flush_run(extract, &run, error);
 }
 
-static void
-fail_locked(Extract *extract, GError *error)
+static gboolean
+take_extent(gpointer extract, const StoreVmaExtent *extent, GError **error)
 {
-  if (!extract->error)
-    extract->error = error;
-  else
-    g_clear_error(&error);
-}
-
-/* NULL when there will be no more. Under lock. */
-static StoreVmaExtent *
-take_full_locked(Extract *extract)
-{
-  while (g_queue_is_empty(&extract->full) && !extract->reading_done && !extract->error)
-    pthread_cond_wait(&extract->changed, &extract->lock);
-  return extract->error ? NULL : g_queue_pop_head(&extract->full);
-}
-
-static void *
-write_thread(void *data)
-{
-  Extract *extract = data;
-  StoreVmaExtent *extent;
-  pthread_mutex_lock(&extract->lock);
-  while ((extent = take_full_locked(extract)) != NULL) {
-    GError *error = NULL;
-    pthread_mutex_unlock(&extract->lock);
-    gboolean ok = write_extent(extract, extent, &error);
-    pthread_mutex_lock(&extract->lock);
-    if (!ok)
-      fail_locked(extract, error);
-    g_queue_push_tail(&extract->free, extent);
-    pthread_cond_broadcast(&extract->changed);
-  }
-  pthread_mutex_unlock(&extract->lock);
-  return NULL;
-}
-
-/* NULL when something failed. */
-static StoreVmaExtent *
-take_free(Extract *extract)
-{
-  pthread_mutex_lock(&extract->lock);
-  while (g_queue_is_empty(&extract->free) && !extract->error)
-    pthread_cond_wait(&extract->changed, &extract->lock);
-  StoreVmaExtent *extent = extract->error ? NULL : g_queue_pop_head(&extract->free);
-  pthread_mutex_unlock(&extract->lock);
-  return extent;
-}
-
-static void
-read_all(Extract *extract, StoreVmaReader *reader)
-{
-  StoreVmaExtent *extent;
-  while ((extent = take_free(extract)) != NULL) {
-    GError *error = NULL;
-    gboolean more = store_vma_reader_next(reader, extent, &error);
-    gboolean ended = !more && (error || !store_vma_reader_check_complete(reader, &error) || TRUE);
-    pthread_mutex_lock(&extract->lock);
-    g_queue_push_tail(more ? &extract->full : &extract->free, extent);
-    if (error)
-      fail_locked(extract, error);
-    extract->reading_done = ended;
-    pthread_cond_broadcast(&extract->changed);
-    pthread_mutex_unlock(&extract->lock);
-    if (ended)
-      return;
-  }
-}
-
-static void
-run_threads(Extract *extract, StoreVmaReader *reader, guint n_threads)
-{
-  g_autofree pthread_t *threads = g_new0(pthread_t, n_threads);
-  guint n_started = 0;
-  while (n_started < n_threads && pthread_create(&threads[n_started], NULL, write_thread, extract) == 0)
-    n_started++;
-  if (n_started > 0)
-    read_all(extract, reader);
-  else
-    cbt_set_error(&extract->error, CBT_ERROR_FAILED, NULL, "cannot start a thread");
-  for (guint i = 0; i < n_started; i++)
-    pthread_join(threads[i], NULL);
+  return write_extent(extract, extent, error);
 }
 
 gboolean
 store_vma_extract(StoreVmaReader *reader, const StoreVmaTarget targets[STORE_VMA_DEVICE_MAX + 1],
                   guint n_threads, GError **error)
 {
-  Extract extract = {.header = store_vma_reader_header(reader), .targets = targets};
-  n_threads = MAX(n_threads, 1);
-  pthread_mutex_init(&extract.lock, NULL);
-  pthread_cond_init(&extract.changed, NULL);
-  for (guint i = 0; i < n_threads + 2; i++)
-    g_queue_push_tail(&extract.free, store_vma_extent_new());
-  run_threads(&extract, reader, n_threads);
-  g_queue_clear_full(&extract.free, (GDestroyNotify) store_vma_extent_free);
-  g_queue_clear_full(&extract.full, (GDestroyNotify) store_vma_extent_free);
-  pthread_cond_destroy(&extract.changed);
-  pthread_mutex_destroy(&extract.lock);
-  if (extract.error)
-    g_propagate_error(error, extract.error);
-  return extract.error == NULL;
+  Extract extract = {store_vma_reader_header(reader), targets};
+  StoreVmaTaker taker = {.take = take_extent, .user_data = &extract};
+  return store_vma_pump(reader, &taker, n_threads, error);
 }

@@ -9,7 +9,9 @@
 #include <zstd.h>
 
 struct StoreVmaSink {
-  int fd;
+  StoreVmaWriteFunc write;
+  gpointer user_data;
+  int fd; /* -1: none, write has a taker of its own */
   int sums_fd;
   ZSTD_CCtx *zstd; /* NULL: not compressed */
   guint8 *out;     /* ZSTD_CStreamOutSize() */
@@ -18,12 +20,20 @@ struct StoreVmaSink {
 };
 
 static gboolean
+write_to_fd(gpointer user_data, const guint8 *data, gsize length, GError **error)
+{
+  const StoreVmaSink *sink = user_data;
+  if (cbt_write_full(sink->fd, data, length))
+    return TRUE;
+  cbt_set_error_errno(error, errno, "cannot write the archive");
+  return FALSE;
+}
+
+static gboolean
 put_bytes(StoreVmaSink *sink, const guint8 *data, gsize length, GError **error)
 {
-  if (!cbt_write_full(sink->fd, data, length)) {
-    cbt_set_error_errno(error, errno, "cannot write the archive");
+  if (!sink->write(sink->user_data, data, length, error))
     return FALSE;
-  }
   sink->written += length;
   return TRUE;
 }
@@ -52,9 +62,20 @@ begin_zstd(StoreVmaSink *sink, guint n_threads, GError **error)
 }
 
 StoreVmaSink *
+store_vma_sink_new_for(StoreVmaWriteFunc write_func, gpointer user_data)
+{
+  StoreVmaSink *sink = g_new0(StoreVmaSink, 1);
+  sink->write = write_func;
+  sink->user_data = user_data;
+  sink->fd = sink->sums_fd = -1;
+  return sink;
+}
+
+StoreVmaSink *
 store_vma_sink_new(int fd, guint zstd_threads, int sums_fd, GError **error)
 {
-  g_autoptr(StoreVmaSink) sink = g_new0(StoreVmaSink, 1);
+  g_autoptr(StoreVmaSink) sink = store_vma_sink_new_for(write_to_fd, NULL);
+  sink->user_data = sink;
   sink->fd = fd;
   sink->sums_fd = sums_fd;
   if ((zstd_threads > 0 && !begin_zstd(sink, zstd_threads, error)) ||

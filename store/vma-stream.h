@@ -12,6 +12,11 @@
 
 typedef struct StoreVmaSink StoreVmaSink;
 
+/* Takes LENGTH bytes of the stream. */
+typedef gboolean (*StoreVmaWriteFunc)(gpointer user_data, const guint8 *data, gsize length, GError **error);
+
+/* Hands the stream to WRITE_FUNC, not compressed and without checksums. */
+StoreVmaSink *store_vma_sink_new_for(StoreVmaWriteFunc write_func, gpointer user_data);
 /* Writes to FD (transfer none). ZSTD_THREADS: 0: not compressed, else compressed by so many. SUMS_FD
  * (transfer none) gets the checksums; -1: none. */
 StoreVmaSink *store_vma_sink_new(int fd, guint zstd_threads, int sums_fd,
