@@ -87,7 +87,15 @@ difference_of_points(Daemon *daemon, Changes *changes, const StorePointDisk *fro
 /* ---- live
  * ----------------------------------------------------------------------------------------------------- */
 
-/* The good bitmap that is based on POINT. A frozen one still counts: parent and successor together. */
+/* The backup that the bitmap is frozen for has made POINT, but could not let it abdicate: the export died. */
+static gboolean
+is_pending(const CbtBitmapInfo *info, const StorePoint *point)
+{
+  return info->state == CBT_BITMAP_FROZEN && cbt_uuid_equal(&info->pending, &point->uuid);
+}
+
+/* The good bitmap that is based on POINT, or will be. A frozen one still counts: parent and successor
+ * together for its base, the successor alone for the point that it is frozen for. */
 static gboolean
 find_bitmap_of(DiskRef *ref, const StorePoint *point, CbtBitmapInfo *info, GError **error)
 {
@@ -98,8 +106,9 @@ find_bitmap_of(DiskRef *ref, const StorePoint *point, CbtBitmapInfo *info, GErro
     return FALSE;
   for (guint i = 0; i < reply.n_bitmaps; i++) {
     *info = reply.bitmaps[i];
-    if (cbt_uuid_equal(&info->base, &point->uuid) && info->state != CBT_BITMAP_INCONSISTENT &&
-        info->state != CBT_BITMAP_DISABLED)
+    if (is_pending(info, point) ||
+        (cbt_uuid_equal(&info->base, &point->uuid) && info->state != CBT_BITMAP_INCONSISTENT &&
+         info->state != CBT_BITMAP_DISABLED))
       return TRUE;
   }
   cbt_set_error(error, CBT_ERROR_INCONSISTENT, "Take an incremental backup, and compare with that point.",
@@ -108,15 +117,17 @@ find_bitmap_of(DiskRef *ref, const StorePoint *point, CbtBitmapInfo *info, GErro
 }
 
 static CbtBitmap *
-copy_bits(DiskRef *ref, const CbtBitmapInfo *info, GError **error)
+copy_bits(DiskRef *ref, const CbtBitmapInfo *info, const StorePoint *point, GError **error)
 {
   g_autofree char *path = disk_ref_bitmap_path(ref, info->name);
   g_autoptr(CbtBitmapFile) file = cbt_bitmap_file_open_readonly(path, error);
   if (!file)
     return NULL;
-  CbtBitmap *bits = cbt_bitmap_copy(cbt_bitmap_file_parent(file), info->granularity);
-  if (bits && cbt_bitmap_file_successor(file))
-    cbt_bitmap_merge(bits, cbt_bitmap_file_successor(file));
+  const CbtBitmap *successor = cbt_bitmap_file_successor(file);
+  gboolean later_only = is_pending(info, point) && successor;
+  CbtBitmap *bits = cbt_bitmap_copy(later_only ? successor : cbt_bitmap_file_parent(file), info->granularity);
+  if (bits && successor && !later_only)
+    cbt_bitmap_merge(bits, successor);
   if (!bits)
     cbt_set_error(error, CBT_ERROR_FAILED, NULL, "not enough memory for bitmap '%s'", info->name);
   return bits;
@@ -175,7 +186,7 @@ bits_since(DiskRef *ref, const StorePoint *point, GError **error)
   for (guint attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
     CbtBitmapInfo before, after;
     g_autoptr(CbtBitmap) bits = NULL;
-    if (!find_bitmap_of(ref, point, &before, error) || !(bits = copy_bits(ref, &before, error)) ||
+    if (!find_bitmap_of(ref, point, &before, error) || !(bits = copy_bits(ref, &before, point, error)) ||
         !disk_ref_info(ref, before.name, &after, error))
       return NULL;
     if (after.generation == before.generation)
