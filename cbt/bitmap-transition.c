@@ -21,11 +21,11 @@
  *
  * Where the table says sync, a header gives bits a meaning that must survive a power cut. create-successor
  * needs none: stale bits in either array are only more dirty, bits of the parent that are not durable lie in
- * regions that the region log flags (they are set in both arrays after a cut), and the guest is waiting. No other
- * transition relies on the log: where bits begin to mean something they were synced, and what is recorded while
- * the header is written lies in flagged regions. A bitmap that is new or enabled has no base that could be wrong;
- * by the freeze that gives it one, whatever the image may lose again is flagged, for flags are taken away only
- * after a sync of the image.
+ * regions that the region log flags (they are set in both arrays after a cut), and the guest is waiting. No
+ * other transition relies on the log: where bits begin to mean something they were synced, and what is
+ * recorded while the header is written lies in flagged regions. A bitmap that is new or enabled has no base
+ * that could be wrong; by the freeze that gives it one, whatever the image may lose again is flagged, for
+ * flags are taken away only after a sync of the image.
  */
 #include <cbt/bitmap-file-private.h>
 
@@ -87,6 +87,7 @@ cbt_bitmap_file_write_header(CbtBitmapFile *file, const CbtBitmapHeader *next, G
   file->header = header;
   file->slot = slot;
   file->also = NULL;
+  cbt_witness_note(file->witness, header.sequence, 0); /* whoever goes on to change bits notes how many */
   return TRUE;
 }
 
@@ -207,5 +208,6 @@ cbt_bitmap_file_apply(CbtBitmapFile *file, CbtBitmapEvent event, const CbtUuid *
     return FALSE;
   cbt_bitmap_file_update_recording(file);
   after_header(file, event);
+  cbt_bitmap_file_note_witness(file);
   return TRUE;
 }

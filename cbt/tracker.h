@@ -26,10 +26,11 @@ typedef struct CbtTracker CbtTracker;
 gboolean cbt_disk_identity_from_fd(int fd, const CbtUuid *disk_id, CbtDiskIdentity *identity, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
 
-/* Opens all *.bitmap of DIRECTORY, which is created when missing. IMAGE_FD is the disk's image, for its identity at open
+/* Opens all *.bitmap of DIRECTORY, which is created when missing. WITNESS_DIRECTORY is where their witnesses stand
+ * (cbt/witness.h), or NULL: then an older copy of DIRECTORY, put back after a kill, is not noticed. IMAGE_FD is the disk's image, for its identity at open
  * and at close (transfer none, must outlive the tracker). BUSY if another process has the folder. */
-CbtTracker *cbt_tracker_open(const CbtFileOps *ops, const char *directory, int image_fd, const CbtUuid *disk_id,
-                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
+CbtTracker *cbt_tracker_open(const CbtFileOps *ops, const char *directory, const char *witness_directory, int image_fd,
+                             const CbtUuid *disk_id, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Says that nothing will be recorded here, as where no guest is served: all files count as clean at once, so that a
  * write by others is noticed although this process may die. cbt_tracker_record() must not be called any more. */
 gboolean cbt_tracker_set_idle(CbtTracker *tracker, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -249,3 +249,9 @@ daemon_config_export_dir(const DaemonConfig *config, const char *vm)
 {
   return g_build_filename(config->runtime_dir, "exports", vm, NULL);
 }
+
+char *
+daemon_config_witness_dir(const DaemonConfig *config)
+{
+  return g_build_filename(config->runtime_dir, "witness", NULL);
+}

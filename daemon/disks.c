@@ -82,7 +82,8 @@ acquire_local(Disks *disks, const char *vm, const CatalogueDisk *disk, GError **
     }
   }
   g_autofree char *bitmap_dir = daemon_config_bitmap_dir(disks->config, vm, disk->name);
-  CbtDisk *handle = cbt_disk_open(disk->path, bitmap_dir, &disk->id, error);
+  g_autofree char *witness_dir = daemon_config_witness_dir(disks->config);
+  CbtDisk *handle = cbt_disk_open(disk->path, bitmap_dir, witness_dir, &disk->id, error);
   if (!handle)
     return NULL;
   DiskRef *ref = disk_ref_new(disks, vm, disk, handle, FALSE);

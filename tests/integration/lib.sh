@@ -150,11 +150,14 @@ wait_until() {
   end=$((SECONDS + seconds))
   until "$@" >/dev/null 2>&1; do
     [ "$SECONDS" -le "$end" ] || return 1
-    read -rt 0.02 <> <(:) || true
+    pause 0.02
   done
 }
 
-pause() { read -rt "$1" <> <(:) || true; } # seconds, with a fraction; for moments that are meant to be random
+# A pipe that never has anything to read. One for all: a process for each wait would wear out the shell, which mixes up
+# children when their ids come again.
+exec {never}<> <(:)
+pause() { read -rt "$1" -u "$never" || true; } # seconds, with a fraction; for moments that are meant to be random
 
 ### the daemon and its clients
 

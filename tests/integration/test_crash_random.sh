@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# kill -9 of the export, of the daemon, or of both, at any moment and under a writer that never stops: the dirty bits cover
-# every cluster that differs from the last point, every point restores, and no bitmap stays frozen.
+# kill -9 of the export, of the daemon, or of both, at any moment and under a writer that never stops: the dirty bits
+# cover every cluster that differs from the last point, every point restores, and no bitmap stays frozen.
 . "$(dirname "$0")/lib.sh"
 need nbdkit
 
@@ -9,12 +9,13 @@ size_mib=64 rounds=15
 [ -z "$LONG" ] || rounds=300
 rounds=${CBT_TEST_ROUNDS:-$rounds}
 seed
-cc -O2 -o "$WORK/writer" "$SOURCE/tests/integration/tools/writer.c" -lnbd -lpthread || skip "needs a C compiler and libnbd-dev"
+cc -O2 -o "$WORK/writer" "$SOURCE/tests/integration/tools/writer.c" -lnbd -lpthread ||
+  skip "needs a C compiler and libnbd-dev"
 random_image "$WORK/disk.img" "$size_mib"
 start_daemon
 vm_add vm1 "root=$WORK/disk.img"
 uri_of vm1 >/dev/null
-bitmap=$(echo "$STATE"/bitmaps/vm1/root)/default.bitmap
+bitmap=$STATE/bitmaps/vm1/root/default.bitmap
 
 ### the writer
 
@@ -22,8 +23,14 @@ bitmap=$(echo "$STATE"/bitmaps/vm1/root)/default.bitmap
 writer=$!
 at_exit kill "$writer"
 writer_says() { grep -q "^$1 " "$WORK/writer.status"; }
-pause_writer() { kill -USR1 "$writer" && wait_until 30 writer_says paused || fail "the writer does not pause"; }
-resume_writer() { kill -USR2 "$writer" && wait_until 30 writer_says running || fail "the writer does not go on"; }
+pause_writer() {
+  kill -USR1 "$writer"
+  wait_until 30 writer_says paused || fail "the writer does not pause"
+}
+resume_writer() {
+  kill -USR2 "$writer"
+  wait_until 30 writer_says running || fail "the writer does not go on"
+}
 wait_until 10 writer_says running || fail "the writer does not start"
 
 ### processes
@@ -131,13 +138,14 @@ take_base() { # the point is what the bits are relative to from now on
 # The image is copied first, the bits are asked for then: what differs in the copy was marked before it was written.
 check_cover() {
   local latest counts
-  latest=$(points vm1 | head -n 1)
+  latest=$(cbt_json show vm1@latest | jq -r .uuid)
   [ "$latest" = "$base" ] || take_base "$latest"
   cp "$WORK/disk.img" "$WORK/now.img"
   cbt_json changes vm1/root --from "$base" --to live >"$WORK/changes.json" || fail "no changes since $base"
   assert_eq "proof" "$(jq -r .proof "$WORK/changes.json")" superset
-  read -ra counts < <(jq -r '.extents[] | "\(.offset) \(.length)"' "$WORK/changes.json" |
-    clusters cover "$WORK/base/root.raw" "$WORK/now.img")
+  jq -r '.extents[] | "\(.offset) \(.length)"' "$WORK/changes.json" |
+    clusters cover "$WORK/base/root.raw" "$WORK/now.img" >"$WORK/counts"
+  read -ra counts <"$WORK/counts"
   needed=$((needed + counts[0])) missed=$((missed + counts[1])) excess=$((excess + counts[2]))
   assert_eq "$what: clusters that differ from $base and are not dirty" "${counts[1]}" 0
 }

@@ -284,7 +284,7 @@ open_tracker(Sim *sim, guint8 boot_number)
   g_autoptr(GError) error = NULL;
   CbtBoot boot = {.id = {.bytes = {0xb0, boot_number}}, .started_ns = G_MAXINT64};
   sim->tracker =
-      cbt_tracker_open_in_boot(&sim->ops, sim->folder, sim->image_fd, &sim->disk_id, &boot, &error);
+      cbt_tracker_open_in_boot(&sim->ops, sim->folder, NULL, sim->image_fd, &sim->disk_id, &boot, &error);
   assert_no_error(error);
 }
 
