@@ -61,8 +61,8 @@ bring_back() {
     wait_until 20 export_has_other_pid vm1 "$export_pid" || true
   fi
   # Five deaths in a minute, and it stays down until somebody looks.
-  if ! wait_until 3 exports_run vm1; then
-    cbt --quiet export stop vm1 || true
+  if ! wait_until 5 exports_run vm1; then
+    cbt --quiet export stop vm1 2>/dev/null || true
     cbt --quiet export start vm1 >/dev/null
     n_by_hand=$((n_by_hand + 1))
   fi
