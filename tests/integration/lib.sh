@@ -19,6 +19,7 @@ STATE=$WORK/state # of the daemon
 RUN=$WORK/run
 SOCKET=$RUN/api.sock
 DAEMON_PID=
+DAEMON_OPTIONS=()
 CLUSTER=65536
 MIB=1048576
 exit_stack=()
@@ -161,9 +162,9 @@ pause() { read -rt "$1" <> <(:) || true; } # seconds, with a fraction; for momen
 daemon_is_gone() { ! kill -0 "$DAEMON_PID" 2>/dev/null || [ "$(sed 's/.*) //; s/ .*//' "/proc/$DAEMON_PID/stat" 2>/dev/null)" = Z ]; }
 daemon_answers() { daemon_is_gone || { api GET /v1/status && [ "$status" = 200 ]; }; }
 
-start_daemon() { # [OPTION...]
+start_daemon() { # with DAEMON_OPTIONS
   mkdir -p "$STATE" "$RUN"
-  "$BUILD/bin/cbt-backupd" --state-dir "$STATE" --runtime-dir "$RUN" "$@" >>"$WORK/daemon.log" 2>&1 &
+  "$BUILD/bin/cbt-backupd" --state-dir "$STATE" --runtime-dir "$RUN" "${DAEMON_OPTIONS[@]}" >>"$WORK/daemon.log" 2>&1 &
   DAEMON_PID=$!
   wait_until 30 daemon_answers || fail "the daemon does not answer on $SOCKET"
   daemon_is_gone && fail "the daemon ended at its start"
