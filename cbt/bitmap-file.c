@@ -479,8 +479,9 @@ cbt_bitmap_file_record(CbtBitmapFile *file, guint64 offset, guint64 length)
 {
   if (file->recording != NULL)
     cbt_bitmap_set(file->recording, offset, length);
-  if (G_UNLIKELY(file->also != NULL))
-    cbt_bitmap_set(file->also, offset, length);
+  CbtBitmap *also = __atomic_load_n(&file->also, __ATOMIC_RELAXED);
+  if (G_UNLIKELY(also != NULL))
+    cbt_bitmap_set(also, offset, length);
 }
 
 gboolean

@@ -244,6 +244,7 @@ call_tracker(CbtDisk *disk, const CbtControlRequest *request, CbtControlReply *r
     local.op = CBT_CONTROL_HELLO;
   }
   cbt_control_execute(disk->tracker, &local, reply);
+  cbt_tracker_settle(disk->tracker);
 }
 
 /* --- both --- */
