@@ -193,7 +193,7 @@ daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
   config->workers = (guint) MAX(1, g_get_num_processors());
   config->max_jobs = 4;
   config->audit = 256;
-  config->nice = 19;
+  config->nice = 10;
   config->dedup_verify = TRUE;
   config->plugin_dir = find_plugin_dir();
 
