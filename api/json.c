@@ -3,6 +3,7 @@
 #include <api/json.h>
 
 #include <api/json-private.h>
+#include <common/duration.h>
 #include <common/error.h>
 #include <common/size.h>
 #include <math.h>
@@ -63,26 +64,24 @@ api_json_get_bool(JsonObject *object, const char *key, gboolean required, gboole
   return TRUE;
 }
 
-static gboolean
-parse_size(const char *key, const char *text, guint64 *value, GError **error)
-{
-  if (cbt_size_parse(text, value, error))
-    return TRUE;
-  g_prefix_error(error, "'%s': ", key);
-  return FALSE;
-}
+/* What a text stands for where a number is wanted. */
+typedef gboolean (*ParseFunc)(const char *text, guint64 *value, GError **error);
 
-gboolean
-api_json_get_size(JsonObject *object, const char *key, gboolean required, guint64 *value, GError **error)
+static gboolean
+get_number(JsonObject *object, const char *key, gboolean required, ParseFunc parse, const char *wanted,
+           guint64 *value, GError **error)
 {
-  static const char wanted[] = "a whole number of bytes, or a size such as \"64K\"";
   JsonNode *node;
   if (!find(object, key, required, &node, error))
     return FALSE;
   if (!node)
     return TRUE;
-  if (holds(node, G_TYPE_STRING))
-    return parse_size(key, json_node_get_string(node), value, error);
+  if (holds(node, G_TYPE_STRING)) {
+    if (parse(json_node_get_string(node), value, error))
+      return TRUE;
+    g_prefix_error(error, "'%s': ", key);
+    return FALSE;
+  }
   if (holds(node, G_TYPE_DOUBLE)) { /* 1e6, or 4096.0 of a language that knows no integers */
     double number = json_node_get_double(node);
     if (!(number >= 0 && number < 9007199254740992.0) || trunc(number) != number)
@@ -94,6 +93,21 @@ api_json_get_size(JsonObject *object, const char *key, gboolean required, guint6
     return wrong_type(key, wanted, error);
   *value = (guint64) json_node_get_int(node);
   return TRUE;
+}
+
+gboolean
+api_json_get_size(JsonObject *object, const char *key, gboolean required, guint64 *value, GError **error)
+{
+  return get_number(object, key, required, cbt_size_parse,
+                    "a whole number of bytes, or a size such as \"64K\"", value, error);
+}
+
+gboolean
+api_json_get_duration(JsonObject *object, const char *key, gboolean required, guint64 *seconds,
+                      GError **error)
+{
+  return get_number(object, key, required, cbt_duration_parse,
+                    "a whole number of seconds, or a duration such as \"10m\"", seconds, error);
 }
 
 /* An array whose elements all satisfy IS_WANTED, in *array; NULL there if KEY is missing. */

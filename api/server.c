@@ -165,13 +165,15 @@ method_sends_body(const char *method)
 static gboolean
 read_body(ApiRequest *request, const ApiRoute *route, ApiProblem *problem)
 {
-  if (route->body_keys && method_sends_body(route->method) && !has_length(request->message)) {
+  gboolean optional = route->body_keys && route->body_keys[0] == '?';
+  const char *allowed = route->body_keys ? route->body_keys + optional : "";
+  if (*allowed && !optional && method_sends_body(route->method) && !has_length(request->message)) {
     api_problem_set(problem, 411, "length-required", NULL, "%s needs a Content-Length here", route->method);
     return FALSE;
   }
   g_autoptr(GError) error = NULL;
   g_autoptr(GBytes) bytes = soup_message_body_flatten(soup_server_message_get_request_body(request->message));
-  request->body = parse_body(bytes, route->body_keys ? route->body_keys : "", &error);
+  request->body = parse_body(bytes, allowed, &error);
   if (!request->body)
     set_invalid(problem, error);
   return request->body != NULL;

@@ -7,7 +7,7 @@
  * chunked one: 411), finds the route (404; 405 with Allow), parses JSON, refuses unknown keys and query
  * parameters by name (400), and turns errors into
  * {"error":{"code","message","hint"}}. A POST, PUT or PATCH without a length has no body; a route with body
- * keys answers it with 411. A connection serves one request.
+ * keys answers it with 411, unless they are optional. A connection serves one request.
  *
  * Threads: the main-loop thread only. A handler may reply later: it keeps the request, and exactly one reply
  * ends it. A client that went away is no error.
@@ -26,7 +26,8 @@ typedef struct {
   const char *method; /* "GET", ... */
   const char *path;   /* "/v1/vms/{vm}/disks/{disk}" */
   ApiHandler handler;
-  const char *body_keys;  /* the keys that the JSON body may have, space-separated; NULL: takes no body */
+  const char *body_keys;  /* the keys that the JSON body may have, space-separated; NULL: takes no body. With
+                             a '?' before the first, a request without a length is one without a body */
   const char *query_keys; /* query parameters, the same way; NULL: none */
 } ApiRoute;
 

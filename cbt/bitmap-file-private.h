@@ -21,10 +21,11 @@ struct CbtBitmapFile {
   gboolean settled; /* when it was opened, nothing that was ever written to the disk could still be lost */
   CbtWitness *witness; /* NULL: none, see cbt/witness.h */
   char *temporary;  /* where the file stands until it is published; NULL then */
-  CbtBitmapHeader header; /* as it is on disk */
+  CbtBitmapHeader header; /* as it is in the file */
   guint slot;             /* the slot that is known to be durable; the other one is written next */
   CbtBitmap *recording;   /* the array that new writes go to; NULL if none */
   CbtBitmap *also;        /* the other one too, while it is not known which header the disk has; else NULL */
+  gboolean header_waits;  /* the header is in the other slot, and not yet durable there */
   gboolean sync_failed;   /* the kernel may have forgotten which pages are dirty */
 };
 
@@ -75,5 +76,7 @@ gboolean cbt_bitmap_file_sync(CbtBitmapFile *file, GError **error) G_GNUC_WARN_U
 /* Makes NEXT the header of the file, durably; sequence is set here. On an error the old one stays. */
 gboolean cbt_bitmap_file_write_header(CbtBitmapFile *file, const CbtBitmapHeader *next,
                                       GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Makes the header of a freeze durable, which the freeze itself does not wait for. */
+gboolean cbt_bitmap_file_settle(CbtBitmapFile *file, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Points `recording` to where the state in the header says. */
 void cbt_bitmap_file_update_recording(CbtBitmapFile *file);

@@ -563,8 +563,9 @@ cbt_bitmap_file_record(CbtBitmapFile *file, guint64 offset, guint64 length)
   guint64 n = file->recording != NULL ? cbt_bitmap_set(file->recording, offset, length) : 0;
   if (n != 0 && file->witness != NULL)
     cbt_witness_add(file->witness, n);
-  if (G_UNLIKELY(file->also != NULL))
-    cbt_bitmap_set(file->also, offset, length);
+  CbtBitmap *also = __atomic_load_n(&file->also, __ATOMIC_RELAXED);
+  if (G_UNLIKELY(also != NULL))
+    cbt_bitmap_set(also, offset, length);
 }
 
 gboolean

@@ -11,6 +11,7 @@
 #include <common/fd.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -245,6 +246,7 @@ call_tracker(CbtDisk *disk, const CbtControlRequest *request, CbtControlReply *r
     local.op = CBT_CONTROL_HELLO;
   }
   cbt_control_execute(disk->tracker, &local, reply);
+  cbt_tracker_settle(disk->tracker);
 }
 
 /* --- both --- */
@@ -253,6 +255,14 @@ gboolean
 cbt_disk_is_exported(const CbtDisk *disk)
 {
   return disk->is_exported;
+}
+
+gboolean
+cbt_disk_is_lost(const CbtDisk *disk)
+{
+  struct pollfd poll_fd = {.fd = disk->socket_fd};
+  return disk->is_exported && (disk->socket_fd < 0 || (poll(&poll_fd, 1, 0) > 0 &&
+                                                       (poll_fd.revents & (POLLHUP | POLLERR | POLLNVAL))));
 }
 
 const CbtDiskIdentity *

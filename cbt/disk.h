@@ -26,6 +26,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(CbtDisk, cbt_disk_close)
 
 /* TRUE if an export process owns the tracker. */
 gboolean cbt_disk_is_exported(const CbtDisk *disk);
+/* TRUE if the export hung up: its holds and its session are gone. May be asked beside a call. */
+gboolean cbt_disk_is_lost(const CbtDisk *disk);
 /* Identity of the image as the owner sees it. */
 const CbtDiskIdentity *cbt_disk_identity(const CbtDisk *disk);
 gint64 cbt_disk_owner_pid(const CbtDisk *disk);

@@ -49,6 +49,8 @@ struct CbtTracker {
   /* changed while nobody records */
   CbtBitmapFile *files[CBT_TRACKER_MAX_BITMAPS];
   guint n_files;
+  gboolean live;       /* changes are recorded even now */
+  gboolean trim_waits; /* an abdicate left it to be done */
   CbtRegionTrim *trim; /* the last one, which may have ended; NULL: none */
 };
 
@@ -550,7 +552,6 @@ disown_log(CbtTracker *tracker)
     next.log_id = (CbtUuid){{0}};
     if (!cbt_uuid_is_nil(&file->header.log_id) && !cbt_bitmap_file_write_header(file, &next, &error))
       g_message("%s", error->message);
-    cbt_bitmap_file_note_witness(file);
   }
 }
 
@@ -571,6 +572,7 @@ static void
 start_trim(CbtTracker *tracker)
 {
   int fds[1 + CBT_TRACKER_MAX_BITMAPS] = {tracker->image_fd};
+  tracker->trim_waits = FALSE;
   if (!can_trim(tracker))
     return;
   cbt_tracker_wait_for_trim(tracker);
@@ -587,9 +589,33 @@ cbt_tracker_apply(CbtTracker *tracker, const char *name, CbtBitmapEvent event, c
   disown_log(tracker);
   if (file == NULL || !cbt_bitmap_file_apply(file, event, pending, reason, error))
     return FALSE;
-  if (event == CBT_BITMAP_ABDICATE || event == CBT_BITMAP_RECLAIM)
-    start_trim(tracker);
+  tracker->trim_waits |= event == CBT_BITMAP_ABDICATE || event == CBT_BITMAP_RECLAIM;
+  if (!tracker->live)
+    cbt_tracker_trim(tracker);
   return TRUE;
+}
+
+void
+cbt_tracker_set_live(CbtTracker *tracker, gboolean live)
+{
+  tracker->live = live;
+}
+
+void
+cbt_tracker_trim(CbtTracker *tracker)
+{
+  if (tracker->trim_waits)
+    start_trim(tracker);
+}
+
+void
+cbt_tracker_settle(CbtTracker *tracker)
+{
+  for (guint i = 0; i < tracker->n_files; i++) {
+    g_autoptr(GError) error = NULL;
+    if (!cbt_bitmap_file_settle(tracker->files[i], &error))
+      g_message("%s", error->message);
+  }
 }
 
 gboolean
@@ -652,7 +678,6 @@ replace_log(CbtTracker *tracker, guint64 size, GError **error)
     next.log_id = *cbt_region_log_id(tracker->use.log);
     if (!cbt_bitmap_file_write_header(tracker->files[i], &next, error))
       return FALSE;
-    cbt_bitmap_file_note_witness(tracker->files[i]);
   }
   return TRUE;
 }

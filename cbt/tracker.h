@@ -66,6 +66,14 @@ gboolean cbt_tracker_remove(CbtTracker *tracker, const char *name, GError **erro
 /* cbt_bitmap_file_apply() on the bitmap NAME. */
 gboolean cbt_tracker_apply(CbtTracker *tracker, const char *name, CbtBitmapEvent event, const CbtUuid *pending,
                            const char *reason, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* LIVE: changes are recorded, which abdicate allows (nothing of it moves what they go to), and no other change of a
+ * bitmap. Then the region log is not trimmed; that is for the next cbt_tracker_trim(). */
+void cbt_tracker_set_live(CbtTracker *tracker, gboolean live);
+/* Starts the trim of the region log that an abdicate left to be done. Nobody may record. */
+void cbt_tracker_trim(CbtTracker *tracker);
+/* Makes the headers of freezes durable. A freeze does not wait for that: the guest does, meanwhile. Failure is
+ * left to whatever comes next; the region log covers it. Changes may be recorded. */
+void cbt_tracker_settle(CbtTracker *tracker);
 /* TARGET |= SOURCE; granularities may differ. */
 gboolean cbt_tracker_merge(CbtTracker *tracker, const char *target, const char *source, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;

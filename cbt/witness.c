@@ -5,8 +5,9 @@
  * little: the count falls before the sequence rises.
  *
  * What it vouches for: a file with the same id and the same sequence needs at least as many bits. One with a
- * higher sequence was killed between the header and the note; nobody records in between, so an older copy
- * cannot have it. One with a lower sequence is an older copy.
+ * higher sequence was killed between the header and the note: if the bits stayed the same, it needs as many;
+ * if they did not, nobody recorded in between, so an older copy cannot have that header. One with a lower
+ * sequence is an older copy.
  */
 #include <cbt/witness.h>
 
@@ -27,6 +28,7 @@ typedef struct {
   CbtUuid file_id;
   guint64 sequence;
   guint64 n_dirty;
+  guint64 same_bits; /* whether the next header has the same bits in the array that records */
 } Page;
 
 struct CbtWitness {
@@ -127,6 +129,20 @@ cbt_witness_note(CbtWitness *witness, guint64 sequence, guint64 n_dirty)
 }
 
 void
+cbt_witness_expect(CbtWitness *witness, gboolean same_bits)
+{
+  if (witness != NULL)
+    store(&witness->page->same_bits, same_bits != FALSE);
+}
+
+void
+cbt_witness_advance(CbtWitness *witness, guint64 sequence)
+{
+  if (witness != NULL)
+    store(&witness->page->sequence, sequence);
+}
+
+void
 cbt_witness_add(CbtWitness *witness, guint64 n)
 {
   __atomic_fetch_add(&witness->page->n_dirty, n, __ATOMIC_RELEASE);
@@ -137,8 +153,9 @@ cbt_witness_doubt(const CbtWitness *witness, const CbtUuid *file_id, guint64 seq
 {
   if (witness == NULL || witness->page->magic != MAGIC || !cbt_uuid_equal(&witness->page->file_id, file_id))
     return "the bitmap file was not closed, and nothing tells that it is the one that was in use";
-  if (sequence < witness->page->sequence ||
-      (sequence == witness->page->sequence && n_dirty < witness->page->n_dirty))
+  const Page *page = witness->page;
+  gboolean countable = sequence == page->sequence || page->same_bits != 0;
+  if (sequence < page->sequence || (countable && n_dirty < page->n_dirty))
     return "the bitmap file is an older copy of the one that was in use: it lacks changes";
   return NULL;
 }

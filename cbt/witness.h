@@ -9,7 +9,8 @@
  * a process leaves that is killed between the two has more bits than its witness counts, never fewer.
  *
  * It holds for process deaths in one boot only: nothing of it is synced.
- * Threads: cbt_witness_add() from any number at once; everything else needs that nobody adds meanwhile.
+ * Threads: cbt_witness_add() from any number at once, and one beside them may expect and advance; everything else needs
+ * that nobody adds meanwhile.
  */
 #pragma once
 
@@ -29,6 +30,11 @@ void cbt_witness_remove(CbtWitness *witness);
 void cbt_witness_begin(CbtWitness *witness, const CbtUuid *file_id, guint64 sequence, guint64 n_dirty);
 /* The same file has a new header, or other bits than were added. NULL is allowed. */
 void cbt_witness_note(CbtWitness *witness, guint64 sequence, guint64 n_dirty);
+/* A new header is about to be written; SAME_BITS: the array that records stays the same, as do its bits, but for what is
+ * added meanwhile. NULL is allowed. */
+void cbt_witness_expect(CbtWitness *witness, gboolean same_bits);
+/* It was written, and expected so. NULL is allowed. */
+void cbt_witness_advance(CbtWitness *witness, guint64 sequence);
 /* N bits were set. */
 void cbt_witness_add(CbtWitness *witness, guint64 n);
 

@@ -213,10 +213,23 @@ backup_throttle(Backup *backup, guint64 bytes)
     g_usleep((gulong) MIN(left, SLEEP_SLICE_US));
 }
 
+/* END would find it out as well, but only when all was read for nothing. */
+static void
+check_export(Pipeline *pipeline)
+{
+  GError *error = NULL;
+  if (is_stopped(pipeline) || !disk_ref_is_lost(pipeline->disk->ref))
+    return;
+  cbt_set_error(&error, CBT_ERROR_UNREACHABLE, "Run the backup again.",
+                "the export of the disk ended during the backup");
+  pipeline_fail(pipeline, error);
+}
+
 static void
 deliver_block(gpointer data, CbtReadBlock *block)
 {
   Pipeline *pipeline = data;
+  check_export(pipeline);
   pipeline->disk->dirty += block->length;
   pthread_mutex_lock(&pipeline->queue_lock);
   g_queue_push_tail(&pipeline->queue, block);
@@ -291,6 +304,8 @@ pipeline_open(Pipeline *pipeline, BackupDisk *disk, GError **error)
                                  disk->source->size, &pipeline->tally, error);
   if (pipeline->builder)
     pipeline->reader = cbt_reader_new(disk->source, &options, error);
+  if (pipeline->reader && disk->session)
+    cbt_reader_set_nowait(pipeline->reader);
   return pipeline->reader != NULL;
 }
 

@@ -6,6 +6,7 @@
  */
 #include <daemon/backup-private.h>
 
+#include <daemon/leases.h>
 #include <string.h>
 
 #define DEFAULT_BITMAP "default"
@@ -87,11 +88,8 @@ backup_settle_bitmap(Daemon *daemon, DiskRef *ref, const CatalogueDisk *disk, Cb
 {
   if (info->state != CBT_BITMAP_FROZEN)
     return TRUE;
-  if (cbt_uuid_is_nil(&info->pending)) {
-    cbt_set_error(error, CBT_ERROR_STATE, "End that with cbt-backup bitmap abdicate, or reclaim.",
-                  "bitmap '%s' of disk '%s' was frozen by hand", info->name, disk->name);
-    return FALSE;
-  }
+  if (lease_is_by_hand(info))
+    return leases_check_free(daemon, ref, disk, info, error);
   Lookup lookup = {.daemon = daemon, .uuid = &info->pending};
   main_queue_call(daemon->queue, look_up_point, &lookup);
   if (lookup.error) {

@@ -21,6 +21,9 @@ BackupRequest *backup_request_new(CatalogueVm *vm, gboolean incremental, const c
 void backup_request_free(BackupRequest *request);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(BackupRequest, backup_request_free)
 
+/* Whether it covers the vm's disk of that name. */
+gboolean backup_request_has_disk(const BackupRequest *request, const char *disk);
+
 /* A job for REQUEST (transfer full), not yet submitted. NOT_FOUND if it names a disk that the vm does not
  * have. */
 Job *backup_job_new(BackupRequest *request, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -47,13 +47,15 @@ make_absolute(char **path)
 }
 
 /* One configuration key: where its value goes, and how it is read. */
-typedef enum {
-  KEY_STRING,
-  KEY_SIZE,
-  KEY_UINT,  /* 1 to 1024 */
-  KEY_COUNT, /* 0 to BACKUP_AUDIT_MAX */
-  KEY_BOOL
-} KeyType;
+typedef enum { KEY_STRING, KEY_SIZE, KEY_BOOL, KEY_UINT, KEY_COUNT, KEY_NICE } KeyType;
+
+/* Least and greatest value of the types that are whole numbers. */
+static const guint64 number_limits[][2] = {
+    [KEY_UINT] = {1, 1024},
+    [KEY_COUNT] = {0, BACKUP_AUDIT_MAX},
+    [KEY_NICE] = {0, 19},
+};
+
 typedef struct {
   const char *group;
   const char *key;
@@ -63,6 +65,7 @@ typedef struct {
 
 static const ConfigKey config_keys[] = {
     {"backup", "audit", KEY_COUNT, G_STRUCT_OFFSET(DaemonConfig, audit)},
+    {"backup", "nice", KEY_NICE, G_STRUCT_OFFSET(DaemonConfig, nice)},
     {"daemon", "group", KEY_STRING, G_STRUCT_OFFSET(DaemonConfig, group)},
     {"daemon", "max-jobs", KEY_UINT, G_STRUCT_OFFSET(DaemonConfig, max_jobs)},
     {"daemon", "workers", KEY_UINT, G_STRUCT_OFFSET(DaemonConfig, workers)},
@@ -103,9 +106,8 @@ set_key(DaemonConfig *config, GKeyFile *file, const ConfigKey *key, GError **err
     return *error == NULL;
   }
   guint64 number = 0;
-  gboolean is_count = key->type == KEY_COUNT;
-  if (!g_ascii_string_to_unsigned(text, 10, is_count ? 0 : 1, is_count ? BACKUP_AUDIT_MAX : 1024, &number,
-                                  error))
+  const guint64 *limits = number_limits[key->type];
+  if (!g_ascii_string_to_unsigned(text, 10, limits[0], limits[1], &number, error))
     return FALSE;
   *(guint *) field = (guint) number;
   return TRUE;
@@ -191,6 +193,7 @@ daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
   config->workers = (guint) MAX(1, g_get_num_processors());
   config->max_jobs = 4;
   config->audit = 256;
+  config->nice = 10;
   config->dedup_verify = TRUE;
   config->plugin_dir = find_plugin_dir();
 

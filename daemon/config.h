@@ -19,6 +19,7 @@ typedef struct {
   guint workers;        /* threads that hash and compress, a job */
   guint max_jobs;       /* at once */
   guint audit;          /* clusters that an incremental compares though they are called clean; a disk */
+  guint nice;           /* how much the threads that read and store give way to guests */
   gboolean dedup_verify;
 } DaemonConfig;
 

@@ -1,4 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Opening and closing a tracker means syncs, on a file system that may hang. So neither happens under the
+ * lock, which the main thread takes as well: a disk that is being opened or closed stands in the list, and
+ * whoever wants it waits for that.
+ */
 #include <daemon/disks.h>
 
 #include <pthread.h>
@@ -7,22 +12,26 @@
 /* An export that was just started again needs a moment. */
 #define CONNECT_TIMEOUT_MS 5000
 
+typedef enum { DISK_OPENING, DISK_OPEN, DISK_FAILED, DISK_CLOSING } DiskState;
+
 struct DiskRef {
-  Disks *disks;
-  char *vm; /* constant, up to disk */
+  Disks *disks; /* constant, up to exported */
+  char *vm;
   CbtUuid disk_id;
   char *bitmap_dir;
   gboolean exported;
-  CbtDisk *disk; /* its calls under `calls` */
+  CbtDisk *disk; /* constant while open; its calls under `calls` */
   pthread_mutex_t calls;
-  guint n_users; /* under the lock of Disks */
+  DiskState state; /* under the lock of Disks, as n_users */
+  guint n_users;
 };
 
 struct Disks {
   const DaemonConfig *config;
   Exports *exports;
   pthread_mutex_t lock;
-  GPtrArray *local; /* of DiskRef, the shared ones; under lock */
+  pthread_cond_t changed; /* some disk's state */
+  GPtrArray *local;       /* of DiskRef, the shared ones; under lock */
 };
 
 Disks *
@@ -33,6 +42,7 @@ disks_new(const DaemonConfig *config, Exports *exports)
   disks->exports = exports;
   disks->local = g_ptr_array_new();
   pthread_mutex_init(&disks->lock, NULL);
+  pthread_cond_init(&disks->changed, NULL);
   return disks;
 }
 
@@ -41,20 +51,22 @@ disks_free(Disks *disks)
 {
   g_assert(disks->local->len == 0);
   g_ptr_array_unref(disks->local);
+  pthread_cond_destroy(&disks->changed);
   pthread_mutex_destroy(&disks->lock);
   g_free(disks);
 }
 
 static DiskRef *
-disk_ref_new(Disks *disks, const char *vm, const CatalogueDisk *disk, CbtDisk *handle, gboolean exported)
+disk_ref_new(Disks *disks, const char *vm, const CatalogueDisk *disk, DiskState state, CbtDisk *exported)
 {
   DiskRef *ref = g_new0(DiskRef, 1);
   ref->disks = disks;
   ref->vm = g_strdup(vm);
   ref->disk_id = disk->id;
   ref->bitmap_dir = daemon_config_bitmap_dir(disks->config, vm, disk->name);
-  ref->exported = exported;
-  ref->disk = handle;
+  ref->exported = exported != NULL;
+  ref->disk = exported;
+  ref->state = state;
   ref->n_users = 1;
   pthread_mutex_init(&ref->calls, NULL);
   return ref;
@@ -70,24 +82,60 @@ disk_ref_free(DiskRef *ref)
   g_free(ref);
 }
 
-/* Under the lock: the open one, or a new one. */
+/* Under the lock. */
 static DiskRef *
-acquire_local(Disks *disks, const char *vm, const CatalogueDisk *disk, GError **error)
+find_local(const Disks *disks, const CbtUuid *disk_id)
 {
   for (guint i = 0; i < disks->local->len; i++) {
     DiskRef *ref = g_ptr_array_index(disks->local, i);
-    if (cbt_uuid_equal(&ref->disk_id, &disk->id)) {
+    if (cbt_uuid_equal(&ref->disk_id, disk_id))
+      return ref;
+  }
+  return NULL;
+}
+
+/* Under the lock: the open one, as soon as it is; or a new one, which the caller is to open. */
+static DiskRef *
+share_local(Disks *disks, const char *vm, const CatalogueDisk *disk)
+{
+  for (;;) {
+    DiskRef *ref = find_local(disks, &disk->id);
+    if (!ref) {
+      ref = disk_ref_new(disks, vm, disk, DISK_OPENING, NULL);
+      g_ptr_array_add(disks->local, ref);
+      return ref;
+    }
+    if (ref->state == DISK_OPEN) {
       ref->n_users++;
       return ref;
     }
+    pthread_cond_wait(&disks->changed, &disks->lock);
   }
-  g_autofree char *bitmap_dir = daemon_config_bitmap_dir(disks->config, vm, disk->name);
+}
+
+static void
+set_state(DiskRef *ref, DiskState state)
+{
+  ref->state = state;
+  pthread_cond_broadcast(&ref->disks->changed);
+}
+
+static DiskRef *
+acquire_local(Disks *disks, const char *vm, const CatalogueDisk *disk, GError **error)
+{
+  pthread_mutex_lock(&disks->lock);
+  DiskRef *ref = share_local(disks, vm, disk);
+  gboolean is_open = ref->state == DISK_OPEN;
+  pthread_mutex_unlock(&disks->lock);
+  if (is_open)
+    return ref;
   g_autofree char *witness_dir = daemon_config_witness_dir(disks->config);
-  CbtDisk *handle = cbt_disk_open(disk->path, bitmap_dir, witness_dir, &disk->id, error);
-  if (!handle)
-    return NULL;
-  DiskRef *ref = disk_ref_new(disks, vm, disk, handle, FALSE);
-  g_ptr_array_add(disks->local, ref);
+  ref->disk = cbt_disk_open(disk->path, ref->bitmap_dir, witness_dir, &disk->id, error);
+  pthread_mutex_lock(&disks->lock);
+  set_state(ref, ref->disk ? DISK_OPEN : DISK_FAILED);
+  pthread_mutex_unlock(&disks->lock);
+  if (!ref->disk)
+    disk_ref_release(g_steal_pointer(&ref));
   return ref;
 }
 
@@ -95,14 +143,10 @@ DiskRef *
 disks_acquire(Disks *disks, const char *vm, const CatalogueDisk *disk, GError **error)
 {
   g_autofree char *control = exports_control_socket(disks->exports, vm, disk->name);
-  if (control) {
-    CbtDisk *handle = cbt_disk_connect(control, CONNECT_TIMEOUT_MS, error);
-    return handle ? disk_ref_new(disks, vm, disk, handle, TRUE) : NULL;
-  }
-  pthread_mutex_lock(&disks->lock);
-  DiskRef *ref = acquire_local(disks, vm, disk, error);
-  pthread_mutex_unlock(&disks->lock);
-  return ref;
+  if (!control)
+    return acquire_local(disks, vm, disk, error);
+  CbtDisk *handle = cbt_disk_connect(control, CONNECT_TIMEOUT_MS, error);
+  return handle ? disk_ref_new(disks, vm, disk, DISK_OPEN, handle) : NULL;
 }
 
 void
@@ -111,12 +155,18 @@ disk_ref_release(DiskRef *ref)
   Disks *disks = ref->disks;
   pthread_mutex_lock(&disks->lock);
   gboolean last = --ref->n_users == 0;
-  if (last && !ref->exported)
-    g_ptr_array_remove(disks->local, ref);
-  /* Closed under the lock, so that nobody opens the folder while it is still locked. */
   if (last)
-    disk_ref_free(ref);
+    set_state(ref, DISK_CLOSING);
   pthread_mutex_unlock(&disks->lock);
+  if (!last)
+    return;
+  g_clear_pointer(&ref->disk, cbt_disk_close);
+  pthread_mutex_lock(&disks->lock);
+  if (!ref->exported)
+    g_ptr_array_remove(disks->local, ref);
+  pthread_cond_broadcast(&disks->changed);
+  pthread_mutex_unlock(&disks->lock);
+  disk_ref_free(ref);
 }
 
 gboolean
@@ -130,10 +180,22 @@ disks_in_use(Disks *disks, const char *vm)
   return found;
 }
 
+const char *
+disk_ref_vm(const DiskRef *ref)
+{
+  return ref->vm;
+}
+
 gboolean
 disk_ref_is_exported(const DiskRef *ref)
 {
   return ref->exported;
+}
+
+gboolean
+disk_ref_is_lost(const DiskRef *ref)
+{
+  return cbt_disk_is_lost(ref->disk);
 }
 
 const CbtDiskIdentity *

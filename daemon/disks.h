@@ -25,7 +25,11 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(DiskRef, disk_ref_release)
 /* TRUE if some disk of VM is open here, so that an export would find it locked. */
 gboolean disks_in_use(Disks *disks, const char *vm);
 
+/* The name of the disk's vm (transfer none). */
+const char *disk_ref_vm(const DiskRef *ref);
 gboolean disk_ref_is_exported(const DiskRef *ref);
+/* TRUE if the export that it is connected to is gone. */
+gboolean disk_ref_is_lost(const DiskRef *ref);
 const CbtDiskIdentity *disk_ref_identity(const DiskRef *ref);
 /* The file of BITMAP (transfer full). */
 char *disk_ref_bitmap_path(const DiskRef *ref, const char *bitmap);

@@ -1,19 +1,30 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* All in tasks: the owner of a disk's bitmaps is another process, or files. */
+/* All in tasks: the owner of a disk's bitmaps is another process, or files. What freezes a bitmap by hand, or
+ * ends that, goes by way of daemon/leases.h. */
 #include <daemon/handlers.h>
 
 #include <api/json.h>
-#include <daemon/disks.h>
+#include <daemon/backup.h>
 #include <daemon/engine.h>
 #include <daemon/json-util.h>
+#include <daemon/leases.h>
 #include <daemon/task.h>
 #include <string.h>
 
-typedef struct {
+#define MAX_ATTEMPTS 3
+
+typedef struct BitmapCall BitmapCall;
+typedef gboolean (*BitmapFunc)(Daemon *daemon, DiskRef *ref, const BitmapCall *call, CbtControlReply *reply,
+                               GError **error);
+
+struct BitmapCall {
   CatalogueVm *vm;
   const CatalogueDisk *disk;
   CbtControlRequest control;
-} BitmapCall;
+  BitmapFunc func;
+  CbtUuid lease;   /* nil: not named */
+  guint64 seconds; /* of a lease */
+};
 
 static void
 bitmap_call_free(gpointer data)
@@ -24,11 +35,12 @@ bitmap_call_free(gpointer data)
 }
 
 static void
-put_bitmap(JsonBuilder *builder, const char *disk, const CbtBitmapInfo *info)
+put_bitmap(JsonBuilder *builder, const CatalogueDisk *disk, const CbtBitmapInfo *info,
+           const CatalogueLease *lease)
 {
   json_builder_begin_object(builder);
   json_put_string(builder, "name", info->name);
-  json_put_string(builder, "disk", disk);
+  json_put_string(builder, "disk", disk->name);
   json_put_int(builder, "granularity", info->granularity);
   json_put_string(builder, "state", cbt_bitmap_state_name(info->state));
   json_put_bool(builder, "persistent", TRUE);
@@ -41,43 +53,115 @@ put_bitmap(JsonBuilder *builder, const char *disk, const CbtBitmapInfo *info)
   json_put_uuid(builder, "pending", &info->pending);
   json_put_int(builder, "generation", info->generation);
   json_put_string(builder, "reason", *info->reason ? info->reason : NULL);
+  json_put_uuid(builder, "lease-id", &lease->id);
+  json_put_time(builder, "lease-expires", lease->expires);
   json_builder_end_object(builder);
 }
 
+/* All bitmaps of REPLY in an array, or just the one called NAME; NULL if it is not there. */
 static JsonNode *
-bitmap_to_json(const char *disk, const CbtBitmapInfo *info)
+reply_to_json(const CatalogueDisk *disk, const CbtControlReply *reply, const CatalogueLease *leases,
+              const char *name)
 {
-  JsonBuilder *builder = json_builder_new_immutable();
-  put_bitmap(builder, disk, info);
-  return json_finish(builder);
-}
-
-static JsonNode *
-bitmaps_to_json(const char *disk, const CbtControlReply *reply)
-{
-  JsonBuilder *builder = json_builder_new_immutable();
-  json_builder_begin_array(builder);
+  gboolean found = *name == '\0';
+  g_autoptr(JsonBuilder) builder = json_builder_new_immutable();
+  if (*name == '\0')
+    json_builder_begin_array(builder);
   for (guint i = 0; i < reply->n_bitmaps; i++)
-    put_bitmap(builder, disk, &reply->bitmaps[i]);
-  json_builder_end_array(builder);
-  return json_finish(builder);
+    if (*name == '\0' || strcmp(reply->bitmaps[i].name, name) == 0) {
+      put_bitmap(builder, disk, &reply->bitmaps[i], &leases[i]);
+      found = TRUE;
+    }
+  if (*name == '\0')
+    json_builder_end_array(builder);
+  return found ? json_builder_get_root(builder) : NULL;
 }
 
-/* A bitmap that a backup has frozen is the backup's. */
+/* The leases of the bitmaps that are frozen by hand. *complete: each of these has one. */
 static gboolean
-check_not_of_a_job(DiskRef *ref, const BitmapCall *call, GError **error)
+find_leases(Daemon *daemon, const CatalogueDisk *disk, const CbtControlReply *reply, CatalogueLease *leases,
+            gboolean *complete, GError **error)
+{
+  *complete = TRUE;
+  for (guint i = 0; i < reply->n_bitmaps; i++) {
+    leases[i] = (CatalogueLease){.expires = 0};
+    if (!lease_is_by_hand(&reply->bitmaps[i]))
+      continue;
+    if (!leases_get(daemon, &disk->id, reply->bitmaps[i].name, &leases[i], error))
+      return FALSE;
+    *complete &= !cbt_uuid_is_nil(&leases[i].id);
+  }
+  return TRUE;
+}
+
+static gboolean
+list_bitmaps(DiskRef *ref, CbtControlReply *reply, GError **error)
+{
+  CbtControlRequest request;
+  cbt_control_request_init(&request, CBT_CONTROL_LIST, NULL);
+  return disk_ref_call(ref, &request, NULL, reply, error);
+}
+
+/* A bitmap that a backup has frozen is the backup's, and what is frozen by hand is not removed. */
+static gboolean
+check_not_in_use(Daemon *daemon, DiskRef *ref, const BitmapCall *call, GError **error)
 {
   CbtBitmapInfo info;
-  if (call->control.op == CBT_CONTROL_LIST || call->control.op == CBT_CONTROL_ADD)
+  CbtControlOp op = call->control.op;
+  if (op == CBT_CONTROL_LIST || op == CBT_CONTROL_ADD)
     return TRUE;
   if (!disk_ref_info(ref, call->control.name, &info, error))
     return FALSE;
-  if (info.state != CBT_BITMAP_FROZEN || cbt_uuid_is_nil(&info.pending) ||
-      call->control.op == CBT_CONTROL_MERGE)
+  if (op == CBT_CONTROL_REMOVE && lease_is_by_hand(&info))
+    return leases_check_free(daemon, ref, call->disk, &info, error);
+  /* Who names a lease is told what became of it. */
+  if (info.state != CBT_BITMAP_FROZEN || cbt_uuid_is_nil(&info.pending) || op == CBT_CONTROL_MERGE ||
+      !cbt_uuid_is_nil(&call->lease))
     return TRUE;
   cbt_set_error(error, CBT_ERROR_BUSY, "Wait for it, or cancel it: cbt-backup job list",
                 "bitmap '%s' is frozen for a backup", info.name);
   return FALSE;
+}
+
+static gboolean
+do_as_asked(Daemon *daemon G_GNUC_UNUSED, DiskRef *ref, const BitmapCall *call, CbtControlReply *reply,
+            GError **error)
+{
+  return disk_ref_call(ref, &call->control, NULL, reply, error);
+}
+
+static gboolean
+do_freeze(Daemon *daemon, DiskRef *ref, const BitmapCall *call, CbtControlReply *reply, GError **error)
+{
+  return leases_freeze(daemon, ref, call->disk, &call->control, call->seconds, reply, error);
+}
+
+static gboolean
+do_end(Daemon *daemon, DiskRef *ref, const BitmapCall *call, CbtControlReply *reply, GError **error)
+{
+  return leases_end(daemon, ref, call->disk, &call->control, &call->lease, reply, error);
+}
+
+static gboolean
+do_renew(Daemon *daemon, DiskRef *ref, const BitmapCall *call, CbtControlReply *reply, GError **error)
+{
+  return leases_renew(daemon, ref, call->disk, call->control.name, &call->lease, call->seconds, error) &&
+         list_bitmaps(ref, reply, error);
+}
+
+/* What changes a state waits for others that do. */
+static gboolean
+do_call(Daemon *daemon, DiskRef *ref, const BitmapCall *call, CbtControlReply *reply, GError **error)
+{
+  gboolean locks = call->control.op == CBT_CONTROL_APPLY;
+  if (!check_not_in_use(daemon, ref, call, error))
+    return FALSE;
+  if (locks)
+    leases_lock(daemon->leases, &call->disk->id);
+  gboolean ok = call->func(daemon, ref, call, reply, error);
+  if (locks)
+    leases_unlock(daemon->leases, &call->disk->id);
+  return ok;
 }
 
 static JsonNode *
@@ -85,22 +169,25 @@ run_bitmap_call(Daemon *daemon, gpointer data, guint *status, GError **error)
 {
   BitmapCall *call = data;
   CbtControlReply reply;
+  CatalogueLease leases[CBT_TRACKER_MAX_BITMAPS];
+  gboolean complete = FALSE;
   g_autoptr(DiskRef) ref = disks_acquire(daemon->disks, call->vm->name, call->disk, error);
-  if (!ref || !check_not_of_a_job(ref, call, error) ||
-      !disk_ref_call(ref, &call->control, NULL, &reply, error))
+  if (!ref || !do_call(daemon, ref, call, &reply, error))
     return NULL;
-  if (call->control.op == CBT_CONTROL_LIST && !*call->control.name)
-    return bitmaps_to_json(call->disk->name, &reply);
   if (call->control.op == CBT_CONTROL_REMOVE) {
     *status = 204;
     return NULL;
   }
-  for (guint i = 0; i < reply.n_bitmaps; i++)
-    if (strcmp(reply.bitmaps[i].name, call->control.name) == 0)
-      return bitmap_to_json(call->disk->name, &reply.bitmaps[i]);
-  cbt_set_error(error, CBT_ERROR_NOT_FOUND, "See cbt-backup bitmap list.", "disk '%s' has no bitmap '%s'",
-                call->disk->name, call->control.name);
-  return NULL;
+  /* One that has no lease was just let go by somebody else. */
+  for (guint attempt = 0; !complete && attempt < MAX_ATTEMPTS; attempt++)
+    if ((attempt > 0 && !list_bitmaps(ref, &reply, error)) ||
+        !find_leases(daemon, call->disk, &reply, leases, &complete, error))
+      return NULL;
+  JsonNode *body = reply_to_json(call->disk, &reply, leases, call->control.name);
+  if (!body)
+    cbt_set_error(error, CBT_ERROR_NOT_FOUND, "See cbt-backup bitmap list.", "disk '%s' has no bitmap '%s'",
+                  call->disk->name, call->control.name);
+  return body;
 }
 
 static gboolean
@@ -126,6 +213,7 @@ bitmap_call_new(ApiRequest *request, Daemon *daemon, CbtControlOp op, const char
   BitmapCall *call = g_new0(BitmapCall, 1);
   call->vm = g_steal_pointer(&vm);
   call->disk = disk;
+  call->func = do_as_asked;
   cbt_control_request_init(&call->control, op, name);
   return call;
 }
@@ -192,12 +280,21 @@ handle_bitmap_merge(ApiRequest *request, gpointer daemon)
   run(request, daemon, call, 200);
 }
 
+/* A call that applies EVENT; NULL if the request has been answered. */
+static BitmapCall *
+event_call_new(ApiRequest *request, Daemon *daemon, CbtBitmapEvent event)
+{
+  BitmapCall *call =
+      bitmap_call_new(request, daemon, CBT_CONTROL_APPLY, api_request_param(request, "bitmap"));
+  if (call)
+    call->control.event = event;
+  return call;
+}
+
 static gboolean
 parse_event(const char *name, CbtBitmapEvent *event)
 {
-  static const CbtBitmapEvent allowed[] = {CBT_BITMAP_CREATE_SUCCESSOR, CBT_BITMAP_ABDICATE,
-                                           CBT_BITMAP_RECLAIM,          CBT_BITMAP_ENABLE,
-                                           CBT_BITMAP_DISABLE,          CBT_BITMAP_CLEAR};
+  static const CbtBitmapEvent allowed[] = {CBT_BITMAP_ENABLE, CBT_BITMAP_DISABLE, CBT_BITMAP_CLEAR};
   for (gsize i = 0; i < G_N_ELEMENTS(allowed); i++) {
     *event = allowed[i];
     if (strcmp(cbt_bitmap_event_name(allowed[i]), name) == 0)
@@ -211,15 +308,112 @@ handle_bitmap_event(ApiRequest *request, gpointer daemon)
 {
   const char *name = api_request_param(request, "event");
   CbtBitmapEvent event;
-  if (!parse_event(name, &event)) {
-    GError *error = NULL;
-    cbt_set_error(&error, CBT_ERROR_NOT_FOUND, "See docs/api.md.", "a bitmap has no action '%s'", name);
+  if (parse_event(name, &event)) {
+    run(request, daemon, event_call_new(request, daemon, event), 200);
+    return;
+  }
+  GError *error = NULL;
+  cbt_set_error(&error, CBT_ERROR_NOT_FOUND, "See docs/api.md.", "a bitmap has no action '%s'", name);
+  api_request_reply_error(request, error);
+}
+
+/* ---- freezes by hand
+ * ------------------------------------------------------------------------------------------ */
+
+/* The id of a lease, which stays nil if there is none and it is not REQUIRED. */
+static gboolean
+get_lease_id(JsonObject *body, gboolean required, CbtUuid *id, GError **error)
+{
+  const char *text = NULL;
+  return api_json_get_string(body, "lease", required, &text, error) && handler_parse_lease(text, id, error);
+}
+
+/* BUSY if a backup on the same bitmap waits or runs: one of the two would fail. */
+static gboolean
+check_no_backup(Daemon *daemon, const BitmapCall *call, GError **error)
+{
+  const Job *job = engine_user_of(daemon->engine, call->vm->name);
+  const BackupRequest *backup = job && job->type == JOB_BACKUP ? job->data : NULL;
+  const char *bitmap = call->control.name;
+  if (!backup || strcmp(backup->bitmap, bitmap) != 0 || !backup_request_has_disk(backup, call->disk->name))
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_BUSY, "Wait for it, or cancel it: cbt-backup job list",
+                "a backup on bitmap '%s' is %s (job %" G_GINT64_FORMAT ")", bitmap,
+                job_status_name(job->status), job->id);
+  return FALSE;
+}
+
+void
+handle_bitmap_freeze(ApiRequest *request, gpointer daemon)
+{
+  GError *error = NULL;
+  guint64 seconds = LEASE_DEFAULT_S;
+  if (!api_json_get_duration(api_request_body(request), "lease", FALSE, &seconds, &error) ||
+      !lease_check_seconds("lease", seconds, &error)) {
     api_request_reply_error(request, error);
     return;
   }
-  BitmapCall *call =
-      bitmap_call_new(request, daemon, CBT_CONTROL_APPLY, api_request_param(request, "bitmap"));
-  if (call)
-    call->control.event = event;
+  BitmapCall *call = event_call_new(request, daemon, CBT_BITMAP_CREATE_SUCCESSOR);
+  if (call && !check_no_backup(daemon, call, &error)) {
+    bitmap_call_free(call);
+    api_request_reply_error(request, error);
+    return;
+  }
+  if (call) {
+    call->func = do_freeze;
+    call->seconds = seconds;
+  }
+  run(request, daemon, call, 200);
+}
+
+static void
+end_freeze(ApiRequest *request, Daemon *daemon, CbtBitmapEvent event)
+{
+  GError *error = NULL;
+  CbtUuid lease = {{0}};
+  if (!get_lease_id(api_request_body(request), FALSE, &lease, &error)) {
+    api_request_reply_error(request, error);
+    return;
+  }
+  BitmapCall *call = event_call_new(request, daemon, event);
+  if (call) {
+    call->func = do_end;
+    call->lease = lease;
+  }
+  run(request, daemon, call, 200);
+}
+
+void
+handle_bitmap_abdicate(ApiRequest *request, gpointer daemon)
+{
+  end_freeze(request, daemon, CBT_BITMAP_ABDICATE);
+}
+
+void
+handle_bitmap_reclaim(ApiRequest *request, gpointer daemon)
+{
+  end_freeze(request, daemon, CBT_BITMAP_RECLAIM);
+}
+
+void
+handle_bitmap_renew(ApiRequest *request, gpointer daemon)
+{
+  GError *error = NULL;
+  JsonObject *body = api_request_body(request);
+  CbtUuid lease = {{0}};
+  guint64 seconds = LEASE_DEFAULT_S;
+  if (!get_lease_id(body, TRUE, &lease, &error) ||
+      !api_json_get_duration(body, "seconds", FALSE, &seconds, &error) ||
+      !lease_check_seconds("seconds", seconds, &error)) {
+    api_request_reply_error(request, error);
+    return;
+  }
+  /* No event goes to the bitmap's owner, but it is in turn with those that do. */
+  BitmapCall *call = event_call_new(request, daemon, CBT_BITMAP_CREATE_SUCCESSOR);
+  if (call) {
+    call->func = do_renew;
+    call->lease = lease;
+    call->seconds = seconds;
+  }
   run(request, daemon, call, 200);
 }

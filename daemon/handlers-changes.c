@@ -5,6 +5,10 @@
  * Two points: the difference of their manifests, exact, without reading data. To `live`: the bitmap that is
  * based on the point, which may name clusters that were written with what they held (a superset). Without
  * `from`: all that is allocated.
+ *
+ * Of a bitmap: its bits as they are, whatever they are relative to. While it is frozen these are the frozen
+ * ones, so that pages of one answer fit together. The image is not looked at: where its holes are moves with
+ * the guest.
  */
 #include <daemon/handlers.h>
 
@@ -12,6 +16,7 @@
 #include <cbt/source.h>
 #include <daemon/disks.h>
 #include <daemon/json-util.h>
+#include <daemon/leases.h>
 #include <daemon/task.h>
 #include <string.h>
 
@@ -24,10 +29,14 @@ typedef struct {
   const CatalogueDisk *disk;
   StorePoint *from; /* (nullable) */
   StorePoint *to;   /* NULL: live */
+  char *bitmap;     /* (nullable) its bits instead of the difference of points */
+  CbtUuid lease;    /* that must hold it; nil: none */
   guint64 offset;
   guint64 limit; /* extents */
 
   /* the answer as it grows */
+  CbtBitmapInfo info; /* of `bitmap`, as it was read */
+  guint64 granularity, size_from, size_to;
   JsonBuilder *builder;
   guint64 n_extents;
   guint64 next_offset;
@@ -42,6 +51,7 @@ changes_free(gpointer data)
   g_clear_pointer(&changes->from, store_point_free);
   g_clear_pointer(&changes->to, store_point_free);
   g_clear_object(&changes->builder);
+  g_free(changes->bitmap);
   g_free(changes);
 }
 
@@ -116,17 +126,21 @@ find_bitmap_of(DiskRef *ref, const StorePoint *point, CbtBitmapInfo *info, GErro
   return FALSE;
 }
 
+/* Which bits of a bitmap that may be frozen. */
+typedef enum { BITS_PARENT, BITS_SUCCESSOR, BITS_BOTH } Bits;
+
+/* Where there is no successor, the parent has all. */
 static CbtBitmap *
-copy_bits(DiskRef *ref, const CbtBitmapInfo *info, const StorePoint *point, GError **error)
+copy_bits(DiskRef *ref, const CbtBitmapInfo *info, Bits which, GError **error)
 {
   g_autofree char *path = disk_ref_bitmap_path(ref, info->name);
   g_autoptr(CbtBitmapFile) file = cbt_bitmap_file_open_readonly(path, error);
   if (!file)
     return NULL;
   const CbtBitmap *successor = cbt_bitmap_file_successor(file);
-  gboolean later_only = is_pending(info, point) && successor;
+  gboolean later_only = which == BITS_SUCCESSOR && successor;
   CbtBitmap *bits = cbt_bitmap_copy(later_only ? successor : cbt_bitmap_file_parent(file), info->granularity);
-  if (bits && successor && !later_only)
+  if (bits && which == BITS_BOTH && successor)
     cbt_bitmap_merge(bits, successor);
   if (!bits)
     cbt_set_error(error, CBT_ERROR_FAILED, NULL, "not enough memory for bitmap '%s'", info->name);
@@ -178,6 +192,12 @@ allocated_now(CbtSource *source, Changes *changes, GError **error)
   return TRUE;
 }
 
+static void
+set_unsteady(GError **error)
+{
+  cbt_set_error(error, CBT_ERROR_BUSY, "Try again.", "the disk's bitmap changes its state all the time");
+}
+
 /* The bits of changes since POINT. A backup may let the bitmap abdicate while they are copied: then they are
  * those of another point, and it is looked for again. */
 static CbtBitmap *
@@ -186,23 +206,24 @@ bits_since(DiskRef *ref, const StorePoint *point, GError **error)
   for (guint attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
     CbtBitmapInfo before, after;
     g_autoptr(CbtBitmap) bits = NULL;
-    if (!find_bitmap_of(ref, point, &before, error) || !(bits = copy_bits(ref, &before, point, error)) ||
+    if (!find_bitmap_of(ref, point, &before, error) ||
+        !(bits = copy_bits(ref, &before, is_pending(&before, point) ? BITS_SUCCESSOR : BITS_BOTH, error)) ||
         !disk_ref_info(ref, before.name, &after, error))
       return NULL;
     if (after.generation == before.generation)
       return g_steal_pointer(&bits);
   }
-  cbt_set_error(error, CBT_ERROR_BUSY, "Try again.", "the disk's bitmap changes its state all the time");
+  set_unsteady(error);
   return NULL;
 }
 
 static gboolean
-changes_to_live(Daemon *daemon, Changes *changes, guint64 *granularity, guint64 *size_to, GError **error)
+changes_to_live(Daemon *daemon, Changes *changes, GError **error)
 {
   g_autoptr(CbtSource) source = cbt_source_open_file(changes->disk->path, error);
   if (!source)
     return FALSE;
-  *size_to = source->size;
+  changes->size_to = source->size;
   if (!changes->from)
     return allocated_now(source, changes, error);
   g_autoptr(DiskRef) ref = disks_acquire(daemon->disks, changes->vm->name, changes->disk, error);
@@ -214,39 +235,117 @@ changes_to_live(Daemon *daemon, Changes *changes, guint64 *granularity, guint64 
                   "%s was resized", changes->disk->path);
     return FALSE;
   }
-  *granularity = cbt_bitmap_granularity(bits);
+  changes->granularity = cbt_bitmap_granularity(bits);
   return changes_since(source, bits, changes, error);
+}
+
+/* ---- a bitmap
+ * ------------------------------------------------------------------------------------------------- */
+
+/* Whether the bits of the bitmap name all that changed: those that do not are no answer. */
+static gboolean
+check_bits_say_all(const CbtBitmapInfo *info, GError **error)
+{
+  if (info->state == CBT_BITMAP_DISABLED)
+    cbt_set_error(error, CBT_ERROR_STATE, "Enable it with: cbt-backup bitmap enable",
+                  "bitmap '%s' is disabled: it does not record what changes", info->name);
+  else if (info->state == CBT_BITMAP_INCONSISTENT)
+    cbt_set_error(
+        error, CBT_ERROR_INCONSISTENT,
+        "Freeze it (cbt-backup bitmap create-successor): then the whole disk counts as changed, and "
+        "after abdicate the bitmap is good again.",
+        "bitmap '%s' may miss changes: %s", info->name, info->reason);
+  else
+    return TRUE;
+  return FALSE;
+}
+
+static gboolean
+look_at_bitmap(Daemon *daemon, DiskRef *ref, Changes *changes, GError **error)
+{
+  return disk_ref_info(ref, changes->bitmap, &changes->info, error) &&
+         (cbt_uuid_is_nil(&changes->lease) ||
+          leases_check_current(daemon, changes->disk, &changes->info, &changes->lease, error)) &&
+         check_bits_say_all(&changes->info, error);
+}
+
+/* A transition while the bits are copied: they are those of another state, and copied again. */
+static CbtBitmap *
+bits_of_bitmap(Daemon *daemon, DiskRef *ref, Changes *changes, GError **error)
+{
+  for (guint attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
+    CbtBitmapInfo after;
+    g_autoptr(CbtBitmap) bits = NULL;
+    if (!look_at_bitmap(daemon, ref, changes, error) ||
+        !(bits = copy_bits(ref, &changes->info, BITS_PARENT, error)) ||
+        !disk_ref_info(ref, changes->bitmap, &after, error))
+      return NULL;
+    if (after.generation == changes->info.generation)
+      return g_steal_pointer(&bits);
+  }
+  set_unsteady(error);
+  return NULL;
+}
+
+static gboolean
+changes_of_bitmap(Daemon *daemon, Changes *changes, GError **error)
+{
+  g_autoptr(DiskRef) ref = disks_acquire(daemon->disks, changes->vm->name, changes->disk, error);
+  g_autoptr(CbtBitmap) bits = ref ? bits_of_bitmap(daemon, ref, changes, error) : NULL;
+  CbtExtent dirty = {changes->offset, 0};
+  if (!bits)
+    return FALSE;
+  changes->granularity = cbt_bitmap_granularity(bits);
+  changes->size_from = changes->size_to = cbt_bitmap_size(bits);
+  while (cbt_bitmap_next_dirty(bits, dirty.offset, G_MAXUINT64, &dirty) && add_extent(&dirty, FALSE, changes))
+    dirty.offset += dirty.length;
+  return TRUE;
 }
 
 /* ---- the request
  * ---------------------------------------------------------------------------------------------- */
 
+static gboolean
+add_extents(Daemon *daemon, Changes *changes, GError **error)
+{
+  const StorePointDisk *from = NULL, *to = NULL;
+  if (changes->bitmap)
+    return changes_of_bitmap(daemon, changes, error);
+  if ((changes->from && !(from = point_disk(changes->from, changes->disk, error))) ||
+      (changes->to && !(to = point_disk(changes->to, changes->disk, error))))
+    return FALSE;
+  changes->size_from = from ? from->manifest.size : 0;
+  changes->size_to = to ? to->manifest.size : 0;
+  return to ? difference_of_points(daemon, changes, from, to, error)
+            : changes_to_live(daemon, changes, error);
+}
+
 static JsonNode *
 run_changes(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError **error)
 {
   Changes *changes = data;
-  guint64 granularity = CBT_CLUSTER_SIZE, size_to = 0;
-  const StorePointDisk *from = NULL, *to = NULL;
-  if ((changes->from && !(from = point_disk(changes->from, changes->disk, error))) ||
-      (changes->to && !(to = point_disk(changes->to, changes->disk, error))))
-    return NULL;
   JsonBuilder *builder = changes->builder = json_builder_new_immutable();
+  changes->granularity = CBT_CLUSTER_SIZE;
   json_builder_begin_object(builder);
   json_builder_set_member_name(builder, "extents");
   json_builder_begin_array(builder);
-  if (to ? !difference_of_points(daemon, changes, from, to, error)
-         : !changes_to_live(daemon, changes, &granularity, &size_to, error))
+  if (!add_extents(daemon, changes, error))
     return NULL;
   json_builder_end_array(builder);
-  json_put_int(builder, "granularity", granularity);
-  json_put_int(builder, "size-from", from ? from->manifest.size : 0);
-  json_put_int(builder, "size-to", to ? to->manifest.size : size_to);
+  json_put_int(builder, "granularity", changes->granularity);
+  json_put_int(builder, "size-from", changes->size_from);
+  json_put_int(builder, "size-to", changes->size_to);
   if (changes->more)
     json_put_int(builder, "next-offset", changes->next_offset);
   else
     json_put_string(builder, "next-offset", NULL);
-  json_put_string(builder, "source", to ? "index" : "bitmap");
-  json_put_string(builder, "proof", to ? "exact" : "superset");
+  json_put_string(builder, "source", changes->to ? "index" : "bitmap");
+  json_put_string(builder, "proof", changes->to ? "exact" : "superset");
+  if (changes->bitmap) {
+    json_put_string(builder, "bitmap", changes->info.name);
+    json_put_string(builder, "state", cbt_bitmap_state_name(changes->info.state));
+    json_put_int(builder, "generation", changes->info.generation);
+  }
   json_builder_end_object(builder);
   return json_builder_get_root(builder);
 }
@@ -264,6 +363,28 @@ resolve(Daemon *daemon, const char *text, const Changes *changes, StorePoint **p
   return FALSE;
 }
 
+/* A bitmap is not compared with anything. */
+static gboolean
+parse_bitmap(ApiRequest *request, Changes *changes, GError **error)
+{
+  static const char *const others[] = {"from", "to"};
+  const char *bitmap = api_request_query(request, "bitmap"), *lease = api_request_query(request, "lease");
+  for (guint i = 0; bitmap && i < G_N_ELEMENTS(others); i++)
+    if (api_request_query(request, others[i])) {
+      cbt_set_error(error, CBT_ERROR_INVALID,
+                    "Ask for the bits of a bitmap, or for what differs between points.",
+                    "'bitmap' cannot be combined with '%s'", others[i]);
+      return FALSE;
+    }
+  if (lease && !bitmap) {
+    cbt_set_error(error, CBT_ERROR_INVALID, "Name the bitmap that it holds.", "'lease' needs 'bitmap'");
+    return FALSE;
+  }
+  changes->bitmap = g_strdup(bitmap);
+  return (!bitmap || cbt_name_check("bitmap", bitmap, error)) &&
+         handler_parse_lease(lease, &changes->lease, error);
+}
+
 /* Without `to`: live. */
 static gboolean
 parse_query(Daemon *daemon, ApiRequest *request, Changes *changes, GError **error)
@@ -275,7 +396,8 @@ parse_query(Daemon *daemon, ApiRequest *request, Changes *changes, GError **erro
       !api_query_get_u64("limit", api_request_query(request, "limit"), &changes->limit, error))
     return FALSE;
   changes->limit = CLAMP(changes->limit, 1, MAX_LIMIT);
-  return (!from || resolve(daemon, from, changes, &changes->from, error)) &&
+  return parse_bitmap(request, changes, error) &&
+         (!from || resolve(daemon, from, changes, &changes->from, error)) &&
          (!to || strcmp(to, "live") == 0 || resolve(daemon, to, changes, &changes->to, error));
 }
 

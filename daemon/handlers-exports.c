@@ -5,6 +5,7 @@
 #include <daemon/engine.h>
 #include <daemon/exports.h>
 #include <daemon/json-util.h>
+#include <daemon/leases.h>
 #include <daemon/task.h>
 
 static void
@@ -77,11 +78,24 @@ note_state(Daemon *daemon, const CatalogueVm *vm, gboolean exported, GError **er
   return note.error == NULL;
 }
 
+/* While the processes start, nothing that a lease brings about may have the folders of the disks open here.
+ * In the order of the disks; nobody else locks more than one. */
+static gboolean
+start_locked(Daemon *daemon, const CatalogueVm *vm, GError **error)
+{
+  for (guint i = 0; i < vm->disks->len; i++)
+    leases_lock(daemon->leases, &((CatalogueDisk *) g_ptr_array_index(vm->disks, i))->id);
+  gboolean ok = exports_start(daemon->exports, vm, error);
+  for (guint i = 0; i < vm->disks->len; i++)
+    leases_unlock(daemon->leases, &((CatalogueDisk *) g_ptr_array_index(vm->disks, i))->id);
+  return ok;
+}
+
 static JsonNode *
 start_exports(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError **error)
 {
   const CatalogueVm *vm = data;
-  if (!exports_start(daemon->exports, vm, error))
+  if (!start_locked(daemon, vm, error))
     return NULL;
   if (note_state(daemon, vm, TRUE, error))
     return exports_to_json(daemon, vm->name);

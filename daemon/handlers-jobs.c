@@ -5,6 +5,8 @@
 #include <common/name.h>
 #include <daemon/backup.h>
 #include <daemon/engine.h>
+#include <daemon/leases.h>
+#include <daemon/task.h>
 #include <string.h>
 
 #define DEFAULT_LIMIT 100
@@ -55,6 +57,79 @@ backup_request_from_json(const Daemon *daemon, CatalogueVm *vm, JsonObject *body
   return g_steal_pointer(&backup);
 }
 
+static JsonNode *
+submit(Daemon *daemon, Job *job, GError **error)
+{
+  Job *submitted = engine_submit(daemon->engine, job, error);
+  return submitted ? job_to_json(submitted) : NULL;
+}
+
+/* A backup whose bitmap has a lease on one of its disks: whether it is frozen by hand is known to its owner.
+ */
+typedef struct {
+  Daemon *daemon;
+  Job *job; /* not yet submitted */
+  const BackupRequest *backup;
+  JsonNode *body;
+  GError *error;
+} LeasedBackup;
+
+static void
+leased_backup_free(gpointer data)
+{
+  LeasedBackup *leased = data;
+  g_clear_pointer(&leased->job, job_unref);
+  g_free(leased);
+}
+
+static gboolean
+check_disk_free(Daemon *daemon, const BackupRequest *backup, const CatalogueDisk *disk, GError **error)
+{
+  CbtBitmapInfo info;
+  g_autoptr(DiskRef) ref = disks_acquire(daemon->disks, backup->vm->name, disk, NULL);
+  /* What else is wrong, the job finds. */
+  return !ref || !disk_ref_info(ref, backup->bitmap, &info, NULL) ||
+         leases_check_free(daemon, ref, disk, &info, error);
+}
+
+static void
+submit_leased(gpointer data)
+{
+  LeasedBackup *leased = data;
+  leased->body = submit(leased->daemon, g_steal_pointer(&leased->job), &leased->error);
+}
+
+static JsonNode *
+check_and_submit(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError **error)
+{
+  LeasedBackup *leased = data;
+  const CatalogueVm *vm = leased->backup->vm;
+  for (guint i = 0; i < vm->disks->len; i++) {
+    const CatalogueDisk *disk = g_ptr_array_index(vm->disks, i);
+    if (backup_request_has_disk(leased->backup, disk->name) &&
+        !check_disk_free(daemon, leased->backup, disk, error))
+      return NULL;
+  }
+  main_queue_call(daemon->queue, submit_leased, leased);
+  if (leased->error)
+    g_propagate_error(error, leased->error);
+  return leased->body;
+}
+
+static gboolean
+has_lease(Daemon *daemon, const BackupRequest *backup)
+{
+  for (guint i = 0; i < backup->vm->disks->len; i++) {
+    const CatalogueDisk *disk = g_ptr_array_index(backup->vm->disks, i);
+    CatalogueLease lease;
+    if (backup_request_has_disk(backup, disk->name) &&
+        catalogue_get_lease(daemon->catalogue, &disk->id, backup->bitmap, &lease, NULL) &&
+        !cbt_uuid_is_nil(&lease.id))
+      return TRUE;
+  }
+  return FALSE;
+}
+
 void
 handle_backup(ApiRequest *request, gpointer data)
 {
@@ -65,9 +140,15 @@ handle_backup(ApiRequest *request, gpointer data)
     return;
   BackupRequest *backup = backup_request_from_json(daemon, vm, api_request_body(request), &error);
   Job *job = backup ? backup_job_new(backup, &error) : NULL;
-  job = job ? engine_submit(daemon->engine, job, &error) : NULL;
-  if (job)
-    api_request_reply(request, 202, job_to_json(job));
+  if (job && has_lease(daemon, backup)) {
+    LeasedBackup *leased = g_new0(LeasedBackup, 1);
+    *leased = (LeasedBackup){.daemon = daemon, .job = job, .backup = backup};
+    task_run(daemon, request, 202, check_and_submit, leased, leased_backup_free);
+    return;
+  }
+  JsonNode *body = job ? submit(daemon, job, &error) : NULL;
+  if (body)
+    api_request_reply(request, 202, body);
   else
     api_request_reply_error(request, error);
 }

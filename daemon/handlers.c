@@ -40,6 +40,16 @@ handler_get_point(ApiRequest *request, Daemon *daemon)
   return point;
 }
 
+gboolean
+handler_parse_lease(const char *text, CbtUuid *id, GError **error)
+{
+  if (!text || (cbt_uuid_parse(text, id) && !cbt_uuid_is_nil(id)))
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_INVALID, "cbt-backup bitmap show names the lease.",
+                "'lease': '%s' is no id of a lease", text);
+  return FALSE;
+}
+
 /* The file first: a point whose file is there when the daemon ends in between is a point still. */
 gboolean
 handler_forget_point(Daemon *daemon, const StorePoint *point, GError **error)

@@ -35,6 +35,10 @@ void handle_bitmap_add(ApiRequest *request, gpointer daemon);
 void handle_bitmap_show(ApiRequest *request, gpointer daemon);
 void handle_bitmap_remove(ApiRequest *request, gpointer daemon);
 void handle_bitmap_event(ApiRequest *request, gpointer daemon);
+void handle_bitmap_freeze(ApiRequest *request, gpointer daemon);
+void handle_bitmap_abdicate(ApiRequest *request, gpointer daemon);
+void handle_bitmap_reclaim(ApiRequest *request, gpointer daemon);
+void handle_bitmap_renew(ApiRequest *request, gpointer daemon);
 void handle_bitmap_merge(ApiRequest *request, gpointer daemon);
 
 void handle_export_list(ApiRequest *request, gpointer daemon);
@@ -49,6 +53,8 @@ CatalogueVm *handler_get_vm(ApiRequest *request, Daemon *daemon);
 StorePoint *handler_get_point(ApiRequest *request, Daemon *daemon);
 /* The disk that the path names; on NULL the request has been answered. (transfer none) */
 const CatalogueDisk *handler_get_disk(ApiRequest *request, const CatalogueVm *vm);
+/* The id of a lease, TEXT of the key or parameter `lease`; NULL: *id stays. INVALID. */
+gboolean handler_parse_lease(const char *text, CbtUuid *id, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Removes POINT from the store and the catalogue. */
 gboolean handler_forget_point(Daemon *daemon, const StorePoint *point,
                               GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -6,6 +6,7 @@
 #include <daemon/engine.h>
 #include <daemon/exports.h>
 #include <daemon/handlers.h>
+#include <daemon/leases.h>
 #include <daemon/recover.h>
 #include <daemon/task.h>
 #include <errno.h>
@@ -73,8 +74,10 @@ start(Daemon *daemon, GError **error)
   daemon->tasks = tasks_new();
   daemon->exports = exports_new(daemon->config);
   daemon->disks = disks_new(daemon->config, daemon->exports);
+  daemon->leases = leases_new(daemon);
   daemon->engine = engine_new(daemon);
   recover(daemon);
+  leases_start(daemon->leases);
   daemon->server = api_server_new(&options, daemon_routes, daemon, error);
   return daemon->server != NULL;
 }
@@ -82,6 +85,8 @@ start(Daemon *daemon, GError **error)
 static void
 stop(Daemon *daemon)
 {
+  if (daemon->leases)
+    leases_stop(daemon->leases);
   /* Both run the main loop, and requests come in until the server is gone. */
   if (daemon->engine)
     engine_stop(daemon->engine);
@@ -90,6 +95,7 @@ stop(Daemon *daemon)
   g_clear_pointer(&daemon->server, api_server_free);
   g_clear_pointer(&daemon->tasks, tasks_free);
   g_clear_pointer(&daemon->engine, engine_free);
+  g_clear_pointer(&daemon->leases, leases_free);
   g_clear_pointer(&daemon->disks, disks_free);
   g_clear_pointer(&daemon->exports, exports_free);
   g_clear_pointer(&daemon->queue, main_queue_free);

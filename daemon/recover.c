@@ -9,6 +9,7 @@
 
 #include <api/json.h>
 #include <daemon/backup-private.h>
+#include <daemon/leases.h>
 
 static void
 close_dead_jobs(Daemon *daemon)
@@ -102,8 +103,8 @@ settle_disk(Daemon *daemon, const CatalogueVm *vm, const CatalogueDisk *disk, GE
     return;
   for (guint i = 0; i < reply.n_bitmaps; i++) {
     CbtBitmapInfo *info = &reply.bitmaps[i];
-    gboolean by_hand = cbt_uuid_is_nil(&info->pending);
-    if (!by_hand && !backup_settle_bitmap(daemon, ref, disk, info, error))
+    if (lease_is_by_hand(info) ? !leases_settle(daemon, ref, disk, info, error)
+                               : !backup_settle_bitmap(daemon, ref, disk, info, error))
       return;
   }
 }

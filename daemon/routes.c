@@ -25,13 +25,17 @@ const ApiRoute daemon_routes[] = {
     {"DELETE", POINT, handle_point_forget, NULL, NULL},
     {"POST", POINT "/restore", handle_point_restore, "to targets in-place", NULL},
 
-    {"GET", DISK "/changes", handle_changes, NULL, "from to offset limit"},
+    {"GET", DISK "/changes", handle_changes, NULL, "from to bitmap lease offset limit"},
 
     {"GET", DISK "/bitmaps", handle_bitmap_list, NULL, NULL},
     {"POST", DISK "/bitmaps", handle_bitmap_add, "name granularity", NULL},
     {"GET", BITMAP, handle_bitmap_show, NULL, NULL},
     {"DELETE", BITMAP, handle_bitmap_remove, NULL, NULL},
     {"POST", BITMAP "/merge", handle_bitmap_merge, "from", NULL},
+    {"POST", BITMAP "/create-successor", handle_bitmap_freeze, "?lease", NULL},
+    {"POST", BITMAP "/abdicate", handle_bitmap_abdicate, "?lease", NULL},
+    {"POST", BITMAP "/reclaim", handle_bitmap_reclaim, "?lease", NULL},
+    {"POST", BITMAP "/renew", handle_bitmap_renew, "lease seconds", NULL},
     {"POST", BITMAP "/{event}", handle_bitmap_event, NULL, NULL},
 
     {"GET", "/v1/exports", handle_export_list, NULL, NULL},

@@ -45,7 +45,10 @@ task_answer(gpointer data)
 {
   Task *task = data;
   task->daemon->tasks->n_running--;
-  if (task->error)
+  if (!task->request) {
+    g_clear_error(&task->error);
+    g_clear_pointer(&task->body, json_node_unref);
+  } else if (task->error)
     api_request_reply_error(task->request, task->error);
   else
     api_request_reply(task->request, task->status, task->body);

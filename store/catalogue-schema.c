@@ -96,6 +96,14 @@ static const char *const schema_migrations[] = {
     ") STRICT;",
     /* 1 -> 2 */
     "ALTER TABLE bases ADD COLUMN audit_next INTEGER NOT NULL DEFAULT 0;",
+    /* 2 -> 3 */
+    "CREATE TABLE leases ("
+    "  disk_id TEXT NOT NULL REFERENCES disks(id) ON DELETE CASCADE,"
+    "  bitmap TEXT NOT NULL,"
+    "  id TEXT NOT NULL,"
+    "  expires INTEGER NOT NULL,"
+    "  PRIMARY KEY (disk_id, bitmap)"
+    ") STRICT;",
 };
 
 static gboolean

@@ -9,6 +9,7 @@
  */
 #pragma once
 
+#include <common/name.h>
 #include <common/uuid.h>
 #include <store/point.h>
 
@@ -43,6 +44,14 @@ typedef struct {
   char *socket;  /* NBD */
   char *control;
 } CatalogueExport;
+
+/* Until when a freeze by hand may last. */
+typedef struct {
+  CbtUuid disk_id;
+  char bitmap[CBT_NAME_MAX + 1];
+  CbtUuid id;     /* nil: there is none */
+  gint64 expires; /* microseconds since 1970 */
+} CatalogueLease;
 
 Catalogue *catalogue_open(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void catalogue_close(Catalogue *catalogue);
@@ -89,6 +98,16 @@ gboolean catalogue_set_audit(Catalogue *catalogue, const CbtUuid *disk_id, const
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean catalogue_get_audit(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, guint64 *next_cluster,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* leases: at most one a bitmap; saving replaces the one before, NOT_FOUND for an unknown disk. Get: all zero if there is
+ * none. The list is that of all bitmaps, the first to end first. Remove leaves a lease alone that is another than ID. */
+gboolean catalogue_save_lease(Catalogue *catalogue, const CatalogueLease *lease, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+gboolean catalogue_get_lease(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, CatalogueLease *lease,
+                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
+GArray *catalogue_list_leases(Catalogue *catalogue, GError **error) G_GNUC_WARN_UNUSED_RESULT; /* of CatalogueLease */
+gboolean catalogue_remove_lease(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, const CbtUuid *id,
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* jobs. Save inserts (id 0; sets it) or updates. Finished jobs older than the newest CATALOGUE_JOBS_KEPT are dropped when
  * one is inserted; ids are never given twice. */

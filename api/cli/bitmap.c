@@ -55,6 +55,8 @@ show(Cli *cli, GError **error)
   cli_print_field("Successor", cli_format_size(bitmap, "successor"));
   cli_print_field("Granularity", cli_format_size(bitmap, "granularity"));
   cli_print_field("Persistent", cli_format_yes(bitmap, "persistent"));
+  cli_print_field("Lease", cli_format_text(bitmap, "lease-id"));
+  cli_print_field("Lease ends", cli_format_time(bitmap, "lease-expires"));
   return TRUE;
 }
 
@@ -101,8 +103,58 @@ act(Cli *cli, const char *action, JsonObject *body, GError **error)
     return FALSE;
   g_autofree char *dirty = JSON_NODE_HOLDS_OBJECT(node) ? cli_format_size(cli_object(node), "count") : NULL;
   const char *state = JSON_NODE_HOLDS_OBJECT(node) ? cli_text(cli_object(node), "state") : NULL;
-  cli_print_done(cli, node, "The bitmap is %s; %s dirty", state ? state : "-", dirty ? dirty : "-");
+  const char *lease = JSON_NODE_HOLDS_OBJECT(node) ? cli_text(cli_object(node), "lease-id") : NULL;
+  g_autofree char *end = lease ? cli_format_time(cli_object(node), "lease-expires") : NULL;
+  if (lease)
+    cli_print_done(cli, node, "The bitmap is %s; %s dirty; lease %s until %s", state ? state : "-",
+                   dirty ? dirty : "-", lease, end ? end : "-");
+  else
+    cli_print_done(cli, node, "The bitmap is %s; %s dirty", state ? state : "-", dirty ? dirty : "-");
   return TRUE;
+}
+
+/* BODY with the option NAME, if it is given, as KEY in seconds. */
+static gboolean
+take_duration(Cli *cli, const char *name, const char *key, JsonObject *body, GError **error)
+{
+  guint64 seconds = 0;
+  gboolean is_given;
+  if (!cli_option_duration(cli, name, &seconds, &is_given, error))
+    return FALSE;
+  if (is_given)
+    json_object_set_int_member(body, key, (gint64) seconds);
+  return TRUE;
+}
+
+static gboolean
+freeze(Cli *cli, GError **error)
+{
+  g_autoptr(JsonObject) body = json_object_new();
+  return take_duration(cli, "lease", "lease", body, error) &&
+         act(cli, "create-successor", g_steal_pointer(&body), error);
+}
+
+/* The action is the second word of the command. */
+static gboolean
+end_freeze(Cli *cli, GError **error)
+{
+  JsonObject *body = json_object_new();
+  if (cli_option(cli, "lease"))
+    json_object_set_string_member(body, "lease", cli_option(cli, "lease"));
+  return act(cli, strchr(cli->command->name, ' ') + 1, body, error);
+}
+
+static gboolean
+renew(Cli *cli, GError **error)
+{
+  g_autoptr(JsonObject) body = json_object_new();
+  if (!cli_option(cli, "lease")) {
+    cli_set_usage(error, "bitmap renew needs --lease ID");
+    return FALSE;
+  }
+  json_object_set_string_member(body, "lease", cli_option(cli, "lease"));
+  return take_duration(cli, "for", "seconds", body, error) &&
+         act(cli, "renew", g_steal_pointer(&body), error);
 }
 
 /* The action is the second word of the command. */
@@ -137,6 +189,23 @@ static const CliOption merge_options[] = {
     {0},
 };
 
+static const CliOption freeze_options[] = {
+    {"lease", "DURATION", FALSE,
+     "when to take the bitmap back if nobody ends the freeze: 1s to 7d (default 10m)"},
+    {0},
+};
+
+static const CliOption end_options[] = {
+    {"lease", "ID", FALSE, "only if this is the current lease; without it: whatever lease there is"},
+    {0},
+};
+
+static const CliOption renew_options[] = {
+    {"lease", "ID", FALSE, "the current lease, as create-successor gave it"},
+    {"for", "DURATION", FALSE, "from now on: 1s to 7d (default 10m)"},
+    {0},
+};
+
 #define ARGS "NAME/DISK[:BITMAP]"
 
 const CliCommand cli_bitmap_commands[] = {
@@ -148,8 +217,13 @@ const CliCommand cli_bitmap_commands[] = {
     {"bitmap enable", ARGS, "Let a bitmap record again", 1, 1, NULL, change},
     {"bitmap disable", ARGS, "Stop a bitmap from recording", 1, 1, NULL, change},
     {"bitmap merge", ARGS " --from BITMAP", "Add the bits of another bitmap", 1, 1, merge_options, merge},
-    {"bitmap create-successor", ARGS, "Freeze a bitmap; a successor records", 1, 1, NULL, change},
-    {"bitmap abdicate", ARGS, "After a backup: the successor takes over", 1, 1, NULL, change},
-    {"bitmap reclaim", ARGS, "After a failed backup: take the successor's bits back", 1, 1, NULL, change},
+    {"bitmap create-successor", ARGS " [--lease DURATION]",
+     "Freeze a bitmap under a lease; a successor records", 1, 1, freeze_options, freeze},
+    {"bitmap renew", ARGS " --lease ID [--for DURATION]", "Let the lease of a frozen bitmap end later", 1, 1,
+     renew_options, renew},
+    {"bitmap abdicate", ARGS " [--lease ID]", "After a backup: the successor takes over", 1, 1, end_options,
+     end_freeze},
+    {"bitmap reclaim", ARGS " [--lease ID]", "After a failed backup: take the successor's bits back", 1, 1,
+     end_options, end_freeze},
     {0},
 };

@@ -20,16 +20,34 @@ pages_clear(Pages *pages)
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Pages, pages_clear)
 
+/* The bits of a bitmap, or what differs between points. */
+static gboolean
+check_options(Cli *cli, GError **error)
+{
+  static const char *const others[] = {"from", "to"};
+  const char *bitmap = cli_option(cli, "bitmap");
+  for (guint i = 0; bitmap && i < G_N_ELEMENTS(others); i++)
+    if (cli_option(cli, others[i])) {
+      cli_set_usage(error, "--bitmap cannot be combined with --%s", others[i]);
+      return FALSE;
+    }
+  if (!bitmap && cli_option(cli, "lease")) {
+    cli_set_usage(error, "--lease needs --bitmap");
+    return FALSE;
+  }
+  return !bitmap || cli_check_name("Bitmap", bitmap, error);
+}
+
 static char *
 make_base(Cli *cli, GError **error)
 {
   g_autofree char *vm = NULL, *disk = NULL;
-  if (!cli_split_target(cli_arg(cli, 0), &vm, &disk, NULL, error))
+  if (!check_options(cli, error) || !cli_split_target(cli_arg(cli, 0), &vm, &disk, NULL, error))
     return NULL;
   g_autofree char *path = cli_path(error, "/v1/vms/%s/disks/%s/changes", vm, disk);
   GString *base = g_string_new(path);
   g_string_append_printf(base, "?limit=%d", PAGE_EXTENTS);
-  static const char *const keys[] = {"from", "to"};
+  static const char *const keys[] = {"from", "to", "bitmap", "lease"};
   for (guint i = 0; i < G_N_ELEMENTS(keys); i++) {
     if (!cli_option(cli, keys[i]))
       continue;
@@ -67,6 +85,18 @@ next_offset(JsonNode *page, gint64 offset)
   return next > offset ? next : -1;
 }
 
+/* Pages of a bitmap fit together only while it stays in its state. */
+static gboolean
+check_same_state(Pages *pages, JsonNode *page, GError **error)
+{
+  static const char key[] = "generation";
+  if (!pages->first || cli_number(cli_object(pages->first), key) == cli_number(cli_object(page), key))
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_BUSY, "Freeze it under a lease (bitmap create-successor), then read it.",
+                "The bitmap changed its state while it was read");
+  return FALSE;
+}
+
 static gboolean
 collect(Cli *cli, Pages *pages, GError **error)
 {
@@ -74,7 +104,7 @@ collect(Cli *cli, Pages *pages, GError **error)
   do {
     g_autofree char *path = g_strdup_printf("%s&offset=%" G_GINT64_FORMAT, pages->base, offset);
     g_autoptr(JsonNode) page = cli_get(cli, path, JSON_NODE_OBJECT, error);
-    if (!page)
+    if (!page || !check_same_state(pages, page, error))
       return FALSE;
     offset = take_page(pages, page) ? next_offset(page, offset) : -1;
   } while (offset > 0);
@@ -125,11 +155,13 @@ changes(Cli *cli, GError **error)
 static const CliOption options[] = {
     {"from", "POINT", FALSE, "what changed since this recovery point; without it: all that is allocated"},
     {"to", "POINT|live", FALSE, "up to that recovery point, or to the disk as it is now (default)"},
+    {"bitmap", "BITMAP", FALSE, "the bits of this bitmap; while it is frozen those that are frozen"},
+    {"lease", "ID", FALSE, "only if this lease holds the bitmap"},
     {0},
 };
 
 const CliCommand cli_changes_commands[] = {
-    {"changes", "NAME/DISK [--from POINT] [--to POINT|live]", "List the extents of a disk that differ", 1, 1,
-     options, changes},
+    {"changes", "NAME/DISK [--from POINT] [--to POINT|live] | --bitmap BITMAP [--lease ID]",
+     "List the extents of a disk that differ", 1, 1, options, changes},
     {0},
 };

@@ -62,6 +62,8 @@ const char *const *cli_option_values(Cli *cli, const char *name);
 void cli_set_usage(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 /* A size option into *value, which stays if it is not given. */
 gboolean cli_option_size(Cli *cli, const char *name, guint64 *value, gboolean *is_given, GError **error);
+/* The same in seconds. */
+gboolean cli_option_duration(Cli *cli, const char *name, guint64 *seconds, gboolean *is_given, GError **error);
 /* TEXT as a name of WHAT ("vm"); a usage error if it cannot be one. */
 gboolean cli_check_name(const char *what, const char *text, GError **error);
 /* Splits "DISK=PATH"; the path is made absolute (both transfer full). */

@@ -52,6 +52,7 @@ cli_help(const CliCommand *command, const char *topic)
         "\nPOINT is a uuid, a unique prefix of one, NAME@latest, or NAME@N: the N-th newest, 0 being the "
         "latest.\n"
         "SIZE is a number of bytes, or one with K, M, G or T behind it. BITMAP is 'default' if not named.\n"
+        "DURATION is a number of seconds, or one with s, m, h or d behind it.\n"
         "\nExit status: 0 done, 1 failed, 2 usage, 3 not found, 4 refused in this state, 5 daemon not "
         "reachable,\n"
         "6 damaged data found.\n");

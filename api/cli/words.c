@@ -2,6 +2,7 @@
 /* The forms that arguments have: names, sizes, DISK=PATH, NAME/DISK:BITMAP, and the URLs made of them. */
 #include "cli.h"
 
+#include <common/duration.h>
 #include <common/name.h>
 #include <common/size.h>
 #include <stdarg.h>
@@ -25,6 +26,16 @@ cli_option_size(Cli *cli, const char *name, guint64 *value, gboolean *is_given, 
   *is_given = text != NULL;
   g_autofree char *prefix = g_strdup_printf("--%s: ", name);
   return !text || cbt_size_parse(text, value, &local) || fail_usage(local, prefix, error);
+}
+
+gboolean
+cli_option_duration(Cli *cli, const char *name, guint64 *seconds, gboolean *is_given, GError **error)
+{
+  GError *local = NULL;
+  const char *text = cli_option(cli, name);
+  *is_given = text != NULL;
+  g_autofree char *prefix = g_strdup_printf("--%s: ", name);
+  return !text || cbt_duration_parse(text, seconds, &local) || fail_usage(local, prefix, error);
 }
 
 gboolean

@@ -89,6 +89,10 @@ expect 2 'NAME/DISK' bitmap list web/root:default
 expect 2 'not valid' bitmap show web/root:
 expect 2 'not valid' bitmap show web/a/b
 expect 2 '--from' bitmap merge web/root
+expect 2 'not a duration' bitmap create-successor web/root --lease 1w
+expect 2 '--lease ID' bitmap renew web/root --for 1h
+expect 2 '--bitmap cannot be combined with --to' changes web/root --bitmap b --to live
+expect 2 '--lease needs --bitmap' changes web/root --lease x
 expect 2 'either --to DIR or --target' restore web@latest
 expect 2 'either --to DIR or --target' restore web@latest --to x --target root=y
 expect 2 'DISK=PATH' restore web@latest --target root

@@ -27,7 +27,8 @@ kill_all() { # the daemon first, which would start another export
 }
 is_gone() { ! kill -0 "$1" 2>/dev/null; }
 
-# reads_again WHAT FRAGMENT: the next incremental says why it reads again, and is right; the one after it is ordinary.
+# reads_again WHAT FRAGMENT: the next incremental says why it reads again, and is right; in the long variant, the one after
+# it is ordinary.
 reads_again() {
   local job reason
   job=$(backup incremental vm1)
@@ -38,7 +39,7 @@ reads_again() {
   assert_eq "$1: the point's reason" "$(cbt_json show vm1@latest | jq -r .reason)" "$reason"
   assert_ge "$1: read (holes are not)" "$(jq .read <<<"$job")" "$((8 * MIB))"
   restore_matches vm1@latest root "$image"
-  ordinary "after $1"
+  [ -z "$LONG" ] || ordinary "after $1"
 }
 # ordinary WHAT [CLUSTERS]: the next incremental reads what was written, one cluster more than CLUSTERS, and nothing else.
 ordinary() {
@@ -141,6 +142,7 @@ for how in overwrite replace; do
   start_daemon
   reads_again "$how: copied in use, put back after kill -9" "older copy"
 
+  [ -n "$LONG" ] || [ $how = overwrite ] || continue
   write_tracked
   copy_folder
   backup incremental vm1 >/dev/null

@@ -123,6 +123,7 @@ static const ApiRoute routes[] = {
     {"POST", "/v1/echo/{name}", handle_echo, "a b", NULL},
     {"PATCH", "/v1/echo/{name}", handle_echo, "a", NULL},
     {"POST", "/v1/plain/{name}", handle_echo, NULL, NULL},
+    {"POST", "/v1/optional/{name}", handle_echo, "?a", NULL},
     {"GET", "/v1/later", handle_later, NULL, NULL},
     {"GET", "/v1/count", handle_count, NULL, NULL},
     {"GET", "/v1/never", handle_never, NULL, NULL},

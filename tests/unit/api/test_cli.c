@@ -148,8 +148,10 @@ handle_changes(ApiRequest *request, gpointer user_data)
       request, 200,
       node_of(
           "{\"granularity\":65536,\"size-from\":4096,\"size-to\":4096,\"extents\":[{\"offset\":%d,"
-          "\"length\":500,\"kind\":\"data\"}],\"next-offset\":%s,\"source\":\"index\",\"proof\":\"exact\"}",
-          offset, next));
+          "\"length\":500,\"kind\":\"data\"}],\"next-offset\":%s,\"source\":\"index\",\"proof\":\"exact\","
+          "\"generation\":%d}",
+          offset, next,
+          g_strcmp0(api_request_query(request, "bitmap"), "moving") == 0 && offset > 1000 ? 4 : 3));
 }
 
 /* Answers with the body, so that the tests see what was sent. */
@@ -214,12 +216,15 @@ static const ApiRoute routes[] = {
     {"POST", "/v1/vms/{name}/backups", handle_start, "kind bitmap speed disks note", NULL},
     {"GET", "/v1/jobs/{id}", handle_job, NULL, "wait-ms"},
     {"DELETE", "/v1/jobs/{id}", handle_cancel, NULL, NULL},
-    {"GET", "/v1/vms/{vm}/disks/{disk}/changes", handle_changes, NULL, "from to offset limit"},
+    {"GET", "/v1/vms/{vm}/disks/{disk}/changes", handle_changes, NULL, "from to bitmap lease offset limit"},
     {"GET", "/v1/points", handle_points, NULL, "vm"},
     {"PATCH", "/v1/points/{uuid}", handle_echo, "note protected", NULL},
     {"DELETE", "/v1/points/{uuid}", handle_conflict, NULL, NULL},
     {"POST", "/v1/vms/{vm}/disks/{disk}/bitmaps", handle_echo, "name granularity", NULL},
     {"POST", "/v1/vms/{vm}/disks/{disk}/bitmaps/{b}/merge", handle_echo, "from", NULL},
+    {"POST", "/v1/vms/{vm}/disks/{disk}/bitmaps/{b}/create-successor", handle_echo, "?lease", NULL},
+    {"POST", "/v1/vms/{vm}/disks/{disk}/bitmaps/{b}/reclaim", handle_echo, "?lease", NULL},
+    {"POST", "/v1/vms/{vm}/disks/{disk}/bitmaps/{b}/renew", handle_echo, "lease seconds", NULL},
     {"POST", "/v1/exports/{vm}", handle_uris, NULL, NULL},
     {"POST", "/v1/points/{name}/restore", handle_start, "to targets in-place", NULL},
     {0},
@@ -421,6 +426,7 @@ static void
 test_pages_that_do_not_go_on_are_no_endless_loop(void **state)
 {
   assert_run(*state, "changes web/root --from stuck", 1, "", "not of the expected form");
+  assert_run(*state, "changes web/root --bitmap moving", 4, "", "changed its state while it was read");
 }
 
 static void
@@ -449,6 +455,12 @@ test_commands_send_what_was_typed(void **state)
   assert_run(*state, "bitmap add web/root:b2 --granularity=1M --json", 0,
              "{\"name\":\"b2\",\"granularity\":1048576}\n", "");
   assert_run(*state, "bitmap merge web/root --from b2 --json", 0, "{\"from\":\"b2\"}\n", "");
+  assert_run(*state, "bitmap create-successor web/root --json", 0, "{}\n", "");
+  assert_run(*state, "bitmap create-successor web/root --lease 2h --json", 0, "{\"lease\":7200}\n", "");
+  assert_run(*state, "bitmap reclaim web/root --lease x --json", 0, "{\"lease\":\"x\"}\n", "");
+  assert_run(*state, "bitmap renew web/root --lease x --json", 0, "{\"lease\":\"x\"}\n", "");
+  assert_run(*state, "bitmap renew web/root --for 90s --lease x --json", 0,
+             "{\"lease\":\"x\",\"seconds\":90}\n", "");
 }
 
 static void

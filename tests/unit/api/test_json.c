@@ -194,6 +194,23 @@ test_members_of_the_right_type_are_read(void **state)
 }
 
 static void
+test_durations_are_seconds_or_text(void **state)
+{
+  (void) state;
+  g_autoptr(JsonObject) o = object("{\"n\":90,\"t\":\"10m\",\"size\":\"64K\",\"minus\":-1,\"half\":0.5}");
+  g_autoptr(GError) error = NULL;
+  guint64 n = 0, t = 0, left = 600;
+  assert_true(api_json_get_duration(o, "n", TRUE, &n, NULL) && n == 90);
+  assert_true(api_json_get_duration(o, "t", TRUE, &t, NULL) && t == 600);
+  assert_true(api_json_get_duration(o, "missing", FALSE, &left, NULL) && left == 600);
+  static const char *const bad[] = {"size", "minus", "half"};
+  for (guint i = 0; i < G_N_ELEMENTS(bad); i++) {
+    assert_false(api_json_get_duration(o, bad[i], FALSE, &n, &error));
+    assert_names(&error, bad[i]);
+  }
+}
+
+static void
 test_missing_and_null_members_leave_the_value_alone(void **state)
 {
   (void) state;
@@ -314,6 +331,7 @@ main(void)
       cmocka_unit_test(test_many_small_arrays_are_not_deep),
       cmocka_unit_test(test_damaged_json_never_crashes),
       cmocka_unit_test(test_members_of_the_right_type_are_read),
+      cmocka_unit_test(test_durations_are_seconds_or_text),
       cmocka_unit_test(test_missing_and_null_members_leave_the_value_alone),
       cmocka_unit_test(test_missing_required_members_are_named),
       cmocka_unit_test(test_members_of_another_type_are_named),

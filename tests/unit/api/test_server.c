@@ -152,6 +152,18 @@ test_a_body_of_unknown_length_is_411(void **state)
 }
 
 static void
+test_an_optional_body_may_be_missing_or_be_of_known_keys(void **state)
+{
+  assert_answer(*state, "POST /v1/optional/x HTTP/1.1\r\n" HOST "\r\n", 200, "\"body\":{}");
+  assert_answer(*state, "POST /v1/optional/x HTTP/1.1\r\n" HOST "Content-Length: 7\r\n\r\n{\"a\":1}", 200,
+                "\"a\":1");
+  assert_answer(*state, "POST /v1/optional/x HTTP/1.1\r\n" HOST "Content-Length: 7\r\n\r\n{\"b\":1}", 400,
+                "'b'");
+  assert_answer(*state, "POST /v1/optional/x HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n", 411,
+                "\"length-required\"");
+}
+
+static void
 test_a_wrong_length_is_400(void **state)
 {
   static const char *const bad[] = {"-5", "+5", "abc", "0x10", "1,2", "5 5"};
@@ -255,6 +267,7 @@ main(int argc, char **argv)
       WITH_SERVER(test_what_is_not_http_is_answered_with_400),
       WITH_SERVER(test_text_that_is_not_json_can_be_served),
       WITH_SERVER(test_a_body_of_unknown_length_is_411),
+      WITH_LEAKS(test_an_optional_body_may_be_missing_or_be_of_known_keys),
       WITH_LEAKS(test_a_wrong_length_is_400),
       WITH_SERVER(test_a_large_body_is_refused_before_it_comes),
       WITH_SERVER(test_a_client_that_sends_a_large_body_anyway_gets_the_answer),

@@ -49,16 +49,26 @@ test_witness_outlives_its_process_and_wants_all_that_was_added(void **state)
   witness = open_witness(*state);
   assert_null(cbt_witness_doubt(witness, &file_a, 7, 13));
   assert_null(cbt_witness_doubt(witness, &file_a, 7, 14)); /* killed between the bit and the count */
-  assert_null(cbt_witness_doubt(witness, &file_a, 8, 0));  /* killed between the header and the note */
+  cbt_witness_expect(witness, FALSE);
+  assert_null(cbt_witness_doubt(witness, &file_a, 8, 0)); /* killed between the header and the note */
   assert_non_null(strstr(cbt_witness_doubt(witness, &file_a, 7, 12), "older copy"));
   assert_non_null(strstr(cbt_witness_doubt(witness, &file_a, 6, 100), "older copy"));
   assert_non_null(strstr(cbt_witness_doubt(witness, &file_b, 8, 100), "nothing tells"));
-  cbt_witness_note(witness, 8, 0);
-  assert_null(cbt_witness_doubt(witness, &file_a, 8, 0));
+  cbt_witness_expect(witness, TRUE);
+  assert_null(cbt_witness_doubt(witness, &file_a, 8, 13));
+  assert_non_null(cbt_witness_doubt(witness, &file_a, 8, 12));
+  cbt_witness_add(witness, 1);
+  cbt_witness_advance(witness, 8);
+  assert_null(cbt_witness_doubt(witness, &file_a, 8, 14));
+  assert_non_null(cbt_witness_doubt(witness, &file_a, 8, 13));
+  cbt_witness_expect(witness, FALSE);
+  assert_null(cbt_witness_doubt(witness, &file_a, 9, 0)); /* nobody records in between */
+  cbt_witness_note(witness, 9, 0);
+  assert_null(cbt_witness_doubt(witness, &file_a, 9, 0));
   assert_non_null(cbt_witness_doubt(witness, &file_a, 7, 13));
   cbt_witness_remove(witness);
   witness = open_witness(*state);
-  assert_non_null(cbt_witness_doubt(witness, &file_a, 8, 0));
+  assert_non_null(cbt_witness_doubt(witness, &file_a, 9, 0));
   cbt_witness_free(witness);
 }
 
