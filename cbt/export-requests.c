@@ -2,8 +2,8 @@
 /*
  * What a peer of the control socket asks for. HELLO and LIST only look, and only the control thread ever
  * changes what they look at (bits are read one by one while the guest sets them), so they do not disturb the
- * guest. Nor does abdicate, but for the trim of the region log. Every other bitmap request runs under the
- * peer's own hold, or under a short one of its own.
+ * guest. Nor does abdicate, but for the trim of the region log. Every other bitmap request runs under the peer's own
+ * hold, or under a short one of its own.
  *
  * A session is ended by taking it out of the export, which stops new changes from using it; it is freed when
  * the gate was seen empty after that, or when a short hold has drained it. If even that is not to be had,

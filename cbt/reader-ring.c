@@ -7,9 +7,9 @@
  * thread that may wait; EINVAL on a direct read, after which the page cache serves this and every later read;
  * any other errno, which is the answer.
  *
- * With nowait, EAGAIN to a direct read means that the page cache serves this one. A direct read of what a
- * guest has just written would wait for its write-back, and keep the inode's lock meanwhile: the guest's next
- * write would wait as long.
+ * With nowait, EAGAIN to a direct read means that the page cache serves this one. A direct read of what a guest has
+ * just written would wait for its write-back, and keep the inode's lock meanwhile: the guest's next write would wait
+ * as long.
  *
  * A direct read needs offset, length and memory aligned. Blocks begin aligned; the last one of a disk need
  * not end so. It is asked for up to the next multiple, the kernel stops at the end of the image, and what

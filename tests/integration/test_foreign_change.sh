@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# What others did to the image or to the bitmaps behind the tracker is noticed, named, and answered by reading again: also
-# when they put times back, and when they put older bitmaps back.
+# What others did to the image or to the bitmaps behind the tracker is noticed, named, and answered by reading again:
+# also when they put times back, and when they put older bitmaps back.
 . "$(dirname "$0")/lib.sh"
 need nbdkit
 
@@ -17,7 +17,10 @@ write_tracked() { # one cluster, another one each time, through the export
   n_writes=$((n_writes + 1))
   io "$(uri_of vm1)" "write -P $n_writes $((n_writes % 200 * CLUSTER)) 64k" flush
 }
-stop_export() { cbt --quiet export stop vm1; }
+stop_export() {
+  running_exports vm1 >/dev/null
+  cbt --quiet export stop vm1
+}
 kill_all() { # the daemon first, which would start another export
   local pid
   pid=$(export_pid vm1)
@@ -27,8 +30,8 @@ kill_all() { # the daemon first, which would start another export
 }
 is_gone() { ! kill -0 "$1" 2>/dev/null; }
 
-# reads_again WHAT FRAGMENT: the next incremental says why it reads again, and is right; in the long variant, the one after
-# it is ordinary.
+# reads_again WHAT FRAGMENT: the next incremental says why it reads again, and is right; in the long variant, the one
+# after it is ordinary.
 reads_again() {
   local job reason
   job=$(backup incremental vm1)
@@ -41,7 +44,7 @@ reads_again() {
   restore_matches vm1@latest root "$image"
   [ -z "$LONG" ] || ordinary "after $1"
 }
-# ordinary WHAT [CLUSTERS]: the next incremental reads what was written, one cluster more than CLUSTERS, and nothing else.
+# ordinary WHAT [CLUSTERS]: the next incremental reads what was written, one cluster more than CLUSTERS, and no more.
 ordinary() {
   local job
   write_tracked
