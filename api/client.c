@@ -4,10 +4,13 @@
 #include <api/client.h>
 
 #include <api/json.h>
+#include <gio/gunixoutputstream.h>
 #include <gio/gunixsocketaddress.h>
 #include <libsoup/soup.h>
 #include <string.h>
 #include <sys/un.h>
+
+#define STREAM_BLOCK (1 << 20)
 
 struct ApiClient {
   char *socket_path;
@@ -139,4 +142,44 @@ api_client_call(ApiClient *self, const char *method, const char *path, JsonNode 
     return NULL;
   }
   return parse_answer(message, bytes, error);
+}
+
+static gboolean
+copy_to_fd(GInputStream *input, int fd, GError **error)
+{
+  g_autofree guint8 *buffer = g_malloc(STREAM_BLOCK);
+  g_autoptr(GOutputStream) output = g_unix_output_stream_new(fd, FALSE);
+  g_autoptr(GError) local = NULL;
+  gssize n;
+  while ((n = g_input_stream_read(input, buffer, STREAM_BLOCK, NULL, &local)) > 0)
+    if (!g_output_stream_write_all(output, buffer, (gsize) n, NULL, NULL, &local))
+      break;
+  if (!local)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_IO, n > 0 ? NULL : "See cbt-backup job list for the reason.", "%s: %s",
+                n > 0 ? "Cannot write" : "The daemon's answer was cut off", local->message);
+  return FALSE;
+}
+
+gboolean
+api_client_stream(ApiClient *self, const char *path, int fd, GError **error)
+{
+  if (!open_session(self, error))
+    return FALSE;
+  g_autoptr(SoupMessage) message = new_message("GET", path, NULL, error);
+  if (!message)
+    return FALSE;
+  g_autoptr(GError) local = NULL;
+  g_autoptr(GInputStream) input = soup_session_send(self->session, message, NULL, &local);
+  if (!input) {
+    set_unreachable(self, local, error);
+    return FALSE;
+  }
+  if (SOUP_STATUS_IS_SUCCESSFUL(soup_message_get_status(message)))
+    return copy_to_fd(input, fd, error);
+  g_autoptr(GOutputStream) text = g_memory_output_stream_new_resizable();
+  g_output_stream_splice(text, input, G_OUTPUT_STREAM_SPLICE_CLOSE_TARGET, NULL, NULL);
+  g_autoptr(GBytes) bytes = g_memory_output_stream_steal_as_bytes(G_MEMORY_OUTPUT_STREAM(text));
+  g_autoptr(JsonNode) none = parse_answer(message, bytes, error);
+  return FALSE;
 }

@@ -19,3 +19,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(ApiClient, api_client_free)
  */
 JsonNode *api_client_call(ApiClient *client, const char *method, const char *path, JsonNode *body,
                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* GET PATH, whose answer is no JSON: its bytes go to FD as they come. Errors as above; IO if FD cannot take
+ * them, or the answer was cut off. */
+gboolean api_client_stream(ApiClient *client, const char *path, int fd,
+                           GError **error) G_GNUC_WARN_UNUSED_RESULT;

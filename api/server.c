@@ -13,6 +13,7 @@
 #include <api/json.h>
 #include <api/json-private.h>
 #include <api/listener-private.h>
+#include <api/stream-private.h>
 #include <libsoup/soup.h>
 #include <string.h>
 
@@ -355,4 +356,16 @@ api_request_reply_error(ApiRequest *request, GError *error)
   set_answer(request->message, (guint) cbt_error_http_status((int) cbt_error_code(error)), node);
   g_error_free(error);
   request_end(request);
+}
+
+ApiStream *
+api_request_reply_stream(ApiRequest *request, const char *content_type)
+{
+  ApiStream *stream = NULL;
+  if (!request->is_gone) {
+    g_autoptr(GIOStream) connection = soup_server_message_steal_connection(request->message);
+    stream = api_stream_new(connection, content_type);
+  }
+  request_free(request);
+  return stream;
 }

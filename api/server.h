@@ -15,6 +15,7 @@
 #pragma once
 
 #include <common/error.h>
+#include <gio/gio.h>
 #include <json-glib/json-glib.h>
 
 typedef struct ApiServer ApiServer;
@@ -54,5 +55,21 @@ JsonObject *api_request_body(ApiRequest *request);
 void api_request_reply(ApiRequest *request, guint status, JsonNode *body);
 /* Ends REQUEST with ERROR (transfer full), its status from the code table. */
 void api_request_reply_error(ApiRequest *request, GError *error);
+typedef struct ApiStream ApiStream;
+/* Ends REQUEST with a body of unknown length, which whoever has the stream writes: 200 OK, in chunks. NULL if
+ * the client left. Main thread. */
+ApiStream *api_request_reply_stream(ApiRequest *request, const char *content_type) G_GNUC_WARN_UNUSED_RESULT;
+/* One chunk; waits for a slow client. CANCELLED; IO if the client left. Any thread, one at a time, as finish.
+ */
+gboolean api_stream_write(ApiStream *stream, const guint8 *data, gsize length, GCancellable *cancellable,
+                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Ends the body; without it the client sees that it was cut off. */
+gboolean api_stream_finish(ApiStream *stream, GCancellable *cancellable,
+                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Says that nothing more comes, as soon as the writing thread is done. */
+void api_stream_shutdown(ApiStream *stream);
+/* Closes the connection. Main thread. */
+void api_stream_free(ApiStream *stream);
+
 /* Ends REQUEST with TEXT that is not JSON; CONTENT_TYPE is for example "text/plain; version=0.0.4". */
 void api_request_reply_text(ApiRequest *request, guint status, const char *content_type, const char *text);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Checked arithmetic and little-endian fields.
+ * Checked arithmetic, little-endian fields, and big-endian ones.
  *
  * On-disk integers are converted in encode and decode functions only, through these; offsets into the buffer
  * are the caller's named constants.
@@ -85,6 +85,53 @@ cbt_get_u64(const guint8 *at)
   guint64 le;
   memcpy(&le, at, sizeof le);
   return GUINT64_FROM_LE(le);
+}
+
+/* Big-endian, for formats of others. */
+
+static inline void
+cbt_put_be16(guint8 *at, guint16 value)
+{
+  guint16 be = GUINT16_TO_BE(value);
+  memcpy(at, &be, sizeof be);
+}
+
+static inline guint16
+cbt_get_be16(const guint8 *at)
+{
+  guint16 be;
+  memcpy(&be, at, sizeof be);
+  return GUINT16_FROM_BE(be);
+}
+
+static inline void
+cbt_put_be32(guint8 *at, guint32 value)
+{
+  guint32 be = GUINT32_TO_BE(value);
+  memcpy(at, &be, sizeof be);
+}
+
+static inline guint32
+cbt_get_be32(const guint8 *at)
+{
+  guint32 be;
+  memcpy(&be, at, sizeof be);
+  return GUINT32_FROM_BE(be);
+}
+
+static inline void
+cbt_put_be64(guint8 *at, guint64 value)
+{
+  guint64 be = GUINT64_TO_BE(value);
+  memcpy(at, &be, sizeof be);
+}
+
+static inline guint64
+cbt_get_be64(const guint8 *at)
+{
+  guint64 be;
+  memcpy(&be, at, sizeof be);
+  return GUINT64_FROM_BE(be);
 }
 
 /* TRUE if all LENGTH bytes are zero. LENGTH is any number; speed is memory speed for large ones. */

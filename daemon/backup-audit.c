@@ -154,7 +154,7 @@ compare(gpointer data, CbtReadBlock *block)
   }
   cbt_reader_release(audit->reader, block);
   atomic_fetch_add(&disk->backup->job->audited, length);
-  backup_throttle(disk->backup, length);
+  throttle_wait(&disk->backup->throttle, length, disk->backup->stop);
 }
 
 static gboolean

@@ -15,7 +15,6 @@
 #include <daemon/backup-extents.h>
 
 #define MAX_BLOCK_CLUSTERS 64
-#define SLEEP_SLICE_US     50000
 
 typedef struct {
   CbtReadBlock *block; /* NULL: not done yet */
@@ -197,22 +196,6 @@ worker_thread(void *data)
 /* ---- reading
  * -------------------------------------------------------------------------------------------------- */
 
-void
-backup_throttle(Backup *backup, guint64 bytes)
-{
-  guint64 speed = backup->request->speed;
-  if (speed == 0)
-    return;
-  pthread_mutex_lock(&backup->speed_lock);
-  backup->speed_next =
-      MAX(backup->speed_next, g_get_monotonic_time()) + (gint64) (bytes * G_USEC_PER_SEC / speed);
-  gint64 until = backup->speed_next;
-  pthread_mutex_unlock(&backup->speed_lock);
-  gint64 left;
-  while ((left = until - g_get_monotonic_time()) > 0 && !g_cancellable_is_cancelled(backup->stop))
-    g_usleep((gulong) MIN(left, SLEEP_SLICE_US));
-}
-
 /* END would find it out as well, but only when all was read for nothing. */
 static void
 check_export(Pipeline *pipeline)
@@ -235,7 +218,7 @@ deliver_block(gpointer data, CbtReadBlock *block)
   g_queue_push_tail(&pipeline->queue, block);
   pthread_cond_signal(&pipeline->queue_changed);
   pthread_mutex_unlock(&pipeline->queue_lock);
-  backup_throttle(pipeline->disk->backup, block->length);
+  throttle_wait(&pipeline->disk->backup->throttle, block->length, pipeline->disk->backup->stop);
 }
 
 static gboolean

@@ -15,7 +15,7 @@
 typedef struct {
   Daemon *daemon;
   const BackupDisk *disk;
-  const CbtUuid *uuid;   /* for point_exists */
+  const CbtUuid *uuid; /* for point_exists */
   guint64 audit_next;
   CbtUuid expected_base; /* nil: this bitmap never had one */
   StorePoint *base;      /* the point of expected_base; NULL if it is gone */

@@ -7,6 +7,7 @@
 #include <cbt/source.h>
 #include <daemon/backup.h>
 #include <daemon/disks.h>
+#include <daemon/throttle.h>
 #include <pthread.h>
 
 typedef struct Backup Backup;
@@ -49,8 +50,7 @@ struct Backup {
   gint64 time;        /* of the instant */
   GCancellable *stop; /* cancelled by request, or by the first failure */
   GPtrArray *disks;   /* of BackupDisk */
-  pthread_mutex_t speed_lock;
-  gint64 speed_next; /* monotonic time at which the next bytes may go; under speed_lock */
+  Throttle throttle;
 };
 
 /* Acquires the disk, opens its image, and decides what is read onto what. */
@@ -73,11 +73,8 @@ void backup_reclaim(BackupDisk *disk);
 /* Reads and stores DISK, into disk->result and disk->tally. */
 gboolean backup_copy_disk(BackupDisk *disk, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/* Sleeps until the job's speed limit lets BYTES more go. */
-void backup_throttle(Backup *backup, guint64 bytes);
-
 /*
- * Compares clusters that the frozen bitmap calls clean with their digests in the base. CORRUPT, and disk->lie, if
- * one differs: a change was missed. Does nothing for a disk that was read as a whole.
+ * Compares clusters that the frozen bitmap calls clean with their digests in the base. CORRUPT, and
+ * disk->lie, if one differs: a change was missed. Does nothing for a disk that was read as a whole.
  */
 gboolean backup_audit_disk(BackupDisk *disk, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -6,6 +6,7 @@
  */
 #include <daemon/backup-private.h>
 
+#include <daemon/commit.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -204,13 +205,6 @@ fill_point(const Backup *backup)
   point->incremental = !cbt_uuid_is_nil(&point->parent);
 }
 
-typedef struct {
-  Backup *backup;
-  const StorePoint *point;
-  gboolean ok;
-  GError *error;
-} Commit;
-
 /* A base that is not noted costs a full read; where the audit goes on, next to nothing. */
 static void
 note_base(const Backup *backup, const BackupDisk *disk)
@@ -224,37 +218,18 @@ note_base(const Backup *backup, const BackupDisk *disk)
 }
 
 static void
-commit_to_catalogue(gpointer data)
+note_bases(gpointer data)
 {
-  Commit *commit = data;
-  Catalogue *catalogue = commit->backup->daemon->catalogue;
-  commit->ok = catalogue_insert_point(catalogue, commit->point, &commit->error);
-  for (guint i = 0; commit->ok && i < commit->backup->disks->len; i++)
-    note_base(commit->backup, g_ptr_array_index(commit->backup->disks, i));
+  const Backup *backup = data;
+  for (guint i = 0; i < backup->disks->len; i++)
+    note_base(backup, g_ptr_array_index(backup->disks, i));
 }
 
 static gboolean
-commit_point(Backup *backup, GError **error)
+commit(Backup *backup, GError **error)
 {
-  Daemon *daemon = backup->daemon;
-  const StorePoint *point = backup->point;
-  g_autofree char *folder = g_build_filename(store_directory(daemon->store), "points", NULL);
   fill_point(backup);
-  if (!store_flush(daemon->store, error) || !job_check(backup->job, error) ||
-      !store_point_save(cbt_file_ops_default(), folder, point, error))
-    return FALSE;
-  Commit commit = {backup, point, FALSE, NULL};
-  main_queue_call(daemon->queue, commit_to_catalogue, &commit);
-  if (!commit.ok) {
-    g_propagate_error(error, commit.error);
-    if (!store_point_remove(cbt_file_ops_default(), folder, &point->uuid, NULL))
-      g_warning("the file of the failed recovery point is left in %s", folder);
-    return FALSE;
-  }
-  backup->job->uuid = point->uuid;
-  backup->job->reason = g_strdup(point->reason);
-  backup->job->final_kind = g_strdup(point->incremental ? "incremental" : "full");
-  return TRUE;
+  return commit_point(backup->daemon, backup->job, backup->point, note_bases, backup, error);
 }
 
 static void
@@ -286,7 +261,7 @@ run_steps(Backup *backup, GError **error)
   add_disks(backup);
   if (!put_configs(backup, error) || !plan_all(backup, error) || !backup_freeze(backup, error))
     return FALSE;
-  if (copy_all(backup, error) && commit_point(backup, error)) {
+  if (copy_all(backup, error) && commit(backup, error)) {
     abdicate_all(backup);
     return TRUE;
   }
@@ -308,14 +283,14 @@ backup_run(Daemon *daemon, Job *job, gpointer data, GError **error)
   backup.point = store_point_new();
   backup.stop = g_cancellable_new();
   backup.disks = g_ptr_array_new_with_free_func(backup_disk_free);
-  pthread_mutex_init(&backup.speed_lock, NULL);
+  throttle_init(&backup.throttle, backup.request->speed);
   gulong handler = g_cancellable_connect(job->cancellable, G_CALLBACK(on_job_cancelled), backup.stop, NULL);
 
   gboolean ok = run_steps(&backup, error);
 
   g_cancellable_disconnect(job->cancellable, handler);
   g_ptr_array_unref(backup.disks);
-  pthread_mutex_destroy(&backup.speed_lock);
+  throttle_clear(&backup.throttle);
   g_object_unref(backup.stop);
   store_point_free(backup.point);
   return ok;

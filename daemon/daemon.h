@@ -4,8 +4,8 @@
  *
  * Threads: the main loop owns the catalogue, the engine and the server. Job threads and tasks (daemon/task.h)
  * use the store, the exports and the disks, which lock for themselves, and reach the rest through the main
- * queue. Stop order: the leases' timer, engine (takes no more, cancels jobs, waits for their threads), tasks, server, disks,
- * exports' watch, queue, store, catalogue. Exports themselves live on.
+ * queue. Stop order: the leases' timer, engine (takes no more, cancels jobs, waits for their threads), tasks,
+ * server, disks, exports' watch, queue, store, catalogue. Exports themselves live on.
  */
 #pragma once
 

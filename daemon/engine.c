@@ -6,8 +6,6 @@
 #include <api/json.h>
 #include <pthread.h>
 
-static const char *const type_names[] = {[JOB_BACKUP] = "backup", [JOB_RESTORE] = "restore"};
-
 #define MAX_REMEMBERED 64 /* ended jobs kept in memory; the catalogue has all */
 
 typedef struct {
@@ -59,7 +57,7 @@ save_job(Engine *engine, Job *job, GError **error)
   g_autoptr(JsonNode) node = job_to_json(job);
   g_autofree char *json = api_json_to_text(node);
   CatalogueJob record = {.id = job->id,
-                         .type = (char *) type_names[job->type],
+                         .type = (char *) job_type_name(job->type),
                          .vm = job->vm,
                          .status = (char *) job_status_name(job->status),
                          .json = json};
@@ -239,7 +237,7 @@ check_vms_free(Engine *engine, const Job *job, GError **error)
     g_autofree char *hint =
         g_strdup_printf("Wait for it with: cbt-backup job wait %" G_GINT64_FORMAT, other->id);
     cbt_set_error(error, CBT_ERROR_BUSY, hint, "a %s of vm '%s' is %s already (job %" G_GINT64_FORMAT ")",
-                  type_names[other->type], vm, job_status_name(other->status), other->id);
+                  job_type_name(other->type), vm, job_status_name(other->status), other->id);
     return FALSE;
   }
   return TRUE;

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <daemon/handlers.h>
 
+#include <daemon/archive.h>
+#include <daemon/import.h>
+
 #include <api/json.h>
 #include <daemon/engine.h>
 #include <daemon/json-util.h>
@@ -189,6 +192,82 @@ handle_point_restore(ApiRequest *request, gpointer data)
   RestoreRequest *restore = restore_request_from_json(point, api_request_body(request), &error);
   Job *job = restore ? restore_job_new(daemon, restore, &error) : NULL;
   job = job ? engine_submit(daemon->engine, job, &error) : NULL;
+  if (job)
+    api_request_reply(request, 202, job_to_json(job));
+  else
+    api_request_reply_error(request, error);
+}
+
+/* ---- archives ---- */
+
+static void
+submit_archive(ApiRequest *request, Daemon *daemon, ArchiveRequest *archive)
+{
+  GError *error = NULL;
+  Job *job = archive_job_new(archive, &error);
+  job = job ? engine_submit(daemon->engine, job, &error) : NULL;
+  if (job)
+    api_request_reply(request, 202, job_to_json(job));
+  else
+    api_request_reply_error(request, error);
+}
+
+void
+handle_point_archive(ApiRequest *request, gpointer daemon)
+{
+  GError *error = NULL;
+  JsonObject *body = api_request_body(request);
+  const char *format = "vma", *path = NULL;
+  StorePoint *point = handler_get_point(request, daemon);
+  if (!point)
+    return;
+  g_autoptr(ArchiveRequest) archive = g_new0(ArchiveRequest, 1);
+  archive->point = point;
+  if (!api_json_get_string(body, "format", FALSE, &format, &error) ||
+      !archive_format_parse(format, &archive->format, &error) ||
+      !api_json_get_string(body, "path", TRUE, &path, &error) || !handler_check_absolute(path, &error) ||
+      !api_json_get_size(body, "speed", FALSE, &archive->speed, &error)) {
+    api_request_reply_error(request, error);
+    return;
+  }
+  archive->path = g_strdup(path);
+  submit_archive(request, daemon, g_steal_pointer(&archive));
+}
+
+void
+handle_point_stream(ApiRequest *request, gpointer data)
+{
+  Daemon *daemon = data;
+  GError *error = NULL;
+  const char *format = api_request_query(request, "format");
+  StorePoint *point = handler_get_point(request, daemon);
+  if (!point)
+    return;
+  g_autoptr(ArchiveRequest) archive = g_new0(ArchiveRequest, 1);
+  archive->point = point;
+  if (!archive_format_parse(format ? format : "vma", &archive->format, &error) ||
+      !api_query_get_u64("speed", api_request_query(request, "speed"), &archive->speed, &error)) {
+    api_request_reply_error(request, error);
+    return;
+  }
+  archive->stream = api_request_reply_stream(request, "application/octet-stream");
+  Job *job = archive->stream ? archive_job_new(g_steal_pointer(&archive), &error) : NULL;
+  if (job && !engine_submit(daemon->engine, job, &error))
+    g_message("a stream was not begun: %s", error->message);
+  g_clear_error(&error);
+}
+
+void
+handle_import(ApiRequest *request, gpointer data)
+{
+  Daemon *daemon = data;
+  GError *error = NULL;
+  JsonObject *body = api_request_body(request);
+  const char *path = NULL, *note = NULL, *vm = api_request_param(request, "vm");
+  Job *job = NULL;
+  if (cbt_name_check("vm", vm, &error) && api_json_get_string(body, "path", TRUE, &path, &error) &&
+      handler_check_absolute(path, &error) && api_json_get_string(body, "note", FALSE, &note, &error))
+    job = engine_submit(daemon->engine, import_job_new(vm, path, note), &error);
   if (job)
     api_request_reply(request, 202, job_to_json(job));
   else

@@ -18,6 +18,7 @@ void handle_vm_show(ApiRequest *request, gpointer daemon);
 void handle_vm_remove(ApiRequest *request, gpointer daemon);
 
 void handle_backup(ApiRequest *request, gpointer daemon);
+void handle_import(ApiRequest *request, gpointer daemon);
 void handle_job_list(ApiRequest *request, gpointer daemon);
 void handle_job_show(ApiRequest *request, gpointer daemon);
 void handle_job_cancel(ApiRequest *request, gpointer daemon);
@@ -26,6 +27,8 @@ void handle_point_list(ApiRequest *request, gpointer daemon);
 void handle_point_show(ApiRequest *request, gpointer daemon);
 void handle_point_change(ApiRequest *request, gpointer daemon);
 void handle_point_forget(ApiRequest *request, gpointer daemon);
+void handle_point_archive(ApiRequest *request, gpointer daemon);
+void handle_point_stream(ApiRequest *request, gpointer daemon);
 void handle_point_restore(ApiRequest *request, gpointer daemon);
 
 void handle_changes(ApiRequest *request, gpointer daemon);

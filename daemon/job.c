@@ -7,7 +7,8 @@ static const char *const status_names[] = {
     [JOB_QUEUED] = "queued", [JOB_ACTIVE] = "active",       [JOB_DONE] = "done",
     [JOB_ERROR] = "error",   [JOB_CANCELLED] = "cancelled",
 };
-static const char *const type_names[] = {[JOB_BACKUP] = "backup", [JOB_RESTORE] = "restore"};
+static const char *const type_names[] = {
+    [JOB_BACKUP] = "backup", [JOB_RESTORE] = "restore", [JOB_ARCHIVE] = "archive", [JOB_IMPORT] = "import"};
 
 static void
 job_disk_free(gpointer data)
@@ -82,6 +83,12 @@ gboolean
 job_uses_vm(const Job *job, const char *vm)
 {
   return g_ptr_array_find_with_equal_func(job->vms_in_use, vm, g_str_equal, NULL);
+}
+
+const char *
+job_type_name(JobType type)
+{
+  return type_names[type];
 }
 
 const char *

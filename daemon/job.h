@@ -12,7 +12,7 @@
 #include <stdatomic.h>
 
 typedef enum { JOB_QUEUED, JOB_ACTIVE, JOB_DONE, JOB_ERROR, JOB_CANCELLED } JobStatus;
-typedef enum { JOB_BACKUP, JOB_RESTORE } JobType;
+typedef enum { JOB_BACKUP, JOB_RESTORE, JOB_ARCHIVE, JOB_IMPORT } JobType;
 
 typedef struct Job Job;
 
@@ -67,6 +67,7 @@ JobDisk *job_add_disk(Job *job, const char *name);
 void job_add_vm_in_use(Job *job, const char *vm);
 gboolean job_uses_vm(const Job *job, const char *vm);
 
+const char *job_type_name(JobType type);
 const char *job_status_name(JobStatus status);
 gboolean job_is_finished(const Job *job);
 /* The job as the API shows it. Main thread. */

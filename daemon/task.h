@@ -18,7 +18,8 @@ void tasks_stop(Tasks *tasks);
 /* After tasks_stop(). */
 void tasks_free(Tasks *tasks);
 
-/* Answers REQUEST with what FUNC returns; STATUS is that of success. DATA is freed with FREE_DATA, on the main
- * thread. Without a REQUEST (NULL) nobody is told what came of it but FREE_DATA, by what FUNC left in DATA. */
+/* Answers REQUEST with what FUNC returns; STATUS is that of success. DATA is freed with FREE_DATA, on the
+ * main thread. Without a REQUEST (NULL) nobody is told what came of it but FREE_DATA, by what FUNC left in
+ * DATA. */
 void task_run(Daemon *daemon, ApiRequest *request, guint status, TaskFunc func, gpointer data,
               GDestroyNotify free_data);

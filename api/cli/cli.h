@@ -46,8 +46,8 @@ struct Cli {
 
 /* The commands of each file, ended by a NULL name. */
 extern const CliCommand cli_backup_commands[], cli_vm_commands[], cli_export_commands[], cli_point_commands[],
-    cli_restore_commands[], cli_changes_commands[], cli_bitmap_commands[], cli_job_commands[],
-    cli_status_commands[];
+    cli_restore_commands[], cli_archive_commands[], cli_import_commands[], cli_changes_commands[],
+    cli_bitmap_commands[], cli_job_commands[], cli_status_commands[];
 /* All of them, and the end of the list. */
 extern const CliCommand *const cli_groups[];
 
@@ -63,7 +63,8 @@ void cli_set_usage(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 /* A size option into *value, which stays if it is not given. */
 gboolean cli_option_size(Cli *cli, const char *name, guint64 *value, gboolean *is_given, GError **error);
 /* The same in seconds. */
-gboolean cli_option_duration(Cli *cli, const char *name, guint64 *seconds, gboolean *is_given, GError **error);
+gboolean cli_option_duration(Cli *cli, const char *name, guint64 *seconds, gboolean *is_given,
+                             GError **error);
 /* TEXT as a name of WHAT ("vm"); a usage error if it cannot be one. */
 gboolean cli_check_name(const char *what, const char *text, GError **error);
 /* Splits "DISK=PATH"; the path is made absolute (both transfer full). */

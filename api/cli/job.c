@@ -26,19 +26,26 @@ print_backup(JsonObject *job)
   g_autofree char *stored = cli_format_size(job, "stored"), *reused = cli_format_size(job, "reused");
   g_autofree char *zero = cli_format_size(job, "zero-bytes"), *time = cli_format_duration(duration(job));
   const char *reason = cli_text(job, "reason");
-  printf("%s: %s backup %s\n", shown(cli_text(job, "vm")), shown(cli_text(job, "kind")),
-         shown(cli_text(job, "uuid")));
+  printf("%s: %s %s %s\n", shown(cli_text(job, "vm")), shown(cli_text(job, "kind")),
+         shown(cli_text(job, "type")), shown(cli_text(job, "uuid")));
   printf("  %s dirty of %s: %s stored, %s reused, %s zero, in %s\n", shown(dirty), shown(total),
          shown(stored), shown(reused), shown(zero), time);
   if (reason)
     printf("  Reason: %s\n", reason);
 }
 
+static gboolean
+makes_point(JsonObject *job)
+{
+  const char *type = cli_text(job, "type");
+  return g_strcmp0(type, "backup") == 0 || g_strcmp0(type, "import") == 0;
+}
+
 static void
 print_done(JsonObject *job)
 {
   g_autofree char *bytes = cli_format_size(job, "transferred"), *time = cli_format_duration(duration(job));
-  if (g_strcmp0(cli_text(job, "type"), "backup") == 0)
+  if (makes_point(job))
     print_backup(job);
   else
     printf("%s: %s done, %s in %s\n", shown(cli_text(job, "vm")), shown(cli_text(job, "type")), shown(bytes),
@@ -51,7 +58,7 @@ print_quietly(JsonObject *job, gboolean is_done)
 {
   if (!is_done)
     printf("%" G_GINT64_FORMAT "\n", cli_number(job, "id"));
-  else if (g_strcmp0(cli_text(job, "type"), "backup") == 0)
+  else if (makes_point(job))
     puts(shown(cli_text(job, "uuid")));
 }
 

@@ -11,10 +11,9 @@
 
 /* Commands of a later version, so that they are not taken for typing errors. */
 static const CliCommand later_commands[] = {
-    {.name = "archive"}, {.name = "import"},
-    {.name = "prune"},   {.name = "gc"},
-    {.name = "verify"},  {.name = "rebuild-catalogue"},
-    {.name = "policy"},  {0},
+    {.name = "prune"},  {.name = "gc"},
+    {.name = "verify"}, {.name = "rebuild-catalogue"},
+    {.name = "policy"}, {0},
 };
 
 const CliCommand *const cli_groups[] = {
@@ -23,6 +22,8 @@ const CliCommand *const cli_groups[] = {
     cli_export_commands,
     cli_point_commands,
     cli_restore_commands,
+    cli_archive_commands,
+    cli_import_commands,
     cli_changes_commands,
     cli_bitmap_commands,
     cli_job_commands,

@@ -1,0 +1,9 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* For api/: how a stream begins; the rest is in api/server.h. */
+#pragma once
+
+#include <api/server.h>
+#include <gio/gio.h>
+
+/* Takes CONNECTION (transfer none) from libsoup, whose request was read. */
+ApiStream *api_stream_new(GIOStream *connection, const char *content_type);

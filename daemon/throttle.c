@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <daemon/throttle.h>
+
+#define SLEEP_SLICE_US 50000 /* how soon a cancel is seen */
+
+void
+throttle_init(Throttle *throttle, guint64 speed)
+{
+  throttle->speed = speed;
+  throttle->next = 0;
+  pthread_mutex_init(&throttle->lock, NULL);
+}
+
+void
+throttle_clear(Throttle *throttle)
+{
+  pthread_mutex_destroy(&throttle->lock);
+}
+
+void
+throttle_wait(Throttle *throttle, guint64 bytes, GCancellable *cancellable)
+{
+  if (throttle->speed == 0)
+    return;
+  pthread_mutex_lock(&throttle->lock);
+  throttle->next =
+      MAX(throttle->next, g_get_monotonic_time()) + (gint64) (bytes * G_USEC_PER_SEC / throttle->speed);
+  gint64 until = throttle->next;
+  pthread_mutex_unlock(&throttle->lock);
+  gint64 left;
+  while ((left = until - g_get_monotonic_time()) > 0 && !g_cancellable_is_cancelled(cancellable))
+    g_usleep((gulong) MIN(left, SLEEP_SLICE_US));
+}

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A limit of bytes a second that several threads keep together. */
+#pragma once
+
+#include <gio/gio.h>
+#include <pthread.h>
+
+typedef struct {
+  guint64 speed; /* bytes a second; 0: no limit */
+  pthread_mutex_t lock;
+  gint64 next; /* monotonic time at which the next bytes may go; under lock */
+} Throttle;
+
+void throttle_init(Throttle *throttle, guint64 speed);
+void throttle_clear(Throttle *throttle);
+/* Sleeps until BYTES more may go, or CANCELLABLE is cancelled. Any thread. */
+void throttle_wait(Throttle *throttle, guint64 bytes, GCancellable *cancellable);
