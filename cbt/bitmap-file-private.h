@@ -4,6 +4,7 @@
 
 #include <cbt/bitmap-format.h>
 #include <cbt/region-log.h>
+#include <cbt/witness.h>
 
 struct CbtBitmapFile {
   /* constant after creation */
@@ -16,12 +17,15 @@ struct CbtBitmapFile {
   gsize map_length;
   CbtBitmap *bits[2];
   /* changed by transitions, while nobody records */
+  gboolean is_from_this_boot; /* when it was opened, somebody had made or altered it since the host started */
   gboolean settled; /* when it was opened, nothing that was ever written to the disk could still be lost */
+  CbtWitness *witness; /* NULL: none, see cbt/witness.h */
   char *temporary;  /* where the file stands until it is published; NULL then */
-  CbtBitmapHeader header; /* as it is on disk */
+  CbtBitmapHeader header; /* as it is in the file */
   guint slot;             /* the slot that is known to be durable; the other one is written next */
   CbtBitmap *recording;   /* the array that new writes go to; NULL if none */
   CbtBitmap *also;        /* the other one too, while it is not known which header the disk has; else NULL */
+  gboolean header_waits;  /* the header is in the other slot, and not yet durable there */
   gboolean sync_failed;   /* the kernel may have forgotten which pages are dirty */
 };
 
@@ -36,6 +40,8 @@ CbtBoot cbt_boot_now(void);
 typedef struct {
   CbtBoot boot;
   CbtRegionLog *log; /* (transfer none) of the disk; NULL: none, a power cut makes the bitmap inconsistent */
+  /* (transfer none) folder of the witnesses; NULL: none, what a killed process left is believed */
+  const char *witness_directory;
 } CbtBitmapUse;
 
 /* cbt_bitmap_file_create() and cbt_bitmap_file_open() under USE. */
@@ -56,6 +62,11 @@ CbtBitmapFile *cbt_bitmap_file_prepare(const CbtFileOps *ops, const char *path, 
 /* Makes FILE durable and renames it to PATH, over whatever stands there. The caller syncs the directory. */
 gboolean cbt_bitmap_file_publish(CbtBitmapFile *file, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/* Gives a published FILE its witness, as USE says. */
+void cbt_bitmap_file_begin_witness(CbtBitmapFile *file, const CbtBitmapUse *use);
+/* Tells the witness, if there is one, of the header and the bits as they are now. */
+void cbt_bitmap_file_note_witness(CbtBitmapFile *file);
+
 /* Reads and checks the header of PATH, open as FD, and that the file is as long as it says. */
 gboolean cbt_bitmap_file_load_header(const CbtFileOps *ops, int fd, const char *path, CbtBitmapHeader *header,
                                      guint *slot, GError **error) G_GNUC_WARN_UNUSED_RESULT;
@@ -65,5 +76,7 @@ gboolean cbt_bitmap_file_sync(CbtBitmapFile *file, GError **error) G_GNUC_WARN_U
 /* Makes NEXT the header of the file, durably; sequence is set here. On an error the old one stays. */
 gboolean cbt_bitmap_file_write_header(CbtBitmapFile *file, const CbtBitmapHeader *next,
                                       GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Makes the header of a freeze durable, which the freeze itself does not wait for. */
+gboolean cbt_bitmap_file_settle(CbtBitmapFile *file, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Points `recording` to where the state in the header says. */
 void cbt_bitmap_file_update_recording(CbtBitmapFile *file);

@@ -20,12 +20,14 @@
  * sync, then header with the clean mark.
  *
  * Where the table says sync, a header gives bits a meaning that must survive a power cut. create-successor
- * needs none: stale bits in either array are only more dirty, bits of the parent that are not durable lie in
- * regions that the region log flags (they are set in both arrays after a cut), and the guest is waiting. No other
- * transition relies on the log: where bits begin to mean something they were synced, and what is recorded while
- * the header is written lies in flagged regions. A bitmap that is new or enabled has no base that could be wrong;
- * by the freeze that gives it one, whatever the image may lose again is flagged, for flags are taken away only
- * after a sync of the image.
+ * needs none, and its header is not waited for either (cbt_bitmap_file_settle() does, without a hold): a
+ * power cut before it is durable leaves the old state, whose parent array gets the regions that were written
+ * meanwhile. The older slot keeps its durable header so long. Stale bits in either array are only more dirty,
+ * bits of the parent that are not durable lie in regions that the region log flags (they are set in both
+ * arrays after a cut), and the guest is waiting. No other transition relies on the log: where bits begin to
+ * mean something they were synced, and what is recorded while the header is written lies in flagged regions.
+ * A bitmap that is new or enabled has no base that could be wrong; by the freeze that gives it one, whatever
+ * the image may lose again is flagged, for flags are taken away only after a sync of the image.
  */
 #include <cbt/bitmap-file-private.h>
 
@@ -42,11 +44,33 @@ redirty(CbtBitmapFile *file)
 }
 
 static gboolean
+write_slot(CbtBitmapFile *file, guint slot, const CbtBitmapHeader *header)
+{
+  guint8 page[CBT_BITMAP_PAGE];
+  cbt_bitmap_header_encode(header, page);
+  return cbt_file_pwrite_full(file->ops, file->fd, page, sizeof page, slot * sizeof page);
+}
+
+/* The newest header is durable in the slot that `slot` does not name. */
+static void
+switch_slot(CbtBitmapFile *file)
+{
+  if (!write_slot(file, file->slot, &file->header))
+    g_debug("%s: cannot write the second header slot", file->path);
+  file->slot = 1 - file->slot;
+  file->header_waits = FALSE;
+}
+
+static gboolean
 sync_fd(CbtBitmapFile *file)
 {
   if (file->sync_failed)
     redirty(file);
+  if (file->sync_failed && file->header_waits && !write_slot(file, 1 - file->slot, &file->header))
+    return FALSE;
   file->sync_failed = file->ops->fdatasync(file->ops, file->fd) != 0;
+  if (!file->sync_failed && file->header_waits)
+    switch_slot(file);
   return !file->sync_failed;
 }
 
@@ -59,56 +83,80 @@ cbt_bitmap_file_sync(CbtBitmapFile *file, GError **error)
   return FALSE;
 }
 
-static gboolean
-write_slot(CbtBitmapFile *file, guint slot, const CbtBitmapHeader *header)
+static void
+set_also(CbtBitmapFile *file, CbtBitmap *bits)
 {
-  guint8 page[CBT_BITMAP_PAGE];
-  cbt_bitmap_header_encode(header, page);
-  return cbt_file_pwrite_full(file->ops, file->fd, page, sizeof page, slot * sizeof page);
+  __atomic_store_n(&file->also, bits, __ATOMIC_RELAXED);
+}
+
+/* Writes HEADER to the slot that is not in force, and syncs it if SYNC. If that fails the old one stays. */
+static gboolean
+put_header(CbtBitmapFile *file, const CbtBitmapHeader *header, gboolean sync, GError **error)
+{
+  guint slot = 1 - file->slot;
+  if (write_slot(file, slot, header) && (!sync || sync_fd(file)))
+    return TRUE;
+  int errsv = errno;
+  /* What was written must not win at the next open. If it cannot be taken back either, both states are
+   * possible: record where either of them looks. */
+  if (!write_slot(file, slot, &file->header) && file->recording != NULL)
+    set_also(file, file->recording == file->bits[0] ? file->bits[1] : file->bits[0]);
+  cbt_set_error_errno(error, errsv, "cannot write the header of %s", file->path);
+  return FALSE;
+}
+
+static gboolean
+write_header(CbtBitmapFile *file, const CbtBitmapHeader *next, gboolean sync, GError **error)
+{
+  CbtBitmapHeader header = *next;
+  /* A header that waits stands in the slot to be written, and the durable one is older than it. */
+  if (file->header_waits && !cbt_bitmap_file_sync(file, error))
+    return FALSE;
+  header.sequence = file->header.sequence + 1;
+  if (!put_header(file, &header, sync, error))
+    return FALSE;
+  file->header = header;
+  if (sync)
+    switch_slot(file);
+  else
+    file->header_waits = TRUE;
+  set_also(file, NULL);
+  return TRUE;
 }
 
 gboolean
 cbt_bitmap_file_write_header(CbtBitmapFile *file, const CbtBitmapHeader *next, GError **error)
 {
-  CbtBitmapHeader header = *next;
-  header.sequence = file->header.sequence + 1;
-  guint slot = 1 - file->slot;
-  if (!write_slot(file, slot, &header) || !sync_fd(file)) {
-    int errsv = errno;
-    /* What was written must not win at the next open. If it cannot be taken back either, both states are
-     * possible: record where either of them looks. */
-    if (!write_slot(file, slot, &file->header) && file->recording != NULL)
-      file->also = file->recording == file->bits[0] ? file->bits[1] : file->bits[0];
-    cbt_set_error_errno(error, errsv, "cannot write the header of %s", file->path);
+  /* The bits that are recorded stay as they are, and may be added to meanwhile. */
+  cbt_witness_expect(file->witness, TRUE);
+  if (!write_header(file, next, TRUE, error))
     return FALSE;
-  }
-  if (!write_slot(file, 1 - slot, &header))
-    g_debug("%s: cannot write the second header slot", file->path);
-  file->header = header;
-  file->slot = slot;
-  file->also = NULL;
+  cbt_witness_advance(file->witness, file->header.sequence);
   return TRUE;
+}
+
+gboolean
+cbt_bitmap_file_settle(CbtBitmapFile *file, GError **error)
+{
+  return !file->header_waits || cbt_bitmap_file_sync(file, error);
+}
+
+/* Abdicate comes while changes are recorded, and does not move the pointer: so it is not written then. */
+static void
+set_recording(CbtBitmapFile *file, CbtBitmap *bits)
+{
+  if (file->recording != bits)
+    file->recording = bits;
 }
 
 void
 cbt_bitmap_file_update_recording(CbtBitmapFile *file)
 {
   guint parent = file->header.parent;
-  switch (file->header.state) {
-  case CBT_BITMAP_FROZEN:
-    file->recording = file->bits[1 - parent];
-    break;
-  case CBT_BITMAP_ACTIVE:
-  case CBT_BITMAP_INCONSISTENT:
-    file->recording = file->bits[parent];
-    break;
-  case CBT_BITMAP_DISABLED:
-  default:
-    file->recording = NULL;
-    break;
-  }
-  if (!file->writable)
-    file->recording = NULL;
+  if (!file->writable || file->header.state == CBT_BITMAP_DISABLED)
+    set_recording(file, NULL);
+  else
+    set_recording(file, file->bits[file->header.state == CBT_BITMAP_FROZEN ? 1 - parent : parent]);
 }
 
 static void
@@ -203,9 +251,16 @@ cbt_bitmap_file_apply(CbtBitmapFile *file, CbtBitmapEvent event, const CbtUuid *
   plan_header(&next, event, pending, reason);
   next.state = state;
   next.generation++;
-  if (!before_header(file, event, error) || !cbt_bitmap_file_write_header(file, &next, error))
+  gboolean sync = event != CBT_BITMAP_CREATE_SUCCESSOR;
+  gboolean live = event == CBT_BITMAP_ABDICATE;
+  cbt_witness_expect(file->witness, live);
+  if (!before_header(file, event, error) || !write_header(file, &next, sync, error))
     return FALSE;
   cbt_bitmap_file_update_recording(file);
   after_header(file, event);
+  if (live)
+    cbt_witness_advance(file->witness, file->header.sequence);
+  else
+    cbt_bitmap_file_note_witness(file);
   return TRUE;
 }

@@ -2,7 +2,8 @@
 /*
  * What a peer of the control socket asks for. HELLO and LIST only look, and only the control thread ever
  * changes what they look at (bits are read one by one while the guest sets them), so they do not disturb the
- * guest. Every other bitmap request runs under the peer's own hold, or under a short one of its own.
+ * guest. Nor does abdicate, but for the trim of the region log. Every other bitmap request runs under the peer's own
+ * hold, or under a short one of its own.
  *
  * A session is ended by taking it out of the export, which stops new changes from using it; it is freed when
  * the gate was seen empty after that, or when a short hold has drained it. If even that is not to be had,
@@ -50,17 +51,37 @@ execute_held(gpointer user_data)
 }
 
 static gboolean
-run_with_short_hold(Call *call, GError **error)
+run_with_short_hold(Call *call, CbtGateFunc func, GError **error)
 {
   guint64 duration_us = 0;
   guint64 hold = cbt_gate_hold(call->export->gate, AUTO_HOLD_MS, error);
   if (hold == 0)
     return FALSE;
-  gboolean ran = cbt_gate_run_held(call->export->gate, hold, execute_held, call);
+  gboolean ran = cbt_gate_run_held(call->export->gate, hold, func, call);
   cbt_gate_release(call->export->gate, hold, &duration_us);
   if (!ran)
     cbt_set_error(error, CBT_ERROR_BUSY, "Try again.", "the writes could not be held long enough");
   return ran;
+}
+
+static void
+trim_held(gpointer user_data)
+{
+  Call *call = user_data;
+  cbt_tracker_trim(call->export->tracker);
+}
+
+/* The guest does not wait for the syncs of an abdicate: changes go to the same array before and after it.
+ * Only the trim wants a hold, and without one it waits for the next. */
+static void
+abdicate_live(Call *call)
+{
+  g_autoptr(GError) error = NULL;
+  cbt_tracker_set_live(call->export->tracker, TRUE);
+  cbt_control_execute(call->export->tracker, call->request, call->reply);
+  cbt_tracker_set_live(call->export->tracker, FALSE);
+  if (!run_with_short_hold(call, trim_held, &error))
+    g_debug("%s", error->message);
 }
 
 static gboolean
@@ -88,10 +109,17 @@ check_not_in_session(const Call *call, GError **error)
 static gboolean
 handle_bitmap(Call *call, GError **error)
 {
+  const CbtControlRequest *request = call->request;
   if (!check_not_in_session(call, error))
     return FALSE;
-  return cbt_gate_run_held(call->export->gate, call->peer->hold, execute_held, call) ||
-         run_with_short_hold(call, error);
+  if (cbt_gate_run_held(call->export->gate, call->peer->hold, execute_held, call))
+    return TRUE;
+  if (request->op == CBT_CONTROL_APPLY && request->event == CBT_BITMAP_ABDICATE)
+    abdicate_live(call);
+  else if (!run_with_short_hold(call, execute_held, error))
+    return FALSE;
+  cbt_tracker_settle(call->export->tracker);
+  return TRUE;
 }
 
 /* --- holds --- */

@@ -37,17 +37,20 @@ struct CbtTracker {
   /* constant after creation */
   const CbtFileOps *ops;
   char *directory;
+  char *witness_directory; /* NULL: no witnesses */
   int lock_fd;
   int image_fd; /* the caller's */
   CbtUuid disk_id;
-  CbtDiskIdentity opened; /* the image when it was opened */
-  CbtBitmapUse use;       /* its log may be NULL; changed by a resize */
-  gboolean log_is_new;    /* it was made at open, there was none that could be used */
-  gint recorded;          /* atomic; whether anything was recorded, or resized */
-  gboolean idle;          /* nothing ever will be */
+  CbtDiskIdentity opened;   /* the image when it was opened */
+  CbtBitmapUse use;         /* its log may be NULL; changed by a resize */
+  gboolean log_is_doubtful; /* at open there was none that could be used, or a bitmap beside it could not */
+  gint recorded;            /* atomic; whether anything was recorded, or resized */
+  gboolean idle;            /* nothing ever will be */
   /* changed while nobody records */
   CbtBitmapFile *files[CBT_TRACKER_MAX_BITMAPS];
   guint n_files;
+  gboolean live;       /* changes are recorded even now */
+  gboolean trim_waits; /* an abdicate left it to be done */
   CbtRegionTrim *trim; /* the last one, which may have ended; NULL: none */
 };
 
@@ -69,7 +72,8 @@ cbt_disk_identity_from_fd(int fd, const CbtUuid *disk_id, CbtDiskIdentity *ident
     identity->size = (guint64) st.st_size;
     identity->device = st.st_dev;
     identity->inode = st.st_ino;
-    identity->mtime_ns = (gint64) st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
+    identity->mtime_ns = cbt_timespec_ns(&st.st_mtim);
+    identity->ctime_ns = cbt_timespec_ns(&st.st_ctim);
   } else {
     cbt_set_error(error, CBT_ERROR_INVALID, NULL,
                   "the disk image is neither a regular file nor a block device");
@@ -163,6 +167,7 @@ replace_bad(CbtTracker *tracker, const char *name, const char *path, const CbtDi
   }
   if (!cbt_bitmap_file_publish(file, error) || !sync_directory(tracker, error))
     return NULL;
+  cbt_bitmap_file_begin_witness(file, &tracker->use);
   g_message("bitmap '%s' is set aside as %s: %s", name, bad, reason);
   return g_steal_pointer(&file);
 }
@@ -197,6 +202,7 @@ open_one(CbtTracker *tracker, const char *name, const CbtDiskIdentity *disk, GEr
       g_propagate_error(error, g_steal_pointer(&local));
       return FALSE;
     }
+    tracker->log_is_doubtful = TRUE;
     file = replace_bad(tracker, name, path, disk, local, error);
   }
   if (file == NULL)
@@ -272,7 +278,7 @@ take_log(CbtTracker *tracker, const GPtrArray *names, guint64 size)
     return log;
   if (cbt_error_code(error) != CBT_ERROR_NOT_FOUND)
     g_message("the region log in %s is replaced: %s", tracker->directory, error->message);
-  tracker->log_is_new = TRUE;
+  tracker->log_is_doubtful = TRUE;
   return make_log(tracker, size, !peek_clean(tracker, names));
 }
 
@@ -286,7 +292,7 @@ settle_log(CbtTracker *tracker)
   gboolean ok = TRUE;
   if (settled)
     ok = cbt_region_log_finish_trim(tracker->use.log, NULL);
-  else if (tracker->use.log != NULL && tracker->log_is_new)
+  else if (tracker->use.log != NULL && tracker->log_is_doubtful)
     ok = cbt_region_log_flag_all(tracker->use.log, NULL);
   if (!ok)
     g_debug("%s: the region log broke at once", tracker->directory);
@@ -330,16 +336,16 @@ open_all(CbtTracker *tracker, GError **error)
 }
 
 CbtTracker *
-cbt_tracker_open(const CbtFileOps *ops, const char *directory, int image_fd, const CbtUuid *disk_id,
-                 GError **error)
+cbt_tracker_open(const CbtFileOps *ops, const char *directory, const char *witness_directory, int image_fd,
+                 const CbtUuid *disk_id, GError **error)
 {
   CbtBoot boot = cbt_boot_now();
-  return cbt_tracker_open_in_boot(ops, directory, image_fd, disk_id, &boot, error);
+  return cbt_tracker_open_in_boot(ops, directory, witness_directory, image_fd, disk_id, &boot, error);
 }
 
 CbtTracker *
-cbt_tracker_open_in_boot(const CbtFileOps *ops, const char *directory, int image_fd, const CbtUuid *disk_id,
-                         const CbtBoot *boot, GError **error)
+cbt_tracker_open_in_boot(const CbtFileOps *ops, const char *directory, const char *witness_directory,
+                         int image_fd, const CbtUuid *disk_id, const CbtBoot *boot, GError **error)
 {
   g_autoptr(CbtTracker) tracker = g_new0(CbtTracker, 1);
   tracker->ops = ops;
@@ -348,6 +354,7 @@ cbt_tracker_open_in_boot(const CbtFileOps *ops, const char *directory, int image
   tracker->image_fd = image_fd;
   tracker->disk_id = *disk_id;
   tracker->use.boot = *boot;
+  tracker->use.witness_directory = tracker->witness_directory = g_strdup(witness_directory);
   if (!take_lock(tracker, error))
     return NULL;
   if (open_all(tracker, error))
@@ -387,6 +394,7 @@ tracker_free(CbtTracker *tracker)
   cbt_region_log_free(tracker->use.log);
   cbt_clear_fd(&tracker->lock_fd);
   g_free(tracker->directory);
+  g_free(tracker->witness_directory);
   g_free(tracker);
 }
 
@@ -399,10 +407,12 @@ cbt_tracker_close(CbtTracker *tracker, GError **error)
     cbt_tracker_abandon(tracker);
     return FALSE;
   }
-  /* With nothing recorded no tracked write was made: if the time moved all the same, the next open shall see
+  /* With nothing recorded no tracked write was made: if the times moved all the same, the next open shall see
    * it. */
-  if (!__atomic_load_n(&tracker->recorded, __ATOMIC_RELAXED))
+  if (!__atomic_load_n(&tracker->recorded, __ATOMIC_RELAXED)) {
     disk.mtime_ns = tracker->opened.mtime_ns;
+    disk.ctime_ns = tracker->opened.ctime_ns;
+  }
   gboolean ok = TRUE;
   for (guint i = 0; i < tracker->n_files; i++)
     ok = cbt_bitmap_file_close(tracker->files[i], &disk, ok ? error : NULL) && ok;
@@ -521,6 +531,7 @@ cbt_tracker_remove(CbtTracker *tracker, const char *name, GError **error)
     return FALSE;
   }
   guint i = find_index(tracker, name);
+  cbt_witness_remove(g_steal_pointer(&file->witness));
   cbt_bitmap_file_abandon(file);
   tracker->n_files--;
   memmove(&tracker->files[i], &tracker->files[i + 1], (tracker->n_files - i) * sizeof tracker->files[0]);
@@ -561,6 +572,7 @@ static void
 start_trim(CbtTracker *tracker)
 {
   int fds[1 + CBT_TRACKER_MAX_BITMAPS] = {tracker->image_fd};
+  tracker->trim_waits = FALSE;
   if (!can_trim(tracker))
     return;
   cbt_tracker_wait_for_trim(tracker);
@@ -577,9 +589,33 @@ cbt_tracker_apply(CbtTracker *tracker, const char *name, CbtBitmapEvent event, c
   disown_log(tracker);
   if (file == NULL || !cbt_bitmap_file_apply(file, event, pending, reason, error))
     return FALSE;
-  if (event == CBT_BITMAP_ABDICATE || event == CBT_BITMAP_RECLAIM)
-    start_trim(tracker);
+  tracker->trim_waits |= event == CBT_BITMAP_ABDICATE || event == CBT_BITMAP_RECLAIM;
+  if (!tracker->live)
+    cbt_tracker_trim(tracker);
   return TRUE;
+}
+
+void
+cbt_tracker_set_live(CbtTracker *tracker, gboolean live)
+{
+  tracker->live = live;
+}
+
+void
+cbt_tracker_trim(CbtTracker *tracker)
+{
+  if (tracker->trim_waits)
+    start_trim(tracker);
+}
+
+void
+cbt_tracker_settle(CbtTracker *tracker)
+{
+  for (guint i = 0; i < tracker->n_files; i++) {
+    g_autoptr(GError) error = NULL;
+    if (!cbt_bitmap_file_settle(tracker->files[i], &error))
+      g_message("%s", error->message);
+  }
 }
 
 gboolean
@@ -665,6 +701,7 @@ cbt_tracker_resize(CbtTracker *tracker, guint64 size, GError **error)
       tracker->recorded = TRUE;
       cbt_bitmap_file_abandon(tracker->files[i]);
       tracker->files[i] = g_steal_pointer(&resized[i]);
+      cbt_bitmap_file_begin_witness(tracker->files[i], &tracker->use);
     }
   }
   for (guint i = 0; i < CBT_TRACKER_MAX_BITMAPS; i++)

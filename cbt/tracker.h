@@ -26,10 +26,11 @@ typedef struct CbtTracker CbtTracker;
 gboolean cbt_disk_identity_from_fd(int fd, const CbtUuid *disk_id, CbtDiskIdentity *identity, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
 
-/* Opens all *.bitmap of DIRECTORY, which is created when missing. IMAGE_FD is the disk's image, for its identity at open
+/* Opens all *.bitmap of DIRECTORY, which is created when missing. WITNESS_DIRECTORY is where their witnesses stand
+ * (cbt/witness.h), or NULL: then an older copy of DIRECTORY, put back after a kill, is not noticed. IMAGE_FD is the disk's image, for its identity at open
  * and at close (transfer none, must outlive the tracker). BUSY if another process has the folder. */
-CbtTracker *cbt_tracker_open(const CbtFileOps *ops, const char *directory, int image_fd, const CbtUuid *disk_id,
-                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
+CbtTracker *cbt_tracker_open(const CbtFileOps *ops, const char *directory, const char *witness_directory, int image_fd,
+                             const CbtUuid *disk_id, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Says that nothing will be recorded here, as where no guest is served: all files count as clean at once, so that a
  * write by others is noticed although this process may die. cbt_tracker_record() must not be called any more. */
 gboolean cbt_tracker_set_idle(CbtTracker *tracker, GError **error) G_GNUC_WARN_UNUSED_RESULT;
@@ -65,6 +66,14 @@ gboolean cbt_tracker_remove(CbtTracker *tracker, const char *name, GError **erro
 /* cbt_bitmap_file_apply() on the bitmap NAME. */
 gboolean cbt_tracker_apply(CbtTracker *tracker, const char *name, CbtBitmapEvent event, const CbtUuid *pending,
                            const char *reason, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* LIVE: changes are recorded, which abdicate allows (nothing of it moves what they go to), and no other change of a
+ * bitmap. Then the region log is not trimmed; that is for the next cbt_tracker_trim(). */
+void cbt_tracker_set_live(CbtTracker *tracker, gboolean live);
+/* Starts the trim of the region log that an abdicate left to be done. Nobody may record. */
+void cbt_tracker_trim(CbtTracker *tracker);
+/* Makes the headers of freezes durable. A freeze does not wait for that: the guest does, meanwhile. Failure is
+ * left to whatever comes next; the region log covers it. Changes may be recorded. */
+void cbt_tracker_settle(CbtTracker *tracker);
 /* TARGET |= SOURCE; granularities may differ. */
 gboolean cbt_tracker_merge(CbtTracker *tracker, const char *target, const char *source, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;

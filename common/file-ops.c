@@ -174,7 +174,12 @@ read_open_file(const CbtFileOps *ops, int fd, const char *path, gsize limit, gsi
                   (gint64) st.st_size, limit);
     return NULL;
   }
-  g_autofree char *data = g_malloc((gsize) st.st_size + 1);
+  g_autofree char *data = g_try_malloc((gsize) st.st_size + 1);
+  if (!data) {
+    cbt_set_error(error, CBT_ERROR_TOO_LARGE, NULL, "no memory for the %" G_GINT64_FORMAT " bytes of %s",
+                  (gint64) st.st_size, path);
+    return NULL;
+  }
   gssize n = cbt_file_pread_full(ops, fd, data, (gsize) st.st_size, 0);
   if (n < 0) {
     cbt_set_error_errno(error, errno, "cannot read %s", path);

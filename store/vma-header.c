@@ -197,7 +197,7 @@ store_vma_header_encode(const StoreVmaHeader *header, gsize *length, GError **er
   memcpy(fixed + STORE_VMA_AT_UUID, header->uuid.bytes, sizeof header->uuid.bytes);
   cbt_put_be64(fixed + STORE_VMA_AT_TIME, (guint64) header->time);
   cbt_put_be32(fixed + STORE_VMA_AT_BLOBS, STORE_VMA_HEADER_SIZE_MIN);
-  cbt_put_be32(fixed + STORE_VMA_AT_BLOBS_SIZE, (guint32) (total - STORE_VMA_HEADER_SIZE_MIN));
+  cbt_put_be32(fixed + STORE_VMA_AT_BLOBS_SIZE, blobs->len);
   cbt_put_be32(fixed + STORE_VMA_AT_HEADER_SIZE, (guint32) total);
   guint8 *data = g_malloc0(total);
   memcpy(data, fixed, STORE_VMA_HEADER_SIZE_MIN);

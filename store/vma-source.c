@@ -16,6 +16,7 @@ static const guint8 zstd_magic[4] = {0x28, 0xb5, 0x2f, 0xfd};
 struct StoreVmaSource {
   int fd;
   const char *sums; /* the line of the next piece; NULL: no checksums */
+  guint64 n_pieces; /* that were compared */
   guint8 first[4];  /* read to look for zstd */
   gsize n_first;
   gsize first_used;
@@ -81,6 +82,10 @@ look_for_zstd(StoreVmaSource *source, GError **error)
   if (source->n_first < sizeof zstd_magic || memcmp(source->first, zstd_magic, sizeof zstd_magic) != 0)
     return TRUE;
   source->zstd = ZSTD_createDCtx();
+  if (!source->zstd) {
+    cbt_set_error(error, CBT_ERROR_FAILED, NULL, "cannot start zstd");
+    return FALSE;
+  }
   ZSTD_DCtx_setParameter(source->zstd, ZSTD_d_windowLogMax, ZSTD_WINDOW_LOG_MAX);
   source->in = g_malloc(ZSTD_DStreamInSize());
   return TRUE;
@@ -156,6 +161,7 @@ store_vma_source_check_piece(StoreVmaSource *source, const guint8 *data, gsize l
   if (!source->sums)
     return TRUE;
   gboolean fits = g_str_has_prefix(source->sums, store_vma_sums_format(data, length, line));
+  source->n_pieces++;
   if (fits)
     source->sums += strlen(line);
   else
@@ -168,9 +174,15 @@ store_vma_source_check_piece(StoreVmaSource *source, const guint8 *data, gsize l
 gboolean
 store_vma_source_check_end(StoreVmaSource *source, GError **error)
 {
-  if (!source->sums || g_str_has_prefix(source->sums, STORE_VMA_SUMS_LAST_LINE))
+  g_autofree char *last =
+      g_strdup_printf(STORE_VMA_SUMS_LAST_LINE "%" G_GUINT64_FORMAT "\n", source->n_pieces);
+  if (!source->sums || strcmp(source->sums, last) == 0)
     return TRUE;
-  cbt_set_error(error, CBT_ERROR_CORRUPT, NULL, "the archive ends before its checksums do: it was cut off");
+  if (g_str_has_prefix(source->sums, STORE_VMA_SUMS_LAST_LINE))
+    cbt_set_error(error, CBT_ERROR_CORRUPT, NULL,
+                  "the last line of the archive's checksums does not fit: their file is damaged");
+  else
+    cbt_set_error(error, CBT_ERROR_CORRUPT, NULL, "the archive ends before its checksums do: it was cut off");
   return FALSE;
 }
 

@@ -68,7 +68,7 @@ tool_printable(const char *name)
 }
 
 gboolean
-tool_check_file_name(const char *what, const char *name, GError **error)
+tool_check_file_name(const char *what, const char *name, const char *hint, GError **error)
 {
   gboolean ok = strlen(name) <= 200 && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
   for (const char *at = name; ok && *at; at++)
@@ -76,8 +76,8 @@ tool_check_file_name(const char *what, const char *name, GError **error)
   if (ok)
     return TRUE;
   g_autofree char *shown = tool_printable(name);
-  cbt_set_error(error, CBT_ERROR_INVALID, "The archive is damaged, or somebody means ill.",
-                "the archive has a %s named '%s', which is no plain file name", what, shown);
+  cbt_set_error(error, CBT_ERROR_INVALID, hint, "a %s is named '%s', which is no plain file name", what,
+                shown);
   return FALSE;
 }
 
@@ -105,8 +105,14 @@ static void
 print_time(gint64 seconds)
 {
   g_autoptr(GDateTime) time = g_date_time_new_from_unix_local(seconds);
-  g_autofree char *text = time ? g_date_time_format(time, "%a %b %e %H:%M:%S %Y") : NULL;
-  printf("CTIME: %s\n", text ? text : "unknown");
+  if (!time) {
+    printf("CTIME: unknown\n");
+    return;
+  }
+  /* As ctime() does it; GLib's %e would put a figure space before one digit. */
+  g_autofree char *day = g_date_time_format(time, "%a %b");
+  g_autofree char *rest = g_date_time_format(time, "%H:%M:%S %Y");
+  printf("CTIME: %s %2d %s\n", day, g_date_time_get_day_of_month(time), rest);
 }
 
 gboolean
@@ -152,8 +158,12 @@ tool_config(char **args, GError **error)
   const StoreVmaHeader *header = store_vma_reader_header(archive->reader);
   for (guint i = 0; i < header->configs->len; i++) {
     const StoreVmaConfig *config = header->configs->pdata[i];
-    if (strcmp(config->name, name) == 0)
-      return fwrite(config->data, 1, config->size, stdout) == config->size;
+    if (strcmp(config->name, name) != 0)
+      continue;
+    if (fwrite(config->data, 1, config->size, stdout) == config->size)
+      return TRUE;
+    cbt_set_error_errno(error, errno, "cannot write to standard output");
+    return FALSE;
   }
   cbt_set_error(error, CBT_ERROR_NOT_FOUND, "See cbt-vma list.", "%s has no configuration file '%s'", path,
                 name);

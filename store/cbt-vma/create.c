@@ -51,8 +51,16 @@ static gboolean
 add_config(Create *create, const char *path, GError **error)
 {
   gsize length;
-  g_autofree char *data = cbt_file_read(cbt_file_ops_default(), path, 65535, &length, error);
   g_autofree char *name = g_path_get_basename(path);
+  if (!tool_check_file_name("configuration file", name, "Rename it.", error))
+    return FALSE;
+  for (guint i = 0; i < create->header->configs->len; i++) {
+    if (strcmp(((StoreVmaConfig *) create->header->configs->pdata[i])->name, name) != 0)
+      continue;
+    tool_set_usage(error, "two configuration files would be named '%s'", name);
+    return FALSE;
+  }
+  g_autofree char *data = cbt_file_read(cbt_file_ops_default(), path, 65535, &length, error);
   if (data)
     store_vma_header_add_config(create->header, name, data, length);
   return data != NULL;
@@ -102,7 +110,7 @@ check_new_name(const Create *create, const char *name, GError **error)
     tool_set_usage(error, "'%s' names the state of a machine, not a disk", name);
     return FALSE;
   }
-  return tool_check_file_name("disk", name, error);
+  return tool_check_file_name("disk", name, "Name it: NAME=PATH.", error);
 }
 
 /* NAME=PATH, unless the text as a whole is a file. */
@@ -269,11 +277,9 @@ tool_create(char **args, GError **error)
   Create create = {.output_fd = -1, .sums_fd = -1};
   create.header = store_vma_header_new();
   create.images = g_array_new(FALSE, FALSE, sizeof(Image));
-  gboolean ok = parse(&create, args, error) && open_output(&create, error);
-  if (ok && !write_archive(&create, error)) {
+  gboolean ok = parse(&create, args, error) && open_output(&create, error) && write_archive(&create, error);
+  if (!ok)
     remove_output(&create);
-    ok = FALSE;
-  }
   create_clear(&create);
   return ok;
 }

@@ -142,12 +142,13 @@ check_map(const Extraction *extraction, const StoreVmaHeader *header, GError **e
 static gboolean
 check_names(const StoreVmaHeader *header, GError **error)
 {
+  static const char hint[] = "The archive is damaged, or somebody means ill.";
   for (guint i = 0; i < header->configs->len; i++)
     if (!tool_check_file_name("configuration file", ((StoreVmaConfig *) header->configs->pdata[i])->name,
-                              error))
+                              hint, error))
       return FALSE;
   for (guint i = 0; i < header->devices->len; i++)
-    if (!tool_check_file_name("disk", ((StoreVmaDevice *) header->devices->pdata[i])->name, error))
+    if (!tool_check_file_name("disk", ((StoreVmaDevice *) header->devices->pdata[i])->name, hint, error))
       return FALSE;
   return TRUE;
 }
@@ -271,6 +272,24 @@ sync_targets(const Extraction *extraction, GError **error)
   return TRUE;
 }
 
+/* How long a stream of state is was not known before; zeros at its end are part of it. */
+static gboolean
+set_state_length(const Extraction *extraction, const StoreVmaHeader *header, GError **error)
+{
+  for (guint i = 0; i < header->devices->len; i++) {
+    const StoreVmaDevice *device = header->devices->pdata[i];
+    int fd = extraction->targets[device->id].fd;
+    guint64 came = store_vma_reader_n_clusters(extraction->archive->reader, device->id);
+    gboolean is_placed = extraction->map && g_hash_table_contains(extraction->map, device->name);
+    if (!store_vma_device_is_state(device) || is_placed ||
+        ftruncate(fd, (off_t) MIN(device->size, came * STORE_VMA_CLUSTER_SIZE)) == 0)
+      continue;
+    cbt_set_error_errno(error, errno, "cannot set the length of %s/%s", extraction->directory, STATE_FILE);
+    return FALSE;
+  }
+  return TRUE;
+}
+
 static gboolean
 extract(Extraction *extraction, GError **error)
 {
@@ -280,7 +299,7 @@ extract(Extraction *extraction, GError **error)
       !open_targets(extraction, header, error))
     return FALSE;
   if (store_vma_extract(extraction->archive->reader, extraction->targets, g_get_num_processors(), error))
-    return sync_targets(extraction, error);
+    return set_state_length(extraction, header, error) && sync_targets(extraction, error);
   g_prefix_error(error, "%s: ", extraction->archive->path);
   return FALSE;
 }

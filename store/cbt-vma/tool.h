@@ -21,8 +21,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(ToolArchive, tool_archive_close)
 
 /* NAME, or an escaped copy of it, for a message or a table (transfer full). */
 char *tool_printable(const char *name);
-/* A name from an archive that may become part of a file name. INVALID names it. */
-gboolean tool_check_file_name(const char *what, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* A name in an archive must be able to become part of a file name. INVALID names it. */
+gboolean tool_check_file_name(const char *what, const char *name, const char *hint,
+                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* The commands: ARGS are what stands behind the command, NULL-terminated. */
 gboolean tool_list(char **args, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -229,22 +229,18 @@ step_commit(const Turn *turn)
 
 /* --- abdicate, reclaim --- */
 
-static ControlPc
-settling_pc(const Turn *turn)
-{
-  return turn->now->committed ? C_ABDICATE : C_MERGE;
-}
-
+/* Abdicate needs no hold: the array that changes go to stays the same. */
 static void
 step_settle(const Turn *turn)
 {
-  gboolean bold = turn_has(turn, PLANT_SETTLE_WITHOUT_HOLD);
   SessionState *next;
-  if (turn->now->frozen)
-    next = advance(turn, MODEL_DAEMON, bold ? settling_pc(turn) : C_SHORT_HOLD,
-                   turn->now->committed ? "asks to abdicate" : "asks to reclaim");
-  else
+  if (!turn->now->frozen)
     next = advance(turn, MODEL_DAEMON, C_OVER, "finds nothing frozen");
+  else if (turn->now->committed)
+    next = advance(turn, MODEL_DAEMON, C_ABDICATE, "asks to abdicate");
+  else
+    next = advance(turn, MODEL_DAEMON, turn_has(turn, PLANT_RECLAIM_WITHOUT_HOLD) ? C_MERGE : C_SHORT_HOLD,
+                   "asks to reclaim");
   next->lost = 0;
 }
 
@@ -267,7 +263,7 @@ static void
 step_short_run(const Turn *turn)
 {
   if (turn->now->held)
-    advance(turn, MODEL_EXPORT, settling_pc(turn), "goes on under the hold")->mutex = 1;
+    advance(turn, MODEL_EXPORT, C_MERGE, "goes on under the hold")->mutex = 1;
   else
     advance(turn, MODEL_EXPORT, C_SETTLE, "the hold has ended: refused");
 }

@@ -284,7 +284,7 @@ open_tracker(Sim *sim, guint8 boot_number)
   g_autoptr(GError) error = NULL;
   CbtBoot boot = {.id = {.bytes = {0xb0, boot_number}}, .started_ns = G_MAXINT64};
   sim->tracker =
-      cbt_tracker_open_in_boot(&sim->ops, sim->folder, sim->image_fd, &sim->disk_id, &boot, &error);
+      cbt_tracker_open_in_boot(&sim->ops, sim->folder, NULL, sim->image_fd, &sim->disk_id, &boot, &error);
   assert_no_error(error);
 }
 
@@ -312,9 +312,16 @@ static void
 apply(Sim *sim, guint bitmap, CbtBitmapEvent event, const CbtUuid *pending)
 {
   g_autoptr(GError) error = NULL;
+  /* As an export does it: an abdicate without a hold, then perhaps its trim; the header of a freeze late, or never. */
+  cbt_tracker_set_live(sim->tracker, event == CBT_BITMAP_ABDICATE);
   if (!cbt_tracker_apply(sim->tracker, names[bitmap], event, pending, NULL, &error))
     fail_msg("%s", error->message);
+  cbt_tracker_set_live(sim->tracker, FALSE);
+  if (g_rand_int_range(sim->rand, 0, 4))
+    cbt_tracker_trim(sim->tracker);
   cbt_tracker_wait_for_trim(sim->tracker); /* the guest writes in the trim's own thread */
+  if (g_rand_boolean(sim->rand))
+    cbt_tracker_settle(sim->tracker);
 }
 
 /* A freeze is for a point that has the image as it is now. */
