@@ -91,30 +91,37 @@ sync_folder(const StoreChainExport *export, const char *path, GError **error)
 /* ---- images ---- */
 
 typedef struct {
+  const StoreChainOptions *options;
+  const char *disk;
   StoreQcow2 *image;
-  StoreOutputOptions options;
 } FillImage;
+
+static void
+report(gpointer user_data, guint64 bytes)
+{
+  const FillImage *fill = user_data;
+  fill->options->progress(fill->options->user_data, fill->disk, bytes);
+}
 
 static gboolean
 fill_image(StoreOutput *output, gpointer user_data, GError **error)
 {
   const FillImage *fill = user_data;
-  return store_qcow2_write(fill->image, output, &fill->options, error);
+  StoreOutputOptions options = {.n_threads = fill->options->n_threads,
+                                .cancellable = fill->options->cancellable,
+                                .progress = fill->options->progress ? report : NULL,
+                                .user_data = user_data};
+  return store_qcow2_write(fill->image, output, &options, error);
 }
 
 static gboolean
 write_image(const StoreChainExport *export, guint i, guint k, guint64 *bytes, GError **error)
 {
-  const StoreChainOptions *options = export->options;
   const StoreChainDisk *disk = store_chain_link(export, i)->entry->disks->pdata[k];
   if (!g_hash_table_contains(export->planned, disk->file))
     return TRUE;
   g_autoptr(StoreQcow2) image = store_chain_plan_image(export, i, k, error);
-  FillImage fill = {image,
-                    {.n_threads = options->n_threads,
-                     .cancellable = options->cancellable,
-                     .progress = options->progress,
-                     .user_data = options->user_data}};
+  FillImage fill = {export->options, disk->name, image};
   if (!image)
     return FALSE;
   if (!write_file(export, export->folder, disk->file, fill_image, &fill, error)) {

@@ -102,7 +102,8 @@ plan_new_image(StoreChainExport *export, guint i, guint k, const StoreChainDisk 
   if (!image)
     return FALSE;
   out->bytes = store_qcow2_length(image);
-  export->total += out->bytes;
+  if (export->options->plan)
+    export->options->plan(export->options->user_data, disk->name, out->bytes);
   g_hash_table_add(export->planned, g_strdup(out->file));
   return TRUE;
 }

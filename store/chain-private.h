@@ -28,7 +28,6 @@ typedef struct {
   GHashTable *files;   /* while planning: name of a file of the index to its StoreChainDisk */
   GHashTable *usable;  /* names of files that are there, with all that they stand on */
   GHashTable *planned; /* names of images that are to be written */
-  guint64 total;       /* bytes of these */
 } StoreChainExport;
 
 static inline StoreChainLink *

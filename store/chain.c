@@ -72,16 +72,6 @@ write_links(StoreChainExport *export, StoreChainResult *result, GError **error)
   return TRUE;
 }
 
-static gboolean
-run_export(StoreChainExport *export, StoreChainResult *result, GError **error)
-{
-  if (!store_chain_plan(export, error))
-    return FALSE;
-  if (export->options->begin)
-    export->options->begin(export->options->user_data, export->total);
-  return write_links(export, result, error);
-}
-
 static void
 init_export(StoreChainExport *export)
 {
@@ -122,7 +112,7 @@ store_chain_export(Store *store, const GPtrArray *points, const char *folder,
   if (!export.index)
     return FALSE;
   init_export(&export);
-  gboolean ok = run_export(&export, result, error);
+  gboolean ok = store_chain_plan(&export, error) && write_links(&export, result, error);
   clear_export(&export);
   return ok;
 }

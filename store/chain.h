@@ -17,13 +17,20 @@
 typedef struct {
   guint n_threads;           /* 0: one a processor */
   GCancellable *cancellable; /* (nullable) */
-  /* (nullable) Once, before anything is written: bytes of all files to come. */
-  void (*begin)(gpointer user_data, guint64 total_bytes);
-  /* (nullable) As in StoreOutputOptions. */
-  void (*progress)(gpointer user_data, guint64 bytes);
+  /* (nullable) For each image to come, before anything is written: one of DISK, so many bytes long. */
+  void (*plan)(gpointer user_data, const char *disk, guint64 bytes);
+  /* (nullable) As in StoreOutputOptions: BYTES more of DISK's images. */
+  void (*progress)(gpointer user_data, const char *disk, guint64 bytes);
   gpointer user_data;
   const CbtFileOps *ops; /* NULL: the default table */
 } StoreChainOptions;
+
+/*
+ * The points of a chain that ends with POINT, oldest first; POINTS (of StorePoint, newest first, all of its vm)
+ * has them and keeps them. From POINT on it is the parent's turn, to the full one, which begins the chain.
+ * Where a parent is gone, the next older point of the vm takes its place.
+ */
+GPtrArray *store_chain_select(const GPtrArray *points, const CbtUuid *point);
 
 typedef struct {
   guint n_kept;          /* points that the folder had */

@@ -26,10 +26,12 @@
  *       56    4  clusters of the refcount table
  *       60    4  snapshots, 0
  *       64    8  offset of the snapshot table, 0
- *       72    8  incompatible features, 0: not dirty, not corrupt, no external data, deflate, plain L2
- * entries 80    8  compatible features, 0: no lazy refcounts 88    8  autoclear features, 0 96    4  refcount
- * order, 4: 16 bits 100    4  header length, 104 104       extensions: type (4), length (4), data padded to
- * 8; the end has type and length 0
+ *       72    8  incompatible features, 0: not dirty or corrupt, no external data, deflate, plain L2
+ *       80    8  compatible features, 0: no lazy refcounts
+ *       88    8  autoclear features, 0
+ *       96    4  refcount order, 4: 16 bits
+ *      100    4  header length, 104
+ *      104       extensions: type (4), length (4), data padded to 8; the end has type and length 0
  */
 #pragma once
 
