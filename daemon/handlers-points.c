@@ -200,12 +200,41 @@ handle_point_restore(ApiRequest *request, gpointer data)
 
 /* ---- archives ---- */
 
-static void
-submit_archive(ApiRequest *request, Daemon *daemon, ArchiveRequest *archive)
+/* What both ways to ask have in common; TEXT: the format, NULL: vma. The chain of a point is chosen from all
+ * points of the vm. */
+static gboolean
+complete_archive(Daemon *daemon, ArchiveRequest *archive, const char *text, const char *disk, GError **error)
 {
+  archive->disk = g_strdup(disk);
+  if (!archive_format_parse(text ? text : "vma", &archive->format, error) ||
+      !archive_request_check(archive, error))
+    return FALSE;
+  if (archive->format == ARCHIVE_CHAIN)
+    archive->points = catalogue_list_points(daemon->catalogue, archive->point->vm, error);
+  return archive->format != ARCHIVE_CHAIN || archive->points;
+}
+
+void
+handle_point_archive(ApiRequest *request, gpointer data)
+{
+  Daemon *daemon = data;
   GError *error = NULL;
-  Job *job = archive_job_new(archive, &error);
-  job = job ? engine_submit(daemon->engine, job, &error) : NULL;
+  JsonObject *body = api_request_body(request);
+  const char *format = NULL, *path = NULL, *disk = NULL;
+  StorePoint *point = handler_get_point(request, daemon);
+  Job *job = NULL;
+  if (!point)
+    return;
+  g_autoptr(ArchiveRequest) archive = g_new0(ArchiveRequest, 1);
+  archive->point = point;
+  if (api_json_get_string(body, "format", FALSE, &format, &error) &&
+      api_json_get_string(body, "path", TRUE, &path, &error) && handler_check_absolute(path, &error) &&
+      api_json_get_string(body, "disk", FALSE, &disk, &error) &&
+      api_json_get_size(body, "speed", FALSE, &archive->speed, &error)) {
+    archive->path = g_strdup(path);
+    if (complete_archive(daemon, archive, format, disk, &error))
+      job = engine_submit(daemon->engine, archive_job_new(g_steal_pointer(&archive)), &error);
+  }
   if (job)
     api_request_reply(request, 202, job_to_json(job));
   else
@@ -213,46 +242,23 @@ submit_archive(ApiRequest *request, Daemon *daemon, ArchiveRequest *archive)
 }
 
 void
-handle_point_archive(ApiRequest *request, gpointer daemon)
-{
-  GError *error = NULL;
-  JsonObject *body = api_request_body(request);
-  const char *format = "vma", *path = NULL;
-  StorePoint *point = handler_get_point(request, daemon);
-  if (!point)
-    return;
-  g_autoptr(ArchiveRequest) archive = g_new0(ArchiveRequest, 1);
-  archive->point = point;
-  if (!api_json_get_string(body, "format", FALSE, &format, &error) ||
-      !archive_format_parse(format, &archive->format, &error) ||
-      !api_json_get_string(body, "path", TRUE, &path, &error) || !handler_check_absolute(path, &error) ||
-      !api_json_get_size(body, "speed", FALSE, &archive->speed, &error)) {
-    api_request_reply_error(request, error);
-    return;
-  }
-  archive->path = g_strdup(path);
-  submit_archive(request, daemon, g_steal_pointer(&archive));
-}
-
-void
 handle_point_stream(ApiRequest *request, gpointer data)
 {
   Daemon *daemon = data;
   GError *error = NULL;
-  const char *format = api_request_query(request, "format");
   StorePoint *point = handler_get_point(request, daemon);
   if (!point)
     return;
   g_autoptr(ArchiveRequest) archive = g_new0(ArchiveRequest, 1);
   archive->point = point;
-  if (!archive_format_parse(format ? format : "vma", &archive->format, &error) ||
-      !api_query_get_u64("speed", api_request_query(request, "speed"), &archive->speed, &error)) {
+  if (!api_query_get_u64("speed", api_request_query(request, "speed"), &archive->speed, &error) ||
+      !complete_archive(daemon, archive, api_request_query(request, "format"),
+                        api_request_query(request, "disk"), &error)) {
     api_request_reply_error(request, error);
     return;
   }
   archive->stream = api_request_reply_stream(request, "application/octet-stream");
-  Job *job = archive->stream ? archive_job_new(g_steal_pointer(&archive), &error) : NULL;
-  if (job && !engine_submit(daemon->engine, job, &error))
+  if (archive->stream && !engine_submit(daemon->engine, archive_job_new(g_steal_pointer(&archive)), &error))
     g_message("a stream was not begun: %s", error->message);
   g_clear_error(&error);
 }

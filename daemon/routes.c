@@ -24,8 +24,8 @@ const ApiRoute daemon_routes[] = {
     {"GET", POINT, handle_point_show, NULL, NULL},
     {"PATCH", POINT, handle_point_change, "note protected", NULL},
     {"DELETE", POINT, handle_point_forget, NULL, NULL},
-    {"GET", POINT "/archive", handle_point_stream, NULL, "format speed"},
-    {"POST", POINT "/archive", handle_point_archive, "format path speed", NULL},
+    {"GET", POINT "/archive", handle_point_stream, NULL, "format disk speed"},
+    {"POST", POINT "/archive", handle_point_archive, "format path disk speed", NULL},
     {"POST", POINT "/restore", handle_point_restore, "to targets in-place", NULL},
 
     {"GET", DISK "/changes", handle_changes, NULL, "from to bitmap lease offset limit"},
