@@ -206,7 +206,7 @@ image_matches "$WORK/moved rest/$last_root" root $((n_rounds + 1))
 image_matches "$WORK/moved chain/$last_data" data $((n_rounds + 1))
 for disk in "${disks[@]}"; do
   n=0
-  names=$(jq -r --arg disk "$disk" '.points[].disks[] | select(.name == $disk) | .file' "$WORK/moved chain/chain.json")
+  names=$(jq -r --arg disk "$disk" '.points[].disks[] | select(.name == $disk).file' "$WORK/moved chain/chain.json")
   for file in $names; do
     image_matches "$WORK/moved chain/$file" "$disk" "$n"
     n=$((n + 1))
