@@ -7,9 +7,32 @@
 #include <common/file-ops.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <store/vma-sums.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+GPtrArray *
+archive_paths_of_vma(const char *path)
+{
+  GPtrArray *paths = g_ptr_array_new_with_free_func(g_free);
+  g_ptr_array_add(paths, g_strdup(path));
+  g_ptr_array_add(paths, g_strconcat(path, STORE_VMA_SUMS_SUFFIX, NULL));
+  return paths;
+}
+
+gboolean
+archive_paths_check(const GPtrArray *paths, GError **error)
+{
+  struct stat st;
+  for (guint i = 0; i < paths->len; i++)
+    if (lstat(paths->pdata[i], &st) == 0) {
+      cbt_set_error(error, CBT_ERROR_EXISTS, "Choose another name, or remove it.", "%s exists already",
+                    (const char *) paths->pdata[i]);
+      return FALSE;
+    }
+  return TRUE;
+}
 
 static void
 archive_file_free(gpointer data)

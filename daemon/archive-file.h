@@ -14,6 +14,11 @@ typedef struct {
   gboolean has_name; /* it is path, no longer temporary */
 } ArchiveFile;
 
+/* The paths (of char *) of the vma archive PATH: itself, and its checksums beside it. (transfer full) */
+GPtrArray *archive_paths_of_vma(const char *path);
+/* EXISTS names the one of PATHS that is there. */
+gboolean archive_paths_check(const GPtrArray *paths, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 /* Begins to write PATHS (of char *) for job JOB. Array of ArchiveFile (transfer full); what was not committed
  * is removed when it is freed. */
 GPtrArray *archive_files_new(const GPtrArray *paths, gint64 job, GError **error) G_GNUC_WARN_UNUSED_RESULT;

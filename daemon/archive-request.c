@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <daemon/archive-private.h>
 
-#include <store/vma-sums.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -99,29 +98,6 @@ add_images(ArchiveRequest *request, GError **error)
   return TRUE;
 }
 
-static void
-add_vma(ArchiveRequest *request)
-{
-  if (!request->path)
-    return;
-  g_ptr_array_add(request->files, g_strdup(request->path));
-  g_ptr_array_add(request->files, g_strconcat(request->path, STORE_VMA_SUMS_SUFFIX, NULL));
-}
-
-static gboolean
-check_new(const ArchiveRequest *request, GError **error)
-{
-  struct stat st;
-  for (guint i = 0; i < request->files->len; i++) {
-    const char *path = request->files->pdata[i];
-    if (lstat(path, &st) == 0) {
-      cbt_set_error(error, CBT_ERROR_EXISTS, "Choose another name, or remove it.", "%s exists already", path);
-      return FALSE;
-    }
-  }
-  return TRUE;
-}
-
 static gboolean
 check_chain(const ArchiveRequest *request, GError **error)
 {
@@ -140,14 +116,13 @@ check_chain(const ArchiveRequest *request, GError **error)
 gboolean
 archive_request_check(ArchiveRequest *request, GError **error)
 {
-  request->files = g_ptr_array_new_with_free_func(g_free);
+  gboolean is_vma_file = request->format == ARCHIVE_VMA && request->path;
+  request->files = is_vma_file ? archive_paths_of_vma(request->path) : g_ptr_array_new_with_free_func(g_free);
   if (!add_disks(request, error))
     return FALSE;
   if (request->format == ARCHIVE_CHAIN)
     return check_chain(request, error);
-  if (request->format == ARCHIVE_VMA)
-    add_vma(request);
-  else if (!add_images(request, error))
+  if (is_image(request) && !add_images(request, error))
     return FALSE;
-  return check_new(request, error);
+  return archive_paths_check(request->files, error);
 }

@@ -29,6 +29,7 @@ backup_request_free(BackupRequest *request)
   g_free(request->bitmap);
   g_strfreev(request->disks);
   g_free(request->note);
+  g_free(request->archive);
   g_free(request);
 }
 
@@ -256,14 +257,25 @@ give_back(BackupDisk *disk)
 }
 
 static gboolean
+open_archive(Backup *backup, GError **error)
+{
+  if (backup->request->archive)
+    backup->archive = backup_archive_new(backup, error);
+  return !backup->request->archive || backup->archive;
+}
+
+static gboolean
 run_steps(Backup *backup, GError **error)
 {
   add_disks(backup);
-  if (!put_configs(backup, error) || !plan_all(backup, error) || !backup_freeze(backup, error))
+  if (!put_configs(backup, error) || !plan_all(backup, error) || !open_archive(backup, error) ||
+      !backup_freeze(backup, error))
     return FALSE;
+  if (backup->archive)
+    backup_archive_begin(backup->archive);
   if (copy_all(backup, error) && commit(backup, error)) {
     abdicate_all(backup);
-    return TRUE;
+    return !backup->archive || backup_archive_finish(backup->archive, error);
   }
   for (guint i = 0; i < backup->disks->len; i++)
     give_back(g_ptr_array_index(backup->disks, i));
@@ -289,6 +301,7 @@ backup_run(Daemon *daemon, Job *job, gpointer data, GError **error)
   gboolean ok = run_steps(&backup, error);
 
   g_cancellable_disconnect(job->cancellable, handler);
+  backup_archive_free(backup.archive);
   g_ptr_array_unref(backup.disks);
   throttle_clear(&backup.throttle);
   g_object_unref(backup.stop);

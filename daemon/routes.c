@@ -14,7 +14,7 @@ const ApiRoute daemon_routes[] = {
     {"GET", VM, handle_vm_show, NULL, NULL},
     {"DELETE", VM, handle_vm_remove, NULL, "forget-points"},
 
-    {"POST", VM "/backups", handle_backup, "kind bitmap speed audit disks note", NULL},
+    {"POST", VM "/backups", handle_backup, "kind bitmap speed audit disks note archive", NULL},
     {"POST", VM "/import", handle_import, "path note", NULL},
     {"GET", "/v1/jobs", handle_job_list, NULL, "vm limit"},
     {"GET", "/v1/jobs/{id}", handle_job_show, NULL, "wait-ms"},

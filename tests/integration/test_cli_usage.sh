@@ -97,6 +97,7 @@ expect 2 'either --to DIR or --target' restore web@latest
 expect 2 'either --to DIR or --target' restore web@latest --to x --target root=y
 expect 2 'DISK=PATH' restore web@latest --target root
 expect 2 'number of a job' job show x
+expect 2 'names a file' --full web --archive -
 expect 2 'cannot be a name' show ..
 expect 2 'cannot be a name' show ''
 
@@ -105,7 +106,6 @@ for command in prune gc verify rebuild-catalogue policy; do
     expect 2 'not available in this version' $command
 done
 expect 2 'not available in this version' prune web --keep-last 3
-expect 2 'not available in this version' --full web --archive x
 expect 2 'not available in this version' --incremental web --quiesce fs
 expect 2 'not available in this version' vm add web --disk root=x --qmp /run/qmp
 
