@@ -9,6 +9,8 @@ write_to_fd(const StoreOutput *output, const guint8 *data, gsize length, GError 
 {
   gboolean ok = output->ops ? cbt_file_pwrite_full(output->ops, output->fd, data, length, output->written)
                             : cbt_write_full(output->fd, data, length);
+  if (ok && output->ops)
+    cbt_file_begin_writeback(output->fd, output->written, length);
   if (!ok)
     cbt_set_error_errno(error, errno, "cannot write %s", output->name ? output->name : "the output");
   return ok;

@@ -23,8 +23,10 @@ static gboolean
 write_to_fd(gpointer user_data, const guint8 *data, gsize length, GError **error)
 {
   const StoreVmaSink *sink = user_data;
-  if (cbt_write_full(sink->fd, data, length))
+  if (cbt_write_full(sink->fd, data, length)) {
+    cbt_file_begin_writeback(sink->fd, sink->written, length);
     return TRUE;
+  }
   cbt_set_error_errno(error, errno, "cannot write the archive");
   return FALSE;
 }
