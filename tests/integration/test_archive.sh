@@ -86,7 +86,7 @@ archives_ended() { api GET /v1/jobs && jq -e 'all(.[]; .status != "active" and .
 wait_until 20 archives_ended
 api POST "/v1/points/$uuid/archive" "{\"path\":\"$WORK/slow.vma\",\"speed\":\"1M\"}"
 id=$(jq .id <<<"$body")
-wait_until 10 test -s "$WORK/slow.vma.$id.part" || fail "the archive is not being written: $(ls "$WORK")"
+wait_until 60 test -s "$WORK/slow.vma.$id.part" || fail "the archive is not being written: $(ls "$WORK")"
 [ ! -e "$WORK/slow.vma" ] || fail "a part of an archive has its name already"
 cbt --quiet job cancel "$id" >/dev/null
 assert_eq "status" "$(wait_job "$id" | jq -r .status)" cancelled

@@ -159,13 +159,13 @@ cancel() {
 }
 for format in raw qcow2; do
   start_archive "{\"format\":\"$format\",\"disk\":\"root\",\"path\":\"$WORK/slow.img\",\"speed\":\"1M\"}"
-  wait_until 10 test -s "$WORK/slow.img.$id.part" || fail "the $format image is not being written"
+  wait_until 60 test -s "$WORK/slow.img.$id.part" || fail "the $format image is not being written"
   [ ! -e "$WORK/slow.img" ] || fail "a part of an image has its name already"
   cancel
   assert_eq "what the cancelled $format left" "$(find "$WORK" -maxdepth 1 -name 'slow.img*')" ""
 done
 start_archive "{\"format\":\"chain\",\"path\":\"$WORK/slow\",\"speed\":\"10M\"}"
-wait_until 20 test -e "$WORK/slow/.new.tmp" || fail "the chain is not being written"
+wait_until 60 test -e "$WORK/slow/.new.tmp" || fail "the chain is not being written"
 cancel
 chain_export vm1@latest "$WORK/slow" >/dev/null
 diff -r "$WORK/chain" "$WORK/slow" || fail "the chain that was cancelled and completed differs"
