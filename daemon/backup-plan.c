@@ -6,6 +6,7 @@
  */
 #include <daemon/backup-private.h>
 
+#include <cbt/image-use.h>
 #include <daemon/leases.h>
 #include <string.h>
 
@@ -182,6 +183,20 @@ check_same_image(const BackupDisk *disk, const CbtBitmapInfo *info, GError **err
   return FALSE;
 }
 
+/* A guest that writes past an export: what is read would be of no instant, and what changes is not recorded.
+ */
+static gboolean
+check_not_written(const BackupDisk *disk, GError **error)
+{
+  const char *vm = disk->backup->request->vm->name;
+  if (disk_ref_is_exported(disk->ref))
+    return TRUE;
+  g_autofree char *hint = g_strdup_printf(
+      "Shut the guest down, or connect it to the tracked export: cbt-backup export start %s", vm);
+  return cbt_image_check_use(cbt_source_fd(disk->source, FALSE), disk->disk->path, CBT_IMAGE_READ, hint,
+                             error);
+}
+
 gboolean
 backup_plan_disk(BackupDisk *disk, GError **error)
 {
@@ -190,7 +205,7 @@ backup_plan_disk(BackupDisk *disk, GError **error)
   /* In this order: what was written before the tracker looked at the image, it knows of. */
   disk->ref = disks_acquire(daemon->disks, disk->backup->request->vm->name, disk->disk, error);
   disk->source = disk->ref ? cbt_source_open_file(disk->disk->path, error) : NULL;
-  if (!disk->source)
+  if (!disk->source || !check_not_written(disk, error))
     return FALSE;
   disk->progress->total = disk->source->size;
   if (!get_bitmap(disk, &info, error) || !check_same_image(disk, &info, error) ||

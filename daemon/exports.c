@@ -9,6 +9,8 @@
 #include <daemon/exports.h>
 
 #include <cbt/disk.h>
+#include <cbt/export.h>
+#include <cbt/image-use.h>
 #include <common/fd.h>
 #include <errno.h>
 #include <glib/gstdio.h>
@@ -246,10 +248,18 @@ find_process(Export *export, GError **error)
   return TRUE;
 }
 
+/* The process finds out by itself who else uses the image, but cannot tell us more than a message. */
+static gboolean
+check_image_free(const Export *export, GError **error)
+{
+  CBT_AUTO_FD int fd = cbt_image_open(export->image, CBT_IMAGE_EXPORT, CBT_EXPORT_BUSY_HINT, error);
+  return fd >= 0;
+}
+
 static gboolean
 start_process(Export *export, GError **error)
 {
-  return spawn_process(export, error) && find_process(export, error);
+  return check_image_free(export, error) && spawn_process(export, error) && find_process(export, error);
 }
 
 /* ---- supervision

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * New files are made exclusively and removed again if the restore fails. In place, the image's bitmaps (if it
- * is a registered disk) become inconsistent before the first byte is written: what a restore writes is not
- * tracked.
+ * All targets are opened before the first one is written to, so that one that is in use stops the restore of
+ * all. New files are made exclusively and removed again if the restore fails. In place, the image's bitmaps
+ * (if it is a registered disk) become inconsistent before the first byte is written: what a restore writes is
+ * not tracked.
  */
 #include <daemon/restore.h>
 
+#include <cbt/image-use.h>
 #include <common/fd.h>
-#include <daemon/disks.h>
 #include <daemon/engine.h>
 #include <daemon/images.h>
 #include <errno.h>
@@ -48,6 +49,7 @@ RestoreTarget *
 restore_request_add_target(RestoreRequest *request, const char *disk, const char *path)
 {
   RestoreTarget *target = g_new0(RestoreTarget, 1);
+  target->fd = -1;
   target->disk = g_strdup(disk);
   target->path = g_strdup(path);
   g_ptr_array_add(request->targets, target);
@@ -133,33 +135,56 @@ mark_bitmaps(DiskRef *ref, GError **error)
   return TRUE;
 }
 
-/* Takes the registered disk that has the target's image, if there is one, into *ref: as long as that is held,
- * no export can start on it. */
+/* Takes the registered disk that has the target's image, if there is one. */
 static gboolean
-take_owner(Daemon *daemon, const RestoreTarget *target, DiskRef **ref, GError **error)
+take_owner(Daemon *daemon, RestoreTarget *target, GError **error)
 {
   if (!target->owner)
     return TRUE;
-  *ref = disks_acquire(daemon->disks, target->owner->name, target->owner_disk, error);
-  if (!*ref)
+  target->ref = disks_acquire(daemon->disks, target->owner->name, target->owner_disk, error);
+  if (!target->ref)
     return FALSE;
-  if (!disk_ref_is_exported(*ref))
-    return mark_bitmaps(*ref, error);
+  if (!disk_ref_is_exported(target->ref))
+    return TRUE;
   cbt_set_error(error, CBT_ERROR_BUSY, "Shut the guest down and stop the export.",
                 "%s is in use: vm '%s' is exported", target->path, target->owner->name);
   return FALSE;
 }
 
-static int
+static gboolean
 open_target(const RestoreRequest *request, RestoreTarget *target, GError **error)
 {
-  int fd = open(target->path, O_RDWR | O_CLOEXEC | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
-  target->created = fd >= 0;
-  if (fd < 0 && errno == EEXIST && request->in_place)
-    fd = open(target->path, O_RDWR | O_CLOEXEC);
-  if (fd < 0)
+  target->fd = open(target->path, O_RDWR | O_CLOEXEC | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+  target->created = target->fd >= 0;
+  if (target->fd < 0 && errno == EEXIST && request->in_place)
+    target->fd = cbt_image_open(target->path, CBT_IMAGE_REPLACE,
+                                "End that use of it (shut the guest down, unmount it), or restore into "
+                                "another file.",
+                                error);
+  else if (target->fd < 0)
     cbt_set_error_errno(error, errno, "cannot open %s", target->path);
-  return fd;
+  return target->fd >= 0;
+}
+
+static gboolean
+open_targets(Daemon *daemon, const RestoreRequest *request, GError **error)
+{
+  for (guint i = 0; i < request->targets->len; i++) {
+    RestoreTarget *target = g_ptr_array_index(request->targets, i);
+    if (!take_owner(daemon, target, error) || !open_target(request, target, error))
+      return FALSE;
+  }
+  return TRUE;
+}
+
+static void
+close_targets(const RestoreRequest *request)
+{
+  for (guint i = 0; i < request->targets->len; i++) {
+    RestoreTarget *target = g_ptr_array_index(request->targets, i);
+    cbt_clear_fd(&target->fd);
+    g_clear_pointer(&target->ref, disk_ref_release);
+  }
 }
 
 static void
@@ -174,11 +199,7 @@ restore_disk(Daemon *daemon, Job *job, const RestoreRequest *request, guint inde
 {
   RestoreTarget *target = g_ptr_array_index(request->targets, index);
   const StorePointDisk *disk = store_point_find_disk(request->point, target->disk);
-  g_autoptr(DiskRef) ref = NULL;
-  if (!take_owner(daemon, target, &ref, error))
-    return FALSE;
-  CBT_AUTO_FD int fd = open_target(request, target, error);
-  if (fd < 0)
+  if (target->ref && !mark_bitmaps(target->ref, error))
     return FALSE;
   StoreExtractResult result = {0};
   StoreExtractOptions options = {.in_place = !target->created,
@@ -186,7 +207,7 @@ restore_disk(Daemon *daemon, Job *job, const RestoreRequest *request, guint inde
                                  .cancellable = job->cancellable,
                                  .progress = on_progress,
                                  .user_data = g_ptr_array_index(job->disks, index)};
-  gboolean ok = store_extract_raw(daemon->store, &disk->manifest, fd, &options, &result, error);
+  gboolean ok = store_extract_raw(daemon->store, &disk->manifest, target->fd, &options, &result, error);
   atomic_fetch_add(&job->stored, result.written);
   atomic_fetch_add(&job->zero_bytes, result.zero);
   if (ok)
@@ -238,10 +259,11 @@ restore_run(Daemon *daemon, Job *job, gpointer data, GError **error)
     return FALSE;
   }
   job->uuid = request->point->uuid;
-  if (restore_all(daemon, job, request, error))
-    return TRUE;
-  remove_created(request);
-  return FALSE;
+  gboolean ok = open_targets(daemon, request, error) && restore_all(daemon, job, request, error);
+  close_targets(request);
+  if (!ok)
+    remove_created(request);
+  return ok;
 }
 
 static void
