@@ -3,6 +3,7 @@
 
 #include <api/json.h>
 #include <cbt/bitmap.h>
+#include <cbt/image-format.h>
 #include <cbt/source.h>
 #include <daemon/disks.h>
 #include <daemon/engine.h>
@@ -106,6 +107,19 @@ path_to_keep(const char *path)
 }
 
 static gboolean
+check_raw(CbtSource *source, const char *path, GError **error)
+{
+  const char *format = cbt_image_format_probe(cbt_source_fd(source, FALSE));
+  if (!format)
+    return TRUE;
+  g_autofree char *hint =
+      g_strdup_printf("Convert it, and let the guest use the result: qemu-img convert -f %s -O raw %s %s.raw",
+                      format, path, path);
+  cbt_set_error(error, CBT_ERROR_INVALID, hint, "%s is a %s image, not a raw one", path, format);
+  return FALSE;
+}
+
+static gboolean
 add_disk(CatalogueVm *vm, JsonObject *object, guint64 granularity, GError **error)
 {
   const char *name = NULL, *path = NULL;
@@ -116,7 +130,7 @@ add_disk(CatalogueVm *vm, JsonObject *object, guint64 granularity, GError **erro
     return FALSE;
   g_autofree char *kept = path_to_keep(path);
   g_autoptr(CbtSource) source = cbt_source_open_file(kept, error);
-  if (!source)
+  if (!source || !check_raw(source, kept, error))
     return FALSE;
   for (guint i = 0; i < vm->disks->len; i++) {
     const CatalogueDisk *other = g_ptr_array_index(vm->disks, i);
