@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * All targets are opened before the first one is written to, so that one that is in use stops the restore of
- * all. New files are made exclusively and removed again if the restore fails. In place, the image's bitmaps
+ * all. A new file is NAME.partial until it is complete and durable, so that a restore that is killed
+ * leaves nothing that looks like a disk; it is removed if the restore fails. In place, the image's bitmaps
  * (if it is a registered disk) become inconsistent before the first byte is written: what a restore writes is
  * not tracked.
  */
@@ -16,12 +17,14 @@
 #include <glib/gstdio.h>
 #include <store/extract.h>
 #include <string.h>
+#include <sys/file.h>
 
 static void
 restore_target_free(gpointer data)
 {
   RestoreTarget *target = data;
   g_clear_pointer(&target->owner, catalogue_vm_free);
+  g_free(target->made);
   g_free(target->disk);
   g_free(target->path);
   g_free(target);
@@ -80,6 +83,14 @@ find_owner(Daemon *daemon, RestoreTarget *target, GError **error)
   return FALSE;
 }
 
+static void
+set_exists(const char *path, GError **error)
+{
+  cbt_set_error(error, CBT_ERROR_EXISTS,
+                "With --in-place its contents are changed into those of the recovery point.",
+                "%s exists already", path);
+}
+
 static gboolean
 check_target(Daemon *daemon, const RestoreRequest *request, RestoreTarget *target, GError **error)
 {
@@ -91,9 +102,7 @@ check_target(Daemon *daemon, const RestoreRequest *request, RestoreTarget *targe
     return FALSE;
   }
   if (exists && !request->in_place) {
-    cbt_set_error(error, CBT_ERROR_EXISTS,
-                  "With --in-place its contents are changed into those of the recovery point.",
-                  "%s exists already", target->path);
+    set_exists(target->path, error);
     return FALSE;
   }
   return !exists || find_owner(daemon, target, error);
@@ -152,17 +161,67 @@ take_owner(Daemon *daemon, RestoreTarget *target, GError **error)
 }
 
 static gboolean
+is_at(int fd, const char *path)
+{
+  struct stat here, there;
+  return fstat(fd, &here) == 0 && lstat(path, &there) == 0 && here.st_dev == there.st_dev &&
+         here.st_ino == there.st_ino;
+}
+
+/* Makes PATH anew. What a killed restore left there goes away; what one that is under way has locked does
+ * not. */
+static int
+make_partial(const char *path, GError **error)
+{
+  CBT_AUTO_FD int leftover = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  if (leftover >= 0 && flock(leftover, LOCK_EX | LOCK_NB) == 0)
+    g_unlink(path);
+  CBT_AUTO_FD int fd = open(path, O_RDWR | O_CLOEXEC | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
+  if (fd < 0 && errno != EEXIST)
+    cbt_set_error_errno(error, errno, "cannot make %s", path);
+  else if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) != 0 || !is_at(fd, path))
+    cbt_set_error(error, CBT_ERROR_BUSY, "Wait for it: cbt-backup job list",
+                  "%s is being written by another restore", path);
+  else
+    return cbt_steal_fd(&fd);
+  return -1;
+}
+
+/* Gives a new file that is complete and durable its name. */
+static gboolean
+finish_target(RestoreTarget *target, GError **error)
+{
+  g_autofree char *folder = g_path_get_dirname(target->path);
+  if (!target->made)
+    return TRUE;
+  int failed = renameat2(AT_FDCWD, target->made, AT_FDCWD, target->path, RENAME_NOREPLACE);
+  if (failed && errno == EINVAL && g_access(target->path, F_OK) != 0) /* a file system that cannot check */
+    failed = rename(target->made, target->path);
+  if (failed || cbt_file_ops_default()->fsync_dir(cbt_file_ops_default(), folder) != 0) {
+    cbt_set_error_errno(error, errno, "cannot give %s its name %s", target->made, target->path);
+    return FALSE;
+  }
+  g_free(target->made);
+  target->made = g_strdup(target->path);
+  return TRUE;
+}
+
+static gboolean
 open_target(const RestoreRequest *request, RestoreTarget *target, GError **error)
 {
-  target->fd = open(target->path, O_RDWR | O_CLOEXEC | O_CREAT | O_EXCL | O_NOFOLLOW, 0600);
-  target->created = target->fd >= 0;
-  if (target->fd < 0 && errno == EEXIST && request->in_place)
+  struct stat st;
+  gboolean exists = lstat(target->path, &st) == 0;
+  g_autofree char *partial = g_strconcat(target->path, ".partial", NULL);
+  if (!exists) {
+    target->fd = make_partial(partial, error);
+    target->made = target->fd >= 0 ? g_steal_pointer(&partial) : NULL;
+  } else if (request->in_place)
     target->fd = cbt_image_open(target->path, CBT_IMAGE_REPLACE,
                                 "End that use of it (shut the guest down, unmount it), or restore into "
                                 "another file.",
                                 error);
-  else if (target->fd < 0)
-    cbt_set_error_errno(error, errno, "cannot open %s", target->path);
+  else
+    set_exists(target->path, error);
   return target->fd >= 0;
 }
 
@@ -202,7 +261,7 @@ restore_disk(Daemon *daemon, Job *job, const RestoreRequest *request, guint inde
   if (target->ref && !mark_bitmaps(target->ref, error))
     return FALSE;
   StoreExtractResult result = {0};
-  StoreExtractOptions options = {.in_place = !target->created,
+  StoreExtractOptions options = {.in_place = !target->made,
                                  .n_threads = daemon->config->workers,
                                  .cancellable = job->cancellable,
                                  .progress = on_progress,
@@ -211,7 +270,7 @@ restore_disk(Daemon *daemon, Job *job, const RestoreRequest *request, guint inde
   atomic_fetch_add(&job->stored, result.written);
   atomic_fetch_add(&job->zero_bytes, result.zero);
   if (ok)
-    return TRUE;
+    return finish_target(target, error);
   g_prefix_error(error, "%s: ", target->path);
   return FALSE;
 }
@@ -245,8 +304,8 @@ remove_created(const RestoreRequest *request)
 {
   for (guint i = 0; i < request->targets->len; i++) {
     const RestoreTarget *target = g_ptr_array_index(request->targets, i);
-    if (target->created)
-      g_unlink(target->path);
+    if (target->made)
+      g_unlink(target->made);
   }
 }
 

@@ -9,8 +9,8 @@
 typedef struct {
   char *disk;
   char *path;
-  gboolean created; /* by the job, which removes it if it fails */
-  int fd;           /* -1 unless the job runs */
+  char *made; /* (nullable) what the job has made of it, and removes if it fails: PATH.partial, then PATH */
+  int fd;     /* -1 unless the job runs */
   /* the registered disk that has this image, whose bitmaps are told (both NULL: none) */
   CatalogueVm *owner;
   const CatalogueDisk *owner_disk;
