@@ -157,7 +157,7 @@ decide(BackupDisk *disk, const CbtBitmapInfo *info, Lookup *lookup)
   StorePoint *earlier = lookup->base ? lookup->base : lookup->latest;
   if (cbt_uuid_is_nil(&lookup->expected_base) || !earlier) {
     disk->reason = lookup->latest ? g_strdup_printf("no backup on bitmap '%s' yet", info->name)
-                                  : g_strdup("no earlier recovery point");
+                                  : g_strdup("no earlier recovery point of this disk");
     return;
   }
   disk->parent = earlier->uuid;
@@ -180,6 +180,18 @@ check_same_image(const BackupDisk *disk, const CbtBitmapInfo *info, GError **err
   cbt_set_error(error, CBT_ERROR_STATE,
                 "Stop the export and start it again to serve the image that is there now.",
                 "%s was replaced or resized while it is exported", disk->disk->path);
+  return FALSE;
+}
+
+static gboolean
+check_enabled(const BackupDisk *disk, const CbtBitmapInfo *info, GError **error)
+{
+  if (info->state != CBT_BITMAP_DISABLED)
+    return TRUE;
+  g_autofree char *target = disk_ref_target(disk->ref, info->name);
+  g_autofree char *hint = g_strdup_printf("Enable it with: cbt-backup bitmap enable %s", target);
+  cbt_set_error(error, CBT_ERROR_STATE, hint, "bitmap '%s' of disk '%s' is disabled", info->name,
+                disk->disk->name);
   return FALSE;
 }
 
@@ -211,11 +223,8 @@ backup_plan_disk(BackupDisk *disk, GError **error)
   if (!get_bitmap(disk, &info, error) || !check_same_image(disk, &info, error) ||
       !backup_settle_bitmap(daemon, disk->ref, disk->disk, &info, error))
     return FALSE;
-  if (info.state == CBT_BITMAP_DISABLED) {
-    cbt_set_error(error, CBT_ERROR_STATE, "Enable it with: cbt-backup bitmap enable",
-                  "bitmap '%s' of disk '%s' is disabled", info.name, disk->disk->name);
+  if (!check_enabled(disk, &info, error))
     return FALSE;
-  }
   Lookup lookup = {.daemon = daemon, .disk = disk};
   main_queue_call(daemon->queue, look_up_base, &lookup);
   disk->audit_next = lookup.audit_next;

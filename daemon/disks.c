@@ -17,6 +17,7 @@ typedef enum { DISK_OPENING, DISK_OPEN, DISK_FAILED, DISK_CLOSING } DiskState;
 struct DiskRef {
   Disks *disks; /* constant, up to exported */
   char *vm;
+  char *name;
   CbtUuid disk_id;
   char *bitmap_dir;
   gboolean exported;
@@ -62,6 +63,7 @@ disk_ref_new(Disks *disks, const char *vm, const CatalogueDisk *disk, DiskState 
   DiskRef *ref = g_new0(DiskRef, 1);
   ref->disks = disks;
   ref->vm = g_strdup(vm);
+  ref->name = g_strdup(disk->name);
   ref->disk_id = disk->id;
   ref->bitmap_dir = daemon_config_bitmap_dir(disks->config, vm, disk->name);
   ref->exported = exported != NULL;
@@ -79,6 +81,7 @@ disk_ref_free(DiskRef *ref)
   pthread_mutex_destroy(&ref->calls);
   g_free(ref->bitmap_dir);
   g_free(ref->vm);
+  g_free(ref->name);
   g_free(ref);
 }
 
@@ -186,6 +189,12 @@ disk_ref_vm(const DiskRef *ref)
   return ref->vm;
 }
 
+char *
+disk_ref_target(const DiskRef *ref, const char *bitmap)
+{
+  return g_strdup_printf("%s/%s:%s", ref->vm, ref->name, bitmap);
+}
+
 gboolean
 disk_ref_is_exported(const DiskRef *ref)
 {
@@ -233,8 +242,15 @@ disk_ref_apply(DiskRef *ref, const char *bitmap, CbtBitmapEvent event, const Cbt
 gboolean
 disk_ref_info(DiskRef *ref, const char *bitmap, CbtBitmapInfo *info, GError **error)
 {
+  g_autoptr(GError) local = NULL;
   pthread_mutex_lock(&ref->calls);
-  gboolean ok = cbt_disk_info(ref->disk, bitmap, info, error);
+  gboolean ok = cbt_disk_info(ref->disk, bitmap, info, &local);
   pthread_mutex_unlock(&ref->calls);
+  if (g_error_matches(local, CBT_ERROR, CBT_ERROR_NOT_FOUND)) { /* the owner knows its files, not our names */
+    g_autofree char *hint = g_strdup_printf("See: cbt-backup bitmap list %s/%s", ref->vm, ref->name);
+    cbt_set_error(error, CBT_ERROR_NOT_FOUND, hint, "disk '%s' of vm '%s' has no bitmap '%s'", ref->name,
+                  ref->vm, bitmap);
+  } else if (local)
+    g_propagate_error(error, g_steal_pointer(&local));
   return ok;
 }

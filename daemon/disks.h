@@ -27,6 +27,8 @@ gboolean disks_in_use(Disks *disks, const char *vm);
 
 /* The name of the disk's vm (transfer none). */
 const char *disk_ref_vm(const DiskRef *ref);
+/* "VM/DISK:BITMAP", as the command line takes it (transfer full). */
+char *disk_ref_target(const DiskRef *ref, const char *bitmap);
 gboolean disk_ref_is_exported(const DiskRef *ref);
 /* TRUE if the export that it is connected to is gone. */
 gboolean disk_ref_is_lost(const DiskRef *ref);

@@ -526,10 +526,11 @@ exports_stop(Exports *exports, const char *vm, GError **error)
     ok = stop_export(export, error);
   }
   pthread_mutex_unlock(&exports->change);
-  if (!found)
-    cbt_set_error(error, CBT_ERROR_NOT_FOUND, "Start it with: cbt-backup export start",
-                  "vm '%s' is not exported", vm);
-  return found && ok;
+  if (found)
+    return ok;
+  g_autofree char *hint = g_strdup_printf("Start it with: cbt-backup export start %s", vm);
+  cbt_set_error(error, CBT_ERROR_NOT_FOUND, hint, "vm '%s' is not exported", vm);
+  return FALSE;
 }
 
 GPtrArray *

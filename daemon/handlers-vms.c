@@ -331,11 +331,12 @@ static gboolean
 check_idle(Daemon *daemon, const char *vm, GError **error)
 {
   if (exports_has(daemon->exports, vm)) {
-    cbt_set_error(error, CBT_ERROR_BUSY, "Stop it with: cbt-backup export stop", "vm '%s' is exported", vm);
+    g_autofree char *hint = g_strdup_printf("Stop it with: cbt-backup export stop %s", vm);
+    cbt_set_error(error, CBT_ERROR_BUSY, hint, "vm '%s' is exported", vm);
     return FALSE;
   }
   if (engine_user_of(daemon->engine, vm) || disks_in_use(daemon->disks, vm)) {
-    cbt_set_error(error, CBT_ERROR_BUSY, "See cbt-backup job list.",
+    cbt_set_error(error, CBT_ERROR_BUSY, "Wait for it, or cancel it: cbt-backup job list",
                   "a backup or restore of vm '%s' is under way", vm);
     return FALSE;
   }

@@ -97,8 +97,10 @@ check_target(Daemon *daemon, const RestoreRequest *request, RestoreTarget *targe
   struct stat st;
   gboolean exists = lstat(target->path, &st) == 0;
   if (!store_point_find_disk(request->point, target->disk)) {
-    cbt_set_error(error, CBT_ERROR_NOT_FOUND, "See cbt-backup show.", "the recovery point has no disk '%s'",
-                  target->disk);
+    char uuid[CBT_UUID_TEXT_SIZE];
+    g_autofree char *hint =
+        g_strdup_printf("See: cbt-backup show %s", cbt_uuid_format(&request->point->uuid, uuid));
+    cbt_set_error(error, CBT_ERROR_NOT_FOUND, hint, "the recovery point has no disk '%s'", target->disk);
     return FALSE;
   }
   if (exists && !request->in_place) {
@@ -335,6 +337,21 @@ fill_targets_from_folder(RestoreRequest *request)
   }
 }
 
+/* Disks that the vm has now and the point has not, as text (transfer full); NULL: none, or no such vm. */
+static char *
+name_missing_disks(Daemon *daemon, const StorePoint *point)
+{
+  g_autoptr(CatalogueVm) vm = catalogue_get_vm(daemon->catalogue, point->vm, NULL);
+  g_autoptr(GString) names = g_string_new(NULL);
+  for (guint i = 0; vm && i < vm->disks->len; i++) {
+    const CatalogueDisk *disk = g_ptr_array_index(vm->disks, i);
+    if (!store_point_find_disk(point, disk->name))
+      g_string_append_printf(names, "%s'%s'", names->len > 0 ? ", " : "", disk->name);
+  }
+  return names->len > 0 ? g_strdup_printf("the recovery point does not have disk %s of the vm", names->str)
+                        : NULL;
+}
+
 Job *
 restore_job_new(Daemon *daemon, RestoreRequest *request, GError **error)
 {
@@ -345,6 +362,7 @@ restore_job_new(Daemon *daemon, RestoreRequest *request, GError **error)
   }
   Job *job = job_new(JOB_RESTORE, request->point->vm, NULL, restore_run, request,
                      (GDestroyNotify) restore_request_free);
+  job->reason = request->folder ? name_missing_disks(daemon, request->point) : NULL;
   for (guint i = 0; i < request->targets->len; i++) {
     const RestoreTarget *target = g_ptr_array_index(request->targets, i);
     JobDisk *progress = job_add_disk(job, target->disk);

@@ -9,7 +9,7 @@ make_body(Cli *cli, const char *format, const char *output, GError **error)
 {
   guint64 speed = 0;
   gboolean has_speed;
-  if (!cli_option_size(cli, "speed", &speed, &has_speed, error))
+  if (!cli_option_speed(cli, &speed, &has_speed, error))
     return NULL;
   JsonObject *body = json_object_new();
   g_autofree char *absolute = cli_absolute(output);
@@ -33,7 +33,7 @@ write_to_stdout(Cli *cli, const char *format, GError **error)
     cli_set_usage(error, "An archive is nothing for a terminal: send it to a pipe or a file");
     return FALSE;
   }
-  if (!cli_option_size(cli, "speed", &speed, &has_speed, error))
+  if (!cli_option_speed(cli, &speed, &has_speed, error))
     return FALSE;
   g_autofree char *path = cli_path(error, "/v1/points/%s/archive", cli_arg(cli, 0));
   if (!path)
@@ -42,7 +42,10 @@ write_to_stdout(Cli *cli, const char *format, GError **error)
   g_autofree char *query =
       g_strdup_printf("%s?format=%s&speed=%" G_GUINT64_FORMAT, path, format_escaped, speed);
   g_autoptr(ApiClient) client = api_client_new(cli->socket_path);
-  return api_client_stream(client, query, STDOUT_FILENO, error);
+  gboolean ok = api_client_stream(client, query, STDOUT_FILENO, error);
+  if (!ok)
+    cli_end_if_nobody_reads();
+  return ok;
 }
 
 static gboolean
@@ -63,7 +66,7 @@ archive(Cli *cli, GError **error)
 static const CliOption options[] = {
     {"format", "FORMAT", FALSE, "vma, the archive of Proxmox VE (default)"},
     {"output", "FILE", FALSE, "the file to make, compressed if it ends in .zst; - is standard output"},
-    {"speed", "SIZE", FALSE, "at most so many bytes of the disks a second"},
+    {"speed", "SIZE", FALSE, "at most so many bytes of the disks a second (64K or more; 0: no limit)"},
     {"chain", NULL, FALSE, NULL},
     {"no-wait", NULL, FALSE, "print the job and leave it running"},
     {0},
