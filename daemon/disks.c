@@ -11,6 +11,7 @@
 
 /* An export that was just started again needs a moment. */
 #define CONNECT_TIMEOUT_MS 5000
+#define RESERVE_TIMEOUT_S  2
 
 typedef enum { DISK_OPENING, DISK_OPEN, DISK_FAILED, DISK_CLOSING } DiskState;
 
@@ -33,6 +34,7 @@ struct Disks {
   pthread_mutex_t lock;
   pthread_cond_t changed; /* some disk's state */
   GPtrArray *local;       /* of DiskRef, the shared ones; under lock */
+  GPtrArray *reserved;    /* names of vms whose disks nobody may open here; under lock */
 };
 
 Disks *
@@ -42,8 +44,13 @@ disks_new(const DaemonConfig *config, Exports *exports)
   disks->config = config;
   disks->exports = exports;
   disks->local = g_ptr_array_new();
+  disks->reserved = g_ptr_array_new_with_free_func(g_free);
   pthread_mutex_init(&disks->lock, NULL);
-  pthread_cond_init(&disks->changed, NULL);
+  pthread_condattr_t attributes;
+  pthread_condattr_init(&attributes);
+  pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+  pthread_cond_init(&disks->changed, &attributes);
+  pthread_condattr_destroy(&attributes);
   return disks;
 }
 
@@ -52,6 +59,7 @@ disks_free(Disks *disks)
 {
   g_assert(disks->local->len == 0);
   g_ptr_array_unref(disks->local);
+  g_ptr_array_unref(disks->reserved);
   pthread_cond_destroy(&disks->changed);
   pthread_mutex_destroy(&disks->lock);
   g_free(disks);
@@ -97,11 +105,23 @@ find_local(const Disks *disks, const CbtUuid *disk_id)
   return NULL;
 }
 
-/* Under the lock: the open one, as soon as it is; or a new one, which the caller is to open. */
+/* Under the lock. */
+static gboolean
+is_reserved(const Disks *disks, const char *vm)
+{
+  return g_ptr_array_find_with_equal_func(disks->reserved, vm, g_str_equal, NULL);
+}
+
+/* Under the lock: the open one, as soon as it is; or a new one, which the caller is to open. NULL if there
+ * was a reservation: by now the disk may be exported. */
 static DiskRef *
 share_local(Disks *disks, const char *vm, const CatalogueDisk *disk)
 {
   for (;;) {
+    if (is_reserved(disks, vm)) {
+      pthread_cond_wait(&disks->changed, &disks->lock);
+      return NULL;
+    }
     DiskRef *ref = find_local(disks, &disk->id);
     if (!ref) {
       ref = disk_ref_new(disks, vm, disk, DISK_OPENING, NULL);
@@ -123,14 +143,15 @@ set_state(DiskRef *ref, DiskState state)
   pthread_cond_broadcast(&ref->disks->changed);
 }
 
+/* NULL without an error: see share_local(). */
 static DiskRef *
 acquire_local(Disks *disks, const char *vm, const CatalogueDisk *disk, GError **error)
 {
   pthread_mutex_lock(&disks->lock);
   DiskRef *ref = share_local(disks, vm, disk);
-  gboolean is_open = ref->state == DISK_OPEN;
+  gboolean is_ready = !ref || ref->state == DISK_OPEN;
   pthread_mutex_unlock(&disks->lock);
-  if (is_open)
+  if (is_ready)
     return ref;
   g_autofree char *witness_dir = daemon_config_witness_dir(disks->config);
   ref->disk = cbt_disk_open(disk->path, ref->bitmap_dir, witness_dir, &disk->id, error);
@@ -145,9 +166,16 @@ acquire_local(Disks *disks, const char *vm, const CatalogueDisk *disk, GError **
 DiskRef *
 disks_acquire(Disks *disks, const char *vm, const CatalogueDisk *disk, GError **error)
 {
-  g_autofree char *control = exports_control_socket(disks->exports, vm, disk->name);
-  if (!control)
-    return acquire_local(disks, vm, disk, error);
+  g_autofree char *control = NULL;
+  while (!(control = exports_control_socket(disks->exports, vm, disk->name))) {
+    g_autoptr(GError) local = NULL;
+    DiskRef *ref = acquire_local(disks, vm, disk, &local);
+    if (local)
+      g_propagate_error(error, g_steal_pointer(&local));
+    else if (!ref)
+      continue;
+    return ref;
+  }
   CbtDisk *handle = cbt_disk_connect(control, CONNECT_TIMEOUT_MS, error);
   return handle ? disk_ref_new(disks, vm, disk, DISK_OPEN, handle) : NULL;
 }
@@ -172,15 +200,55 @@ disk_ref_release(DiskRef *ref)
   disk_ref_free(ref);
 }
 
-gboolean
-disks_in_use(Disks *disks, const char *vm)
+/* Under the lock. */
+static gboolean
+has_local(const Disks *disks, const char *vm)
 {
-  gboolean found = FALSE;
-  pthread_mutex_lock(&disks->lock);
   for (guint i = 0; i < disks->local->len; i++)
-    found |= strcmp(((DiskRef *) g_ptr_array_index(disks->local, i))->vm, vm) == 0;
+    if (strcmp(((DiskRef *) g_ptr_array_index(disks->local, i))->vm, vm) == 0)
+      return TRUE;
+  return FALSE;
+}
+
+/* Under the lock: until no disk of VM is open here, or the time is up. */
+static gboolean
+wait_until_closed(Disks *disks, const char *vm)
+{
+  struct timespec until;
+  clock_gettime(CLOCK_MONOTONIC, &until);
+  until.tv_sec += RESERVE_TIMEOUT_S;
+  while (has_local(disks, vm))
+    if (pthread_cond_timedwait(&disks->changed, &disks->lock, &until) != 0)
+      return !has_local(disks, vm);
+  return TRUE;
+}
+
+gboolean
+disks_reserve(Disks *disks, const char *vm, GError **error)
+{
+  pthread_mutex_lock(&disks->lock);
+  while (is_reserved(disks, vm))
+    pthread_cond_wait(&disks->changed, &disks->lock);
+  g_ptr_array_add(disks->reserved, g_strdup(vm));
+  gboolean ok = wait_until_closed(disks, vm);
   pthread_mutex_unlock(&disks->lock);
-  return found;
+  if (ok)
+    return TRUE;
+  disks_unreserve(disks, vm);
+  cbt_set_error(error, CBT_ERROR_BUSY, "Try again when it has ended. Jobs are shown by: cbt-backup job list",
+                "a job or a request has disks of vm '%s' open", vm);
+  return FALSE;
+}
+
+void
+disks_unreserve(Disks *disks, const char *vm)
+{
+  guint i;
+  pthread_mutex_lock(&disks->lock);
+  if (g_ptr_array_find_with_equal_func(disks->reserved, vm, g_str_equal, &i))
+    g_ptr_array_remove_index_fast(disks->reserved, i);
+  pthread_cond_broadcast(&disks->changed);
+  pthread_mutex_unlock(&disks->lock);
 }
 
 const char *

@@ -335,7 +335,7 @@ check_idle(Daemon *daemon, const char *vm, GError **error)
     cbt_set_error(error, CBT_ERROR_BUSY, hint, "vm '%s' is exported", vm);
     return FALSE;
   }
-  if (engine_user_of(daemon->engine, vm) || disks_in_use(daemon->disks, vm)) {
+  if (engine_user_of(daemon->engine, vm)) {
     cbt_set_error(error, CBT_ERROR_BUSY, "Wait for it, or cancel it: cbt-backup job list",
                   "a backup or restore of vm '%s' is under way", vm);
     return FALSE;
@@ -353,20 +353,62 @@ forget_points(Daemon *daemon, const char *vm, GError **error)
   return points != NULL;
 }
 
+typedef struct {
+  Daemon *daemon;
+  CatalogueVm *vm;
+  gboolean forget;
+  GError *error;
+} Removal;
+
+static void
+removal_free(gpointer data)
+{
+  Removal *removal = data;
+  catalogue_vm_free(removal->vm);
+  g_free(removal);
+}
+
+static void
+remove_vm(gpointer data)
+{
+  Removal *removal = data;
+  Daemon *daemon = removal->daemon;
+  const char *name = removal->vm->name;
+  if (check_idle(daemon, name, &removal->error) &&
+      (!removal->forget || forget_points(daemon, name, &removal->error)) &&
+      catalogue_remove_vm(daemon->catalogue, name, &removal->error))
+    remove_bitmap_files(daemon, removal->vm);
+}
+
+/* Requests that have a disk open at this moment end soon. */
+static JsonNode *
+remove_when_free(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError **error)
+{
+  Removal *removal = data;
+  if (!disks_reserve(daemon->disks, removal->vm->name, error))
+    return NULL;
+  main_queue_call(daemon->queue, remove_vm, removal);
+  disks_unreserve(daemon->disks, removal->vm->name);
+  if (removal->error)
+    g_propagate_error(error, removal->error);
+  return NULL;
+}
+
 void
 handle_vm_remove(ApiRequest *request, gpointer data)
 {
   Daemon *daemon = data;
   GError *error = NULL;
-  g_autoptr(CatalogueVm) vm = handler_get_vm(request, daemon);
+  CatalogueVm *vm = handler_get_vm(request, daemon);
   if (!vm)
     return;
-  gboolean forget = g_strcmp0(api_request_query(request, "forget-points"), "true") == 0;
-  if (!check_idle(daemon, vm->name, &error) || (forget && !forget_points(daemon, vm->name, &error)) ||
-      !catalogue_remove_vm(daemon->catalogue, vm->name, &error)) {
+  if (!check_idle(daemon, vm->name, &error)) {
+    catalogue_vm_free(vm);
     api_request_reply_error(request, error);
     return;
   }
-  remove_bitmap_files(daemon, vm);
-  api_request_reply(request, 204, NULL);
+  Removal *removal = g_new0(Removal, 1);
+  *removal = (Removal){.daemon = daemon, .vm = vm};
+  removal->forget = g_strcmp0(api_request_query(request, "forget-points"), "true") == 0;
+  task_run(daemon, request, 204, remove_when_free, removal, removal_free);
 }
