@@ -563,13 +563,12 @@ cbt_bitmap_file_record(CbtBitmapFile *file, guint64 offset, guint64 length)
   guint64 n = file->recording != NULL ? cbt_bitmap_set(file->recording, offset, length) : 0;
   if (n != 0 && file->witness != NULL)
     cbt_witness_add(file->witness, n);
-  CbtBitmap *also = __atomic_load_n(&file->also, __ATOMIC_RELAXED);
-  if (G_UNLIKELY(also != NULL))
-    cbt_bitmap_set(also, offset, length);
+  if (G_UNLIKELY(file->also != NULL))
+    cbt_bitmap_set(file->also, offset, length);
 }
 
 gboolean
-cbt_bitmap_file_merge(CbtBitmapFile *file, const CbtBitmapFile *src, GError **error)
+cbt_bitmap_file_merge_bits(CbtBitmapFile *file, const CbtBitmapFile *src, GError **error)
 {
   const CbtBitmapFile *const both[] = {file, src};
   for (guint i = 0; i < G_N_ELEMENTS(both); i++)
@@ -591,5 +590,11 @@ cbt_bitmap_file_merge(CbtBitmapFile *file, const CbtBitmapFile *src, GError **er
       if (targets[t] != NULL && sources[i] != NULL)
         cbt_bitmap_merge(targets[t], sources[i]);
   cbt_bitmap_file_note_witness(file);
-  return cbt_bitmap_file_sync(file, error);
+  return TRUE;
+}
+
+gboolean
+cbt_bitmap_file_merge(CbtBitmapFile *file, const CbtBitmapFile *src, GError **error)
+{
+  return cbt_bitmap_file_merge_bits(file, src, error) && cbt_bitmap_file_sync(file, error);
 }

@@ -2,6 +2,13 @@
 /*
  * From state to state.
  *
+ * A transition has three parts. begin and finish move the pointers that changes are recorded by, so nobody
+ * may record meanwhile, but neither waits for storage; commit merges, syncs and writes the header, and
+ * changes go on. In between they are recorded in both arrays, so that the bits are right whichever header a
+ * crash leaves. At last, tidy clears the array that means nothing any more, lest the next freeze take long
+ * over it. Abdicate needs no begin: changes go to the same array before and after it. A freeze clears the
+ * array that changes shall go to, so all three of it come at one instant; its header is not waited for.
+ *
  * A state is what the newest valid header slot says; a transition writes the other slot and syncs it, so a
  * crash leaves the old header or the new one. When it is durable the first slot gets the same bytes, without
  * a sync: from then on damage to either slot leaves the current state, never one that is out of date. The
@@ -83,12 +90,6 @@ cbt_bitmap_file_sync(CbtBitmapFile *file, GError **error)
   return FALSE;
 }
 
-static void
-set_also(CbtBitmapFile *file, CbtBitmap *bits)
-{
-  __atomic_store_n(&file->also, bits, __ATOMIC_RELAXED);
-}
-
 /* Writes HEADER to the slot that is not in force, and syncs it if SYNC. If that fails the old one stays. */
 static gboolean
 put_header(CbtBitmapFile *file, const CbtBitmapHeader *header, gboolean sync, GError **error)
@@ -98,9 +99,8 @@ put_header(CbtBitmapFile *file, const CbtBitmapHeader *header, gboolean sync, GE
     return TRUE;
   int errsv = errno;
   /* What was written must not win at the next open. If it cannot be taken back either, both states are
-   * possible: record where either of them looks. */
-  if (!write_slot(file, slot, &file->header) && file->recording != NULL)
-    set_also(file, file->recording == file->bits[0] ? file->bits[1] : file->bits[0]);
+   * possible: go on recording where either of them looks. */
+  file->header_unknown = !write_slot(file, slot, &file->header);
   cbt_set_error_errno(error, errsv, "cannot write the header of %s", file->path);
   return FALSE;
 }
@@ -120,7 +120,7 @@ write_header(CbtBitmapFile *file, const CbtBitmapHeader *next, gboolean sync, GE
     switch_slot(file);
   else
     file->header_waits = TRUE;
-  set_also(file, NULL);
+  file->header_unknown = FALSE;
   return TRUE;
 }
 
@@ -141,12 +141,10 @@ cbt_bitmap_file_settle(CbtBitmapFile *file, GError **error)
   return !file->header_waits || cbt_bitmap_file_sync(file, error);
 }
 
-/* Abdicate comes while changes are recorded, and does not move the pointer: so it is not written then. */
-static void
-set_recording(CbtBitmapFile *file, CbtBitmap *bits)
+static CbtBitmap *
+other_array(const CbtBitmapFile *file, const CbtBitmap *bits)
 {
-  if (file->recording != bits)
-    file->recording = bits;
+  return bits == file->bits[0] ? file->bits[1] : file->bits[0];
 }
 
 void
@@ -154,9 +152,10 @@ cbt_bitmap_file_update_recording(CbtBitmapFile *file)
 {
   guint parent = file->header.parent;
   if (!file->writable || file->header.state == CBT_BITMAP_DISABLED)
-    set_recording(file, NULL);
+    file->recording = NULL;
   else
-    set_recording(file, file->bits[file->header.state == CBT_BITMAP_FROZEN ? 1 - parent : parent]);
+    file->recording = file->bits[file->header.state == CBT_BITMAP_FROZEN ? 1 - parent : parent];
+  file->also = file->header_unknown && file->recording != NULL ? other_array(file, file->recording) : NULL;
 }
 
 static void
@@ -202,65 +201,89 @@ plan_header(CbtBitmapHeader *next, CbtBitmapEvent event, const CbtUuid *pending,
   }
 }
 
-static gboolean
-before_header(CbtBitmapFile *file, CbtBitmapEvent event, GError **error)
+gboolean
+cbt_bitmap_transition_plan(CbtBitmapTransition *transition, CbtBitmapFile *file, CbtBitmapEvent event,
+                           const CbtUuid *pending, const char *reason, GError **error)
 {
-  CbtBitmap *parent = file->bits[file->header.parent];
-  CbtBitmap *other = file->bits[1 - file->header.parent];
-  switch (event) {
-  case CBT_BITMAP_CREATE_SUCCESSOR:
-    cbt_bitmap_clear_all(other);
-    if (file->header.state == CBT_BITMAP_INCONSISTENT)
-      cbt_bitmap_set_all(parent);
-    return TRUE;
-  case CBT_BITMAP_RECLAIM:
-    cbt_bitmap_merge(parent, other);
-    return cbt_bitmap_file_sync(file, error);
-  case CBT_BITMAP_ABDICATE:
-  case CBT_BITMAP_DISABLE:
-    return cbt_bitmap_file_sync(file, error);
-  default:
-    return TRUE;
+  *transition = (CbtBitmapTransition){.file = file, .event = event, .next = file->header};
+  CbtBitmapHeader *next = &transition->next;
+  CbtBitmapState state;
+  if (!file->writable ||
+      !cbt_bitmap_next_state(file->header.state, event, file->header.inconsistent_base, &state)) {
+    cbt_set_error(error, CBT_ERROR_STATE, NULL, "bitmap '%s' is %s%s, which does not allow %s",
+                  file->header.name, cbt_bitmap_state_name(file->header.state),
+                  file->writable ? "" : " and open read-only", cbt_bitmap_event_name(event));
+    return FALSE;
   }
+  plan_header(next, event, pending, reason);
+  next->state = state;
+  next->generation++;
+  return TRUE;
 }
 
-/* Only ever makes bits clean that mean nothing any more. */
-static void
-after_header(CbtBitmapFile *file, CbtBitmapEvent event)
+void
+cbt_bitmap_transition_begin(const CbtBitmapTransition *transition)
 {
-  if (event == CBT_BITMAP_ABDICATE || event == CBT_BITMAP_RECLAIM)
-    cbt_bitmap_clear_all(file->bits[1 - file->header.parent]);
-  else if (event == CBT_BITMAP_CLEAR)
+  CbtBitmapFile *file = transition->file;
+  CbtBitmap *parent = file->bits[file->header.parent];
+  cbt_bitmap_file_update_recording(file); /* if the last one could not finish */
+  if (transition->event == CBT_BITMAP_ENABLE)
+    file->recording = parent;
+  if (transition->event == CBT_BITMAP_CREATE_SUCCESSOR) {
+    cbt_bitmap_clear_all(other_array(file, parent));
+    if (file->header.state == CBT_BITMAP_INCONSISTENT)
+      cbt_bitmap_set_all(parent);
+  }
+  if (file->recording != NULL)
+    file->also = other_array(file, file->recording);
+}
+
+gboolean
+cbt_bitmap_transition_commit(CbtBitmapTransition *transition, GError **error)
+{
+  CbtBitmapFile *file = transition->file;
+  CbtBitmapEvent event = transition->event;
+  gboolean freezes = event == CBT_BITMAP_CREATE_SUCCESSOR;
+  CbtBitmap *parent = file->bits[file->header.parent];
+  cbt_witness_expect(file->witness, !freezes);
+  if (event == CBT_BITMAP_RECLAIM)
+    cbt_bitmap_merge(parent, other_array(file, parent));
+  gboolean syncs = event == CBT_BITMAP_RECLAIM || event == CBT_BITMAP_ABDICATE || event == CBT_BITMAP_DISABLE;
+  transition->is_done =
+      (!syncs || cbt_bitmap_file_sync(file, error)) && write_header(file, &transition->next, !freezes, error);
+  if (transition->is_done)
+    cbt_witness_advance(file->witness, file->header.sequence);
+  return transition->is_done;
+}
+
+void
+cbt_bitmap_transition_finish(const CbtBitmapTransition *transition)
+{
+  CbtBitmapFile *file = transition->file;
+  cbt_bitmap_file_update_recording(file);
+  if (transition->is_done && transition->event == CBT_BITMAP_CLEAR)
     cbt_bitmap_clear_all(file->bits[file->header.parent]);
+  cbt_bitmap_file_note_witness(file);
+}
+
+void
+cbt_bitmap_transition_tidy(const CbtBitmapTransition *transition)
+{
+  CbtBitmapFile *file = transition->file;
+  if (transition->is_done && file->header.state != CBT_BITMAP_FROZEN && file->also == NULL)
+    cbt_bitmap_clear_all(file->bits[1 - file->header.parent]);
 }
 
 gboolean
 cbt_bitmap_file_apply(CbtBitmapFile *file, CbtBitmapEvent event, const CbtUuid *pending, const char *reason,
                       GError **error)
 {
-  CbtBitmapHeader next = file->header;
-  if (!file->writable ||
-      !cbt_bitmap_next_state(file->header.state, event, file->header.inconsistent_base, &next.state)) {
-    cbt_set_error(error, CBT_ERROR_STATE, NULL, "bitmap '%s' is %s%s, which does not allow %s",
-                  file->header.name, cbt_bitmap_state_name(file->header.state),
-                  file->writable ? "" : " and open read-only", cbt_bitmap_event_name(event));
+  CbtBitmapTransition transition;
+  if (!cbt_bitmap_transition_plan(&transition, file, event, pending, reason, error))
     return FALSE;
-  }
-  CbtBitmapState state = next.state;
-  next.state = file->header.state;
-  plan_header(&next, event, pending, reason);
-  next.state = state;
-  next.generation++;
-  gboolean sync = event != CBT_BITMAP_CREATE_SUCCESSOR;
-  gboolean live = event == CBT_BITMAP_ABDICATE;
-  cbt_witness_expect(file->witness, live);
-  if (!before_header(file, event, error) || !write_header(file, &next, sync, error))
-    return FALSE;
-  cbt_bitmap_file_update_recording(file);
-  after_header(file, event);
-  if (live)
-    cbt_witness_advance(file->witness, file->header.sequence);
-  else
-    cbt_bitmap_file_note_witness(file);
-  return TRUE;
+  cbt_bitmap_transition_begin(&transition);
+  gboolean ok = cbt_bitmap_transition_commit(&transition, error);
+  cbt_bitmap_transition_finish(&transition);
+  cbt_bitmap_transition_tidy(&transition);
+  return ok;
 }

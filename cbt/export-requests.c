@@ -2,8 +2,8 @@
 /*
  * What a peer of the control socket asks for. HELLO and LIST only look, and only the control thread ever
  * changes what they look at (bits are read one by one while the guest sets them), so they do not disturb the
- * guest. Nor does abdicate, but for the trim of the region log. Every other bitmap request runs under the peer's own
- * hold, or under a short one of its own.
+ * guest. A bitmap request holds the guest's changes for the moments in which pointers move, under the peer's
+ * own hold or a short one; it never holds them while it waits for storage.
  *
  * A session is ended by taking it out of the export, which stops new changes from using it; it is freed when
  * the gate was seen empty after that, or when a short hold has drained it. If even that is not to be had,
@@ -43,45 +43,23 @@ reply_done(CbtControlReply *reply, guint64 value)
 
 /* --- bitmap requests --- */
 
-static void
-execute_held(gpointer user_data)
+/* For the moments of a request at which no change may pass: under the peer's own hold, or a short one. */
+static gboolean
+pause_changes(gpointer user_data, CbtTrackerFunc func, gpointer data, GError **error)
 {
   Call *call = user_data;
-  cbt_control_execute(call->export->tracker, call->request, call->reply);
-}
-
-static gboolean
-run_with_short_hold(Call *call, CbtGateFunc func, GError **error)
-{
+  CbtGate *gate = call->export->gate;
   guint64 duration_us = 0;
-  guint64 hold = cbt_gate_hold(call->export->gate, AUTO_HOLD_MS, error);
+  if (cbt_gate_run_held(gate, call->peer->hold, func, data))
+    return TRUE;
+  guint64 hold = cbt_gate_hold(gate, AUTO_HOLD_MS, error);
   if (hold == 0)
     return FALSE;
-  gboolean ran = cbt_gate_run_held(call->export->gate, hold, func, call);
-  cbt_gate_release(call->export->gate, hold, &duration_us);
+  gboolean ran = cbt_gate_run_held(gate, hold, func, data);
+  cbt_gate_release(gate, hold, &duration_us);
   if (!ran)
     cbt_set_error(error, CBT_ERROR_BUSY, "Try again.", "the writes could not be held long enough");
   return ran;
-}
-
-static void
-trim_held(gpointer user_data)
-{
-  Call *call = user_data;
-  cbt_tracker_trim(call->export->tracker);
-}
-
-/* The guest does not wait for the syncs of an abdicate: changes go to the same array before and after it.
- * Only the trim wants a hold, and without one it waits for the next. */
-static void
-abdicate_live(Call *call)
-{
-  g_autoptr(GError) error = NULL;
-  cbt_tracker_set_live(call->export->tracker, TRUE);
-  cbt_control_execute(call->export->tracker, call->request, call->reply);
-  cbt_tracker_set_live(call->export->tracker, FALSE);
-  if (!run_with_short_hold(call, trim_held, &error))
-    g_debug("%s", error->message);
 }
 
 static gboolean
@@ -109,16 +87,15 @@ check_not_in_session(const Call *call, GError **error)
 static gboolean
 handle_bitmap(Call *call, GError **error)
 {
-  const CbtControlRequest *request = call->request;
+  CbtTracker *tracker = call->export->tracker;
   if (!check_not_in_session(call, error))
     return FALSE;
-  if (cbt_gate_run_held(call->export->gate, call->peer->hold, execute_held, call))
-    return TRUE;
-  if (request->op == CBT_CONTROL_APPLY && request->event == CBT_BITMAP_ABDICATE)
-    abdicate_live(call);
-  else if (!run_with_short_hold(call, execute_held, error))
-    return FALSE;
-  cbt_tracker_settle(call->export->tracker);
+  cbt_tracker_set_pause(tracker, pause_changes, call);
+  cbt_control_execute(tracker, call->request, call->reply);
+  cbt_tracker_set_pause(tracker, NULL, NULL);
+  /* Not while the peer holds the guest; it comes with the release then. */
+  if (!cbt_gate_is_held_by(call->export->gate, call->peer->hold))
+    cbt_tracker_settle(tracker);
   return TRUE;
 }
 
@@ -157,6 +134,14 @@ handle_release(Call *call, GError **error)
     cbt_set_error(error, CBT_ERROR_STATE, "Try again; if it stays so, raise the hold's time-out.",
                   "the hold had ended by itself after %" G_GUINT64_FORMAT " us", duration_us);
   return in_force;
+}
+
+void
+cbt_control_peer_released(CbtExport *export, CbtControlPeer *peer)
+{
+  cbt_tracker_settle(export->tracker);
+  if (peer->session != NULL)
+    cbt_session_prepare(peer->session);
 }
 
 /* --- sessions --- */

@@ -15,7 +15,8 @@
  * bitmap is clean. Without a log (it could not be made, or it broke) the bitmaps work all the same, but a
  * power cut makes them inconsistent.
  *
- * The log is trimmed after abdicate and reclaim, while nobody records; see cbt/region-trim.h.
+ * The log is trimmed after abdicate and reclaim, from an instant on at which nobody records; see
+ * cbt/region-trim.h.
  */
 #include <cbt/tracker-private.h>
 
@@ -49,8 +50,9 @@ struct CbtTracker {
   /* changed while nobody records */
   CbtBitmapFile *files[CBT_TRACKER_MAX_BITMAPS];
   guint n_files;
-  gboolean live;       /* changes are recorded even now */
-  gboolean trim_waits; /* an abdicate left it to be done */
+  /* of the thread that changes bitmaps */
+  CbtTrackerPause pause; /* NULL: nobody records */
+  gpointer pause_data;
   CbtRegionTrim *trim; /* the last one, which may have ended; NULL: none */
 };
 
@@ -489,6 +491,45 @@ cbt_tracker_find(CbtTracker *tracker, const char *name, GError **error)
   return NULL;
 }
 
+void
+cbt_tracker_set_pause(CbtTracker *tracker, CbtTrackerPause pause, gpointer user_data)
+{
+  tracker->pause = pause;
+  tracker->pause_data = user_data;
+}
+
+static gboolean
+run_paused(const CbtTracker *tracker, CbtTrackerFunc func, gpointer data, GError **error)
+{
+  if (tracker->pause != NULL)
+    return tracker->pause(tracker->pause_data, func, data, error);
+  func(data);
+  return TRUE;
+}
+
+typedef struct {
+  CbtTracker *tracker;
+  CbtBitmapFile *file;
+} Listing;
+
+static void
+list_file(gpointer data)
+{
+  Listing *listing = data;
+  CbtTracker *tracker = listing->tracker;
+  tracker->files[tracker->n_files++] = listing->file;
+}
+
+static void
+unlist_file(gpointer data)
+{
+  Listing *listing = data;
+  CbtTracker *tracker = listing->tracker;
+  guint i = find_index(tracker, listing->file->header.name);
+  tracker->n_files--;
+  memmove(&tracker->files[i], &tracker->files[i + 1], (tracker->n_files - i) * sizeof tracker->files[0]);
+}
+
 gboolean
 cbt_tracker_add(CbtTracker *tracker, const char *name, guint64 granularity, GError **error)
 {
@@ -505,7 +546,13 @@ cbt_tracker_add(CbtTracker *tracker, const char *name, guint64 granularity, GErr
       cbt_bitmap_file_create_for(tracker->ops, path, name, granularity, &disk, &tracker->use, error);
   if (file == NULL)
     return FALSE;
-  tracker->files[tracker->n_files++] = file;
+  Listing listing = {tracker, file};
+  if (!run_paused(tracker, list_file, &listing, error)) {
+    tracker->ops->unlink(tracker->ops, path);
+    cbt_witness_remove(g_steal_pointer(&file->witness));
+    cbt_bitmap_file_abandon(file);
+    return FALSE;
+  }
   return !tracker->idle || cbt_bitmap_file_stamp(file, &tracker->opened, error);
 }
 
@@ -530,11 +577,11 @@ cbt_tracker_remove(CbtTracker *tracker, const char *name, GError **error)
     cbt_set_error_errno(error, errno, "cannot remove %s", file->path);
     return FALSE;
   }
-  guint i = find_index(tracker, name);
+  Listing listing = {tracker, file};
+  if (!run_paused(tracker, unlist_file, &listing, error))
+    return FALSE;
   cbt_witness_remove(g_steal_pointer(&file->witness));
   cbt_bitmap_file_abandon(file);
-  tracker->n_files--;
-  memmove(&tracker->files[i], &tracker->files[i + 1], (tracker->n_files - i) * sizeof tracker->files[0]);
   return sync_directory(tracker, error);
 }
 
@@ -572,7 +619,6 @@ static void
 start_trim(CbtTracker *tracker)
 {
   int fds[1 + CBT_TRACKER_MAX_BITMAPS] = {tracker->image_fd};
-  tracker->trim_waits = FALSE;
   if (!can_trim(tracker))
     return;
   cbt_tracker_wait_for_trim(tracker);
@@ -581,31 +627,75 @@ start_trim(CbtTracker *tracker)
   tracker->trim = cbt_region_trim_start(tracker->ops, tracker->use.log, fds, 1 + tracker->n_files);
 }
 
+typedef struct {
+  CbtTracker *tracker;
+  CbtBitmapTransition transition;
+  GError **error;
+} Change;
+
+static void
+begin_change(gpointer data)
+{
+  Change *change = data;
+  cbt_bitmap_transition_begin(&change->transition);
+}
+
+static void
+finish_change(gpointer data)
+{
+  Change *change = data;
+  const CbtBitmapTransition *transition = &change->transition;
+  cbt_bitmap_transition_finish(transition);
+  if (transition->is_done &&
+      (transition->event == CBT_BITMAP_ABDICATE || transition->event == CBT_BITMAP_RECLAIM))
+    start_trim(change->tracker);
+}
+
+static void
+freeze(gpointer data)
+{
+  Change *change = data;
+  begin_change(change);
+  if (!cbt_bitmap_transition_commit(&change->transition, change->error))
+    g_debug("the freeze failed");
+  finish_change(change);
+}
+
+/* FALSE with *error set if it was not done. What is done but not finished needs no more than the next begin;
+ * only the bits that a clear shall take away are still there. */
+static gboolean
+carry_out(Change *change)
+{
+  const CbtTracker *tracker = change->tracker;
+  CbtBitmapTransition *transition = &change->transition;
+  g_autoptr(GError) unfinished = NULL;
+  if (transition->event == CBT_BITMAP_CREATE_SUCCESSOR)
+    return run_paused(tracker, freeze, change, change->error) && transition->is_done;
+  if (transition->event != CBT_BITMAP_ABDICATE && !run_paused(tracker, begin_change, change, change->error))
+    return FALSE;
+  gboolean ok = cbt_bitmap_transition_commit(transition, change->error);
+  if (run_paused(tracker, finish_change, change, &unfinished)) {
+    cbt_bitmap_transition_tidy(transition);
+    return ok;
+  }
+  g_debug("%s", unfinished->message);
+  if (ok && transition->event == CBT_BITMAP_CLEAR) {
+    g_propagate_error(change->error, g_steal_pointer(&unfinished));
+    return FALSE;
+  }
+  return ok;
+}
+
 gboolean
 cbt_tracker_apply(CbtTracker *tracker, const char *name, CbtBitmapEvent event, const CbtUuid *pending,
                   const char *reason, GError **error)
 {
   CbtBitmapFile *file = cbt_tracker_find(tracker, name, error);
+  Change change = {.tracker = tracker, .error = error};
   disown_log(tracker);
-  if (file == NULL || !cbt_bitmap_file_apply(file, event, pending, reason, error))
-    return FALSE;
-  tracker->trim_waits |= event == CBT_BITMAP_ABDICATE || event == CBT_BITMAP_RECLAIM;
-  if (!tracker->live)
-    cbt_tracker_trim(tracker);
-  return TRUE;
-}
-
-void
-cbt_tracker_set_live(CbtTracker *tracker, gboolean live)
-{
-  tracker->live = live;
-}
-
-void
-cbt_tracker_trim(CbtTracker *tracker)
-{
-  if (tracker->trim_waits)
-    start_trim(tracker);
+  return file != NULL &&
+         cbt_bitmap_transition_plan(&change.transition, file, event, pending, reason, error) &&
+         carry_out(&change);
 }
 
 void
@@ -618,12 +708,26 @@ cbt_tracker_settle(CbtTracker *tracker)
   }
 }
 
+typedef struct {
+  CbtBitmapFile *into, *from;
+  gboolean is_done;
+  GError **error;
+} Merge;
+
+static void
+merge_bits(gpointer data)
+{
+  Merge *merge = data;
+  merge->is_done = cbt_bitmap_file_merge_bits(merge->into, merge->from, merge->error);
+}
+
 gboolean
 cbt_tracker_merge(CbtTracker *tracker, const char *target, const char *source, GError **error)
 {
-  CbtBitmapFile *into = cbt_tracker_find(tracker, target, error);
-  CbtBitmapFile *from = into != NULL ? cbt_tracker_find(tracker, source, error) : NULL;
-  return from != NULL && cbt_bitmap_file_merge(into, from, error);
+  Merge merge = {.into = cbt_tracker_find(tracker, target, error), .error = error};
+  merge.from = merge.into != NULL ? cbt_tracker_find(tracker, source, error) : NULL;
+  return merge.from != NULL && run_paused(tracker, merge_bits, &merge, error) && merge.is_done &&
+         cbt_bitmap_file_sync(merge.into, error);
 }
 
 static void
