@@ -51,17 +51,24 @@ handler_parse_lease(const char *text, CbtUuid *id, GError **error)
   return FALSE;
 }
 
+gboolean
+handler_check_unprotected(const StorePoint *point, GError **error)
+{
+  char text[CBT_UUID_TEXT_SIZE];
+  if (!point->is_protected)
+    return TRUE;
+  cbt_uuid_format(&point->uuid, text);
+  g_autofree char *hint = g_strdup_printf("Lift that with: cbt-backup unprotect %s", text);
+  cbt_set_error(error, CBT_ERROR_STATE, hint, "recovery point %s is protected", text);
+  return FALSE;
+}
+
 /* The file first: a point whose file is there when the daemon ends in between is a point still. */
 gboolean
 handler_forget_point(Daemon *daemon, const StorePoint *point, GError **error)
 {
-  if (point->is_protected) {
-    char text[CBT_UUID_TEXT_SIZE];
-    cbt_uuid_format(&point->uuid, text);
-    g_autofree char *hint = g_strdup_printf("Lift that with: cbt-backup unprotect %s", text);
-    cbt_set_error(error, CBT_ERROR_STATE, hint, "recovery point %s is protected", text);
+  if (!handler_check_unprotected(point, error))
     return FALSE;
-  }
   g_autofree char *folder = g_build_filename(store_directory(daemon->store), "points", NULL);
   g_autoptr(GError) local = NULL;
   if (!store_point_remove(cbt_file_ops_default(), folder, &point->uuid, &local) &&

@@ -51,7 +51,12 @@ backup incremental web >/dev/null
 last=$(points web | head -n 1)
 cbt --quiet protect web@latest
 expect_exit 4 "cbt-backup unprotect $last" cbt forget web@latest
-cbt --quiet unprotect web@latest
+n_points=$(points web | wc -l)
+cbt --quiet protect web@1
+cbt --quiet unprotect web@0
+expect_exit 4 "cbt-backup unprotect $(points web | sed -n 2p)" cbt vm remove web --forget-points
+assert_eq "points when one is protected" "$(points web | wc -l)" "$n_points"
+cbt --quiet unprotect web@1
 
 say "forgetting"
 text=$(cbt forget "$first")
