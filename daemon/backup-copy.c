@@ -334,8 +334,11 @@ check_untouched(BackupDisk *disk, GError **error)
     return FALSE;
   if (!changed)
     return TRUE;
-  cbt_set_error(error, CBT_ERROR_STATE, "Back up running guests through an export: cbt-backup export start",
-                "%s was written by another program during the backup", disk->disk->path);
+  g_autofree char *hint =
+      g_strdup_printf("Back up running guests through an export: cbt-backup export start %s",
+                      disk->backup->request->vm->name);
+  cbt_set_error(error, CBT_ERROR_STATE, hint, "%s was written by another program during the backup",
+                disk->disk->path);
   return FALSE;
 }
 

@@ -318,8 +318,8 @@ backup_job_new(BackupRequest *request, GError **error)
     for (guint i = 0; i < vm->disks->len; i++)
       found |= strcmp(((CatalogueDisk *) g_ptr_array_index(vm->disks, i))->name, *name) == 0;
     if (!found) {
-      cbt_set_error(error, CBT_ERROR_NOT_FOUND, "See cbt-backup vm show.", "vm '%s' has no disk '%s'",
-                    vm->name, *name);
+      g_autofree char *hint = g_strdup_printf("See: cbt-backup vm show %s", vm->name);
+      cbt_set_error(error, CBT_ERROR_NOT_FOUND, hint, "vm '%s' has no disk '%s'", vm->name, *name);
       backup_request_free(request);
       return NULL;
     }

@@ -8,6 +8,7 @@
 #include <daemon/engine.h>
 #include <daemon/leases.h>
 #include <daemon/task.h>
+#include <daemon/throttle.h>
 #include <string.h>
 
 #define DEFAULT_LIMIT 100
@@ -52,6 +53,7 @@ backup_request_from_json(const Daemon *daemon, CatalogueVm *vm, JsonObject *body
       !api_json_get_string(body, "bitmap", FALSE, &bitmap, error) ||
       !cbt_name_check("bitmap", bitmap, error) ||
       !api_json_get_size(body, "speed", FALSE, &backup->speed, error) ||
+      !throttle_check_speed(backup->speed, error) ||
       !api_json_get_size(body, "audit", FALSE, &backup->audit, error) || !check_audit(backup->audit, error) ||
       !api_json_get_strings(body, "disks", FALSE, &backup->disks, error) ||
       !api_json_get_string(body, "note", FALSE, &note, error) ||

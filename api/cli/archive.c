@@ -46,7 +46,7 @@ get_wanted(Cli *cli, Wanted *wanted, GError **error)
   wanted->output = cli_option(cli, "output");
   if (wanted->output && *wanted->output)
     return get_format(cli, wanted, error) && get_disk(cli, wanted, error) &&
-           cli_option_size(cli, "speed", &wanted->speed, &has_speed, error);
+           cli_option_speed(cli, &wanted->speed, &has_speed, error);
   cli_set_usage(error, "Say where the archive goes: --output FILE, or - for standard output");
   return FALSE;
 }
@@ -92,7 +92,10 @@ write_to_stdout(Cli *cli, const Wanted *wanted, GError **error)
   if (wanted->disk)
     g_string_append_printf(query, "&disk=%s", wanted->disk);
   g_autoptr(ApiClient) client = api_client_new(cli->socket_path);
-  return api_client_stream(client, query->str, STDOUT_FILENO, error);
+  if (api_client_stream(client, query->str, STDOUT_FILENO, error))
+    return TRUE;
+  cli_end_if_nobody_reads();
+  return FALSE;
 }
 
 static gboolean
@@ -117,7 +120,7 @@ static const CliOption options[] = {
     {"chain", NULL, FALSE,
      "a qcow2 base and an overlay for each incremental up to the point, into the folder --output, which may "
      "have a part of them"},
-    {"speed", "SIZE", FALSE, "at most so many bytes a second"},
+    {"speed", "SIZE", FALSE, "at most so many bytes of the disks a second (64K or more; 0: no limit)"},
     {"no-wait", NULL, FALSE, "print the job and leave it running"},
     {0},
 };

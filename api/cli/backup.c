@@ -65,7 +65,7 @@ make_body(Cli *cli, const char *kind, GError **error)
   guint64 speed = 0;
   gboolean has_speed;
   const char *bitmap = cli_option(cli, "bitmap"), *note = cli_option(cli, "note");
-  if (!check_quiesce(cli, error) || !cli_option_size(cli, "speed", &speed, &has_speed, error) ||
+  if (!check_quiesce(cli, error) || !cli_option_speed(cli, &speed, &has_speed, error) ||
       !add_audit(cli, body, error) || !add_disks(cli, body, error) || !add_archive(cli, body, error) ||
       (bitmap && !cli_check_name("Bitmap", bitmap, error)))
     return NULL;
@@ -103,7 +103,7 @@ incremental(Cli *cli, GError **error)
 
 static const CliOption options[] = {
     {"bitmap", "BITMAP", FALSE, "the bitmap that says what changed (default 'default')"},
-    {"speed", "SIZE", FALSE, "read at most so many bytes a second"},
+    {"speed", "SIZE", FALSE, "read at most so many bytes a second (64K or more; 0: no limit)"},
     {"audit", "N", FALSE,
      "compare so many clusters that the bitmap calls clean with the latest point (default 256, 0: none)"},
     {"disk", "DISK", TRUE, "back up this disk only"},

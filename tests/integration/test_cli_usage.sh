@@ -111,9 +111,19 @@ expect 2 'not available in this version' vm add web --disk root=x --qmp /run/qmp
 
 # No daemon
 expect 5 "does not answer on $CBT_BACKUP_SOCKET" status
-expect 5 'systemctl start cbt-backup' --full web
+expect 5 'Start it with: ' --full web
+expect 5 '--socket PATH or CBT_BACKUP_SOCKET' --full web
 expect 5 "does not answer on $dir/other" vm list --socket "$dir/other"
 expect 5 'does not answer on /' --socket="$dir/other" vm list
+
+# Who reads the output may stop when he likes, as with any other program
+exec {gone}> >(exit)
+wait $!
+"$program" --help >&"$gone" 2>"$dir/err"
+status=$?
+[ "$status" -eq 141 ] || complain "output that nobody reads ended with $status, not by SIGPIPE"
+[ ! -s "$dir/err" ] || complain "output that nobody reads: $(cat "$dir/err")"
+exec {gone}>&-
 
 # One JSON document, for errors as well
 expect 5 'does not answer' --json status
