@@ -7,7 +7,8 @@
  * is open for recording its header says "unclean, boot B". What the next open makes of that:
  *
  *   clean                  the disk must be the one that was stamped, unchanged since
- *   unclean, this boot     the recording process died; the kernel kept every page, so the bits are exact
+ *   unclean, this boot     the recording process died; the kernel kept every page, so the bits are exact, if
+ * the witness (cbt/witness.h) vouches that they are the ones
  *   unclean, other boot    pages may be lost: what the disk's region log flags is dirty, if it is the log
  * that the header names; else inconsistent. A disabled bitmap's bits are durable
  *
@@ -83,6 +84,7 @@ cbt_bitmap_file_abandon(CbtBitmapFile *file)
     file->ops->close(file->ops, file->fd);
   if (file->temporary != NULL)
     file->ops->unlink(file->ops, file->temporary);
+  cbt_witness_free(file->witness);
   g_free(file->temporary);
   g_free(file->path);
   g_free(file);
@@ -150,6 +152,7 @@ cbt_bitmap_file_prepare(const CbtFileOps *ops, const char *path, const CbtBitmap
   g_autoptr(CbtBitmapFile) file = file_new(ops, path, fd, TRUE);
   file->temporary = g_steal_pointer(&temporary);
   file->header = *header;
+  file->header.file_id = cbt_uuid_generate();
   file->header.sequence = 0;
   file->header.clean = FALSE;
   file->slot = 1;
@@ -170,6 +173,27 @@ cbt_bitmap_file_publish(CbtBitmapFile *file, GError **error)
   g_clear_pointer(&file->temporary, g_free);
   cbt_bitmap_file_update_recording(file);
   return TRUE;
+}
+
+static guint64
+n_recorded(const CbtBitmapFile *file)
+{
+  return file->recording != NULL ? cbt_bitmap_n_dirty(file->recording) : 0;
+}
+
+void
+cbt_bitmap_file_begin_witness(CbtBitmapFile *file, const CbtBitmapUse *use)
+{
+  if (file->witness == NULL && use->witness_directory != NULL)
+    file->witness = cbt_witness_open(use->witness_directory, &file->header.disk.disk_id, file->path);
+  cbt_witness_begin(file->witness, &file->header.file_id, file->header.sequence, n_recorded(file));
+}
+
+void
+cbt_bitmap_file_note_witness(CbtBitmapFile *file)
+{
+  if (file->witness != NULL)
+    cbt_witness_note(file->witness, file->header.sequence, n_recorded(file));
 }
 
 static gboolean
@@ -224,6 +248,7 @@ cbt_bitmap_file_create_for(const CbtFileOps *ops, const char *path, const char *
     ops->unlink(ops, path);
     return NULL;
   }
+  cbt_bitmap_file_begin_witness(file, use);
   return g_steal_pointer(&file);
 }
 
@@ -260,18 +285,37 @@ cbt_bitmap_file_load_header(const CbtFileOps *ops, int fd, const char *path, Cbt
   return (guint64) st.st_size >= layout.file_size || too_short(path, error);
 }
 
-/* Writes to a device are counted from the boot on: behind one, none may have been made yet. */
-static gboolean
-was_written(const CbtDiskIdentity *known, const CbtDiskIdentity *disk, gboolean same_boot)
+/* An image file's times against those that were stamped; NULL, or what differs. */
+static const char *
+find_file_change(const CbtDiskIdentity *known, const CbtDiskIdentity *disk)
 {
-  if (disk->inode == 0 && !same_boot)
-    return !cbt_block_mark_is_unwritten(disk->mtime_ns);
-  return known->mtime_ns != disk->mtime_ns;
+  if (known->mtime_ns != disk->mtime_ns)
+    return "the image was written while it was not tracked (its modification time changed)";
+  if (known->ctime_ns != disk->ctime_ns)
+    return "the image may have been written while it was not tracked: its modification time is as before, "
+           "but "
+           "not its change time (chmod, chown, mv and ln alter that, too)";
+  return NULL;
 }
 
-/* The reason why the bits cannot be those of DISK as it is now, or NULL (transfer full). */
+/* Writes to a device are counted from the boot on: behind one, none may have been made yet. That tells
+ * nothing of an older copy of the bitmap file; a copy is younger than the boot. */
+static const char *
+find_device_change(const CbtDiskIdentity *known, const CbtDiskIdentity *disk, gboolean same_boot,
+                   gboolean is_from_this_boot)
+{
+  if (same_boot ? known->mtime_ns != disk->mtime_ns : !cbt_block_mark_is_unwritten(disk->mtime_ns))
+    return "the device was written while it was not tracked (its count of writes changed)";
+  if (!same_boot && is_from_this_boot)
+    return "the bitmap file was put there, or altered, since the host started";
+  return NULL;
+}
+
+/* The reason why the bits cannot be those of DISK as it is now, or NULL (transfer full). IS_FROM_THIS_BOOT:
+ * somebody made or altered the file in this boot. */
 static char *
-find_mismatch(const CbtBitmapHeader *header, const CbtDiskIdentity *disk, gboolean same_boot)
+find_mismatch(const CbtBitmapHeader *header, const CbtDiskIdentity *disk, gboolean same_boot,
+              gboolean is_from_this_boot)
 {
   const CbtDiskIdentity *known = &header->disk;
   gboolean is_file = disk->inode != 0;
@@ -287,11 +331,10 @@ find_mismatch(const CbtBitmapHeader *header, const CbtDiskIdentity *disk, gboole
   if (is_file && same_boot && known->device != disk->device)
     return g_strdup("the image is on another file system than before (its device changed)");
   /* The bits of an inconsistent one mean nothing anyhow, and it has its reason. */
-  if (header->clean && header->state != CBT_BITMAP_INCONSISTENT && was_written(known, disk, same_boot))
-    return g_strdup(is_file
-                        ? "the image was written while it was not tracked (its modification time changed)"
-                        : "the device was written while it was not tracked (its count of writes changed)");
-  return NULL;
+  if (!header->clean || header->state == CBT_BITMAP_INCONSISTENT)
+    return NULL;
+  return g_strdup(is_file ? find_file_change(known, disk)
+                          : find_device_change(known, disk, same_boot, is_from_this_boot));
 }
 
 /* What a power cut may have taken from the bits of this header, the flags of USE's log give back. */
@@ -301,15 +344,25 @@ is_covered(const CbtBitmapHeader *header, const CbtBitmapUse *use)
   return use->log != NULL && cbt_uuid_equal(&header->log_id, cbt_region_log_id(use->log));
 }
 
-/* The reason why the bits cannot be used after the host went down over them, or NULL. Between a cut and the
- * next open nothing is stamped that a foreign write could be told by, but it is later than the boot. */
-static const char *
-find_loss(const CbtBitmapHeader *header, const CbtDiskIdentity *disk, const CbtBitmapUse *use)
+static gboolean
+was_written_in_boot(const CbtDiskIdentity *disk, const CbtBoot *boot)
 {
-  if (!is_covered(header, use))
+  return disk->inode != 0 ? MAX(disk->mtime_ns, disk->ctime_ns) >= boot->started_ns
+                          : !cbt_block_mark_is_unwritten(disk->mtime_ns);
+}
+
+/* The reason why the bits cannot be used after the host went down over them, or NULL. Between a cut and the
+ * next open nothing is stamped that a foreign write could be told by, or an older copy of the files put back,
+ * but both are later than the boot. */
+static const char *
+find_loss(const CbtBitmapFile *file, const CbtDiskIdentity *disk, const CbtBitmapUse *use)
+{
+  if (!is_covered(&file->header, use))
     return "the host went down while the disk was in use";
-  if (disk->inode != 0 ? disk->mtime_ns >= use->boot.started_ns : !cbt_block_mark_is_unwritten(disk->mtime_ns))
+  if (was_written_in_boot(disk, &use->boot))
     return "the image was written after the host went down with the disk in use";
+  if (file->is_from_this_boot)
+    return "the bitmap file was put there, or altered, after the host went down with the disk in use";
   return NULL;
 }
 
@@ -340,7 +393,7 @@ begin_use(CbtBitmapFile *file, const CbtDiskIdentity *disk, const CbtBitmapUse *
 {
   CbtBitmapHeader next = file->header;
   gboolean cut = !next.clean && !same_boot && next.state != CBT_BITMAP_DISABLED;
-  const char *loss = cut ? find_loss(&next, disk, use) : NULL;
+  const char *loss = cut ? find_loss(file, disk, use) : NULL;
   file->settled = next.clean || !same_boot;
   /* Pages that the kernel holds for clean after a failed sync of the process before us are not on the disk.
    */
@@ -357,6 +410,7 @@ begin_use(CbtBitmapFile *file, const CbtDiskIdentity *disk, const CbtBitmapUse *
   if (!cbt_bitmap_file_sync(file, error) || !cbt_bitmap_file_write_header(file, &next, error))
     return FALSE;
   cbt_bitmap_file_update_recording(file);
+  cbt_bitmap_file_begin_witness(file, use);
   return TRUE;
 }
 
@@ -374,6 +428,32 @@ open_and_load(const CbtFileOps *ops, const char *path, gboolean writable, GError
   return g_steal_pointer(&file);
 }
 
+/* Before anything in it is touched. */
+static void
+look_at_age(CbtBitmapFile *file, const CbtBoot *boot)
+{
+  struct stat st;
+  file->is_from_this_boot = fstat(file->fd, &st) != 0 || cbt_timespec_ns(&st.st_ctim) >= boot->started_ns;
+}
+
+/* The bits of a process that was killed in this boot are exact, if these are its bits. */
+static gboolean
+check_witness(CbtBitmapFile *file, const CbtBitmapUse *use, gboolean same_boot, GError **error)
+{
+  const CbtBitmapHeader *header = &file->header;
+  if (use->witness_directory == NULL)
+    return TRUE;
+  file->witness = cbt_witness_open(use->witness_directory, &header->disk.disk_id, file->path);
+  if (header->clean || !same_boot || header->state == CBT_BITMAP_INCONSISTENT)
+    return TRUE;
+  cbt_bitmap_file_update_recording(file);
+  const char *doubt = cbt_witness_doubt(file->witness, &header->file_id, header->sequence, n_recorded(file));
+  if (doubt == NULL)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_INCONSISTENT, NULL, "%s", doubt);
+  return FALSE;
+}
+
 CbtBitmapFile *
 cbt_bitmap_file_open(const CbtFileOps *ops, const char *path, const CbtDiskIdentity *disk, GError **error)
 {
@@ -388,9 +468,10 @@ cbt_bitmap_file_open_for(const CbtFileOps *ops, const char *path, const CbtDiskI
   g_autoptr(CbtBitmapFile) file = open_and_load(ops, path, TRUE, error);
   if (file == NULL)
     return NULL;
+  look_at_age(file, &use->boot);
   gboolean same_boot =
       !cbt_uuid_is_nil(&use->boot.id) && cbt_uuid_equal(&use->boot.id, &file->header.boot_id);
-  g_autofree char *mismatch = find_mismatch(&file->header, disk, same_boot);
+  g_autofree char *mismatch = find_mismatch(&file->header, disk, same_boot, file->is_from_this_boot);
   if (mismatch != NULL) {
     cbt_set_error(error, CBT_ERROR_INCONSISTENT, NULL, "%s", mismatch);
     return NULL;
@@ -399,7 +480,7 @@ cbt_bitmap_file_open_for(const CbtFileOps *ops, const char *path, const CbtDiskI
     return NULL;
   for (guint i = 0; i < 2; i++)
     cbt_bitmap_rebuild_summary(file->bits[i]);
-  if (!begin_use(file, disk, use, same_boot, error))
+  if (!check_witness(file, use, same_boot, error) || !begin_use(file, disk, use, same_boot, error))
     return NULL;
   return g_steal_pointer(&file);
 }
@@ -439,6 +520,8 @@ gboolean
 cbt_bitmap_file_close(CbtBitmapFile *file, const CbtDiskIdentity *disk, GError **error)
 {
   gboolean ok = !file->writable || cbt_bitmap_file_stamp(file, disk, error);
+  if (ok)
+    cbt_witness_remove(g_steal_pointer(&file->witness));
   cbt_bitmap_file_abandon(file);
   return ok;
 }
@@ -477,14 +560,15 @@ cbt_bitmap_file_info(const CbtBitmapFile *file, CbtBitmapInfo *info)
 void
 cbt_bitmap_file_record(CbtBitmapFile *file, guint64 offset, guint64 length)
 {
-  if (file->recording != NULL)
-    cbt_bitmap_set(file->recording, offset, length);
+  guint64 n = file->recording != NULL ? cbt_bitmap_set(file->recording, offset, length) : 0;
+  if (n != 0 && file->witness != NULL)
+    cbt_witness_add(file->witness, n);
   if (G_UNLIKELY(file->also != NULL))
     cbt_bitmap_set(file->also, offset, length);
 }
 
 gboolean
-cbt_bitmap_file_merge(CbtBitmapFile *file, const CbtBitmapFile *src, GError **error)
+cbt_bitmap_file_merge_bits(CbtBitmapFile *file, const CbtBitmapFile *src, GError **error)
 {
   const CbtBitmapFile *const both[] = {file, src};
   for (guint i = 0; i < G_N_ELEMENTS(both); i++)
@@ -505,5 +589,12 @@ cbt_bitmap_file_merge(CbtBitmapFile *file, const CbtBitmapFile *src, GError **er
     for (guint i = 0; i < G_N_ELEMENTS(sources); i++)
       if (targets[t] != NULL && sources[i] != NULL)
         cbt_bitmap_merge(targets[t], sources[i]);
-  return cbt_bitmap_file_sync(file, error);
+  cbt_bitmap_file_note_witness(file);
+  return TRUE;
+}
+
+gboolean
+cbt_bitmap_file_merge(CbtBitmapFile *file, const CbtBitmapFile *src, GError **error)
+{
+  return cbt_bitmap_file_merge_bits(file, src, error) && cbt_bitmap_file_sync(file, error);
 }

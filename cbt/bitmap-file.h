@@ -53,6 +53,7 @@ typedef struct {
   guint64 device;   /* st_dev of a file, st_rdev of a block device */
   guint64 inode;    /* st_ino; 0 for a block device */
   gint64 mtime_ns;  /* last data change; of a block device its mark (cbt/block-mark.h) */
+  gint64 ctime_ns;  /* last change of anything, which nobody can set back; 0 for a block device */
 } CbtDiskIdentity;
 
 /* What there is to say of a bitmap; also the wire form of cbt/control.h, so plain fixed-size fields. */

@@ -53,7 +53,9 @@ enum {
   CBT_BITMAP_AT_REGIONS_SIZE = 472, /* u64 */
   CBT_BITMAP_AT_FILE_SIZE = 480,    /* u64 */
   CBT_BITMAP_AT_LOG_ID = 488,       /* 16 bytes: the region log that covers the file, nil: none */
-  CBT_BITMAP_AT_ZERO = 504,         /* zeros up to the checksum */
+  CBT_BITMAP_AT_FILE_ID = 504,      /* 16 bytes, random: another one for each file that is made */
+  CBT_BITMAP_AT_CTIME = 520,        /* i64, nanoseconds since 1970, 0 for a block device */
+  CBT_BITMAP_AT_ZERO = 528,         /* zeros up to the checksum */
   CBT_BITMAP_AT_CHECKSUM = 4088,    /* u64, cbt_checksum64() of the 4088 bytes before it */
 };
 
@@ -77,6 +79,7 @@ typedef struct {
   gboolean inconsistent_base;
   guint64 granularity;
   CbtUuid boot_id;
+  CbtUuid file_id;
   CbtUuid log_id; /* of the region log that covers it while it is not clean; nil: none */
   CbtDiskIdentity disk;
   CbtUuid base;

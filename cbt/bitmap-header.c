@@ -50,11 +50,13 @@ encode_identity(const CbtBitmapHeader *header, guint8 *page)
 {
   memcpy(page + CBT_BITMAP_AT_BOOT_ID, header->boot_id.bytes, sizeof header->boot_id.bytes);
   memcpy(page + CBT_BITMAP_AT_LOG_ID, header->log_id.bytes, sizeof header->log_id.bytes);
+  memcpy(page + CBT_BITMAP_AT_FILE_ID, header->file_id.bytes, sizeof header->file_id.bytes);
   memcpy(page + CBT_BITMAP_AT_DISK_ID, header->disk.disk_id.bytes, sizeof header->disk.disk_id.bytes);
   cbt_put_u64(page + CBT_BITMAP_AT_DISK_SIZE, header->disk.size);
   cbt_put_u64(page + CBT_BITMAP_AT_DEVICE, header->disk.device);
   cbt_put_u64(page + CBT_BITMAP_AT_INODE, header->disk.inode);
   cbt_put_u64(page + CBT_BITMAP_AT_MTIME, (guint64) header->disk.mtime_ns);
+  cbt_put_u64(page + CBT_BITMAP_AT_CTIME, (guint64) header->disk.ctime_ns);
 }
 
 void
@@ -98,11 +100,13 @@ decode_identity(const guint8 *page, CbtBitmapHeader *header)
 {
   memcpy(header->boot_id.bytes, page + CBT_BITMAP_AT_BOOT_ID, sizeof header->boot_id.bytes);
   memcpy(header->log_id.bytes, page + CBT_BITMAP_AT_LOG_ID, sizeof header->log_id.bytes);
+  memcpy(header->file_id.bytes, page + CBT_BITMAP_AT_FILE_ID, sizeof header->file_id.bytes);
   memcpy(header->disk.disk_id.bytes, page + CBT_BITMAP_AT_DISK_ID, sizeof header->disk.disk_id.bytes);
   header->disk.size = cbt_get_u64(page + CBT_BITMAP_AT_DISK_SIZE);
   header->disk.device = cbt_get_u64(page + CBT_BITMAP_AT_DEVICE);
   header->disk.inode = cbt_get_u64(page + CBT_BITMAP_AT_INODE);
   header->disk.mtime_ns = (gint64) cbt_get_u64(page + CBT_BITMAP_AT_MTIME);
+  header->disk.ctime_ns = (gint64) cbt_get_u64(page + CBT_BITMAP_AT_CTIME);
 }
 
 /* NULL, or what is wrong with the numbers. */

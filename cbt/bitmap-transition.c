@@ -2,6 +2,13 @@
 /*
  * From state to state.
  *
+ * A transition has three parts. begin and finish move the pointers that changes are recorded by, so nobody
+ * may record meanwhile, but neither waits for storage; commit merges, syncs and writes the header, and
+ * changes go on. In between they are recorded in both arrays, so that the bits are right whichever header a
+ * crash leaves. At last, tidy clears the array that means nothing any more, lest the next freeze take long
+ * over it. Abdicate needs no begin: changes go to the same array before and after it. A freeze clears the
+ * array that changes shall go to, so all three of it come at one instant; its header is not waited for.
+ *
  * A state is what the newest valid header slot says; a transition writes the other slot and syncs it, so a
  * crash leaves the old header or the new one. When it is durable the first slot gets the same bytes, without
  * a sync: from then on damage to either slot leaves the current state, never one that is out of date. The
@@ -20,12 +27,14 @@
  * sync, then header with the clean mark.
  *
  * Where the table says sync, a header gives bits a meaning that must survive a power cut. create-successor
- * needs none: stale bits in either array are only more dirty, bits of the parent that are not durable lie in
- * regions that the region log flags (they are set in both arrays after a cut), and the guest is waiting. No other
- * transition relies on the log: where bits begin to mean something they were synced, and what is recorded while
- * the header is written lies in flagged regions. A bitmap that is new or enabled has no base that could be wrong;
- * by the freeze that gives it one, whatever the image may lose again is flagged, for flags are taken away only
- * after a sync of the image.
+ * needs none, and its header is not waited for either (cbt_bitmap_file_settle() does, without a hold): a
+ * power cut before it is durable leaves the old state, whose parent array gets the regions that were written
+ * meanwhile. The older slot keeps its durable header so long. Stale bits in either array are only more dirty,
+ * bits of the parent that are not durable lie in regions that the region log flags (they are set in both
+ * arrays after a cut), and the guest is waiting. No other transition relies on the log: where bits begin to
+ * mean something they were synced, and what is recorded while the header is written lies in flagged regions.
+ * A bitmap that is new or enabled has no base that could be wrong; by the freeze that gives it one, whatever
+ * the image may lose again is flagged, for flags are taken away only after a sync of the image.
  */
 #include <cbt/bitmap-file-private.h>
 
@@ -42,11 +51,33 @@ redirty(CbtBitmapFile *file)
 }
 
 static gboolean
+write_slot(CbtBitmapFile *file, guint slot, const CbtBitmapHeader *header)
+{
+  guint8 page[CBT_BITMAP_PAGE];
+  cbt_bitmap_header_encode(header, page);
+  return cbt_file_pwrite_full(file->ops, file->fd, page, sizeof page, slot * sizeof page);
+}
+
+/* The newest header is durable in the slot that `slot` does not name. */
+static void
+switch_slot(CbtBitmapFile *file)
+{
+  if (!write_slot(file, file->slot, &file->header))
+    g_debug("%s: cannot write the second header slot", file->path);
+  file->slot = 1 - file->slot;
+  file->header_waits = FALSE;
+}
+
+static gboolean
 sync_fd(CbtBitmapFile *file)
 {
   if (file->sync_failed)
     redirty(file);
+  if (file->sync_failed && file->header_waits && !write_slot(file, 1 - file->slot, &file->header))
+    return FALSE;
   file->sync_failed = file->ops->fdatasync(file->ops, file->fd) != 0;
+  if (!file->sync_failed && file->header_waits)
+    switch_slot(file);
   return !file->sync_failed;
 }
 
@@ -59,56 +90,72 @@ cbt_bitmap_file_sync(CbtBitmapFile *file, GError **error)
   return FALSE;
 }
 
+/* Writes HEADER to the slot that is not in force, and syncs it if SYNC. If that fails the old one stays. */
 static gboolean
-write_slot(CbtBitmapFile *file, guint slot, const CbtBitmapHeader *header)
+put_header(CbtBitmapFile *file, const CbtBitmapHeader *header, gboolean sync, GError **error)
 {
-  guint8 page[CBT_BITMAP_PAGE];
-  cbt_bitmap_header_encode(header, page);
-  return cbt_file_pwrite_full(file->ops, file->fd, page, sizeof page, slot * sizeof page);
+  guint slot = 1 - file->slot;
+  if (write_slot(file, slot, header) && (!sync || sync_fd(file)))
+    return TRUE;
+  int errsv = errno;
+  /* What was written must not win at the next open. If it cannot be taken back either, both states are
+   * possible: go on recording where either of them looks. */
+  file->header_unknown = !write_slot(file, slot, &file->header);
+  cbt_set_error_errno(error, errsv, "cannot write the header of %s", file->path);
+  return FALSE;
+}
+
+static gboolean
+write_header(CbtBitmapFile *file, const CbtBitmapHeader *next, gboolean sync, GError **error)
+{
+  CbtBitmapHeader header = *next;
+  /* A header that waits stands in the slot to be written, and the durable one is older than it. */
+  if (file->header_waits && !cbt_bitmap_file_sync(file, error))
+    return FALSE;
+  header.sequence = file->header.sequence + 1;
+  if (!put_header(file, &header, sync, error))
+    return FALSE;
+  file->header = header;
+  if (sync)
+    switch_slot(file);
+  else
+    file->header_waits = TRUE;
+  file->header_unknown = FALSE;
+  return TRUE;
 }
 
 gboolean
 cbt_bitmap_file_write_header(CbtBitmapFile *file, const CbtBitmapHeader *next, GError **error)
 {
-  CbtBitmapHeader header = *next;
-  header.sequence = file->header.sequence + 1;
-  guint slot = 1 - file->slot;
-  if (!write_slot(file, slot, &header) || !sync_fd(file)) {
-    int errsv = errno;
-    /* What was written must not win at the next open. If it cannot be taken back either, both states are
-     * possible: record where either of them looks. */
-    if (!write_slot(file, slot, &file->header) && file->recording != NULL)
-      file->also = file->recording == file->bits[0] ? file->bits[1] : file->bits[0];
-    cbt_set_error_errno(error, errsv, "cannot write the header of %s", file->path);
+  /* The bits that are recorded stay as they are, and may be added to meanwhile. */
+  cbt_witness_expect(file->witness, TRUE);
+  if (!write_header(file, next, TRUE, error))
     return FALSE;
-  }
-  if (!write_slot(file, 1 - slot, &header))
-    g_debug("%s: cannot write the second header slot", file->path);
-  file->header = header;
-  file->slot = slot;
-  file->also = NULL;
+  cbt_witness_advance(file->witness, file->header.sequence);
   return TRUE;
+}
+
+gboolean
+cbt_bitmap_file_settle(CbtBitmapFile *file, GError **error)
+{
+  return !file->header_waits || cbt_bitmap_file_sync(file, error);
+}
+
+static CbtBitmap *
+other_array(const CbtBitmapFile *file, const CbtBitmap *bits)
+{
+  return bits == file->bits[0] ? file->bits[1] : file->bits[0];
 }
 
 void
 cbt_bitmap_file_update_recording(CbtBitmapFile *file)
 {
   guint parent = file->header.parent;
-  switch (file->header.state) {
-  case CBT_BITMAP_FROZEN:
-    file->recording = file->bits[1 - parent];
-    break;
-  case CBT_BITMAP_ACTIVE:
-  case CBT_BITMAP_INCONSISTENT:
-    file->recording = file->bits[parent];
-    break;
-  case CBT_BITMAP_DISABLED:
-  default:
+  if (!file->writable || file->header.state == CBT_BITMAP_DISABLED)
     file->recording = NULL;
-    break;
-  }
-  if (!file->writable)
-    file->recording = NULL;
+  else
+    file->recording = file->bits[file->header.state == CBT_BITMAP_FROZEN ? 1 - parent : parent];
+  file->also = file->header_unknown && file->recording != NULL ? other_array(file, file->recording) : NULL;
 }
 
 static void
@@ -154,58 +201,89 @@ plan_header(CbtBitmapHeader *next, CbtBitmapEvent event, const CbtUuid *pending,
   }
 }
 
-static gboolean
-before_header(CbtBitmapFile *file, CbtBitmapEvent event, GError **error)
+gboolean
+cbt_bitmap_transition_plan(CbtBitmapTransition *transition, CbtBitmapFile *file, CbtBitmapEvent event,
+                           const CbtUuid *pending, const char *reason, GError **error)
 {
-  CbtBitmap *parent = file->bits[file->header.parent];
-  CbtBitmap *other = file->bits[1 - file->header.parent];
-  switch (event) {
-  case CBT_BITMAP_CREATE_SUCCESSOR:
-    cbt_bitmap_clear_all(other);
-    if (file->header.state == CBT_BITMAP_INCONSISTENT)
-      cbt_bitmap_set_all(parent);
-    return TRUE;
-  case CBT_BITMAP_RECLAIM:
-    cbt_bitmap_merge(parent, other);
-    return cbt_bitmap_file_sync(file, error);
-  case CBT_BITMAP_ABDICATE:
-  case CBT_BITMAP_DISABLE:
-    return cbt_bitmap_file_sync(file, error);
-  default:
-    return TRUE;
+  *transition = (CbtBitmapTransition){.file = file, .event = event, .next = file->header};
+  CbtBitmapHeader *next = &transition->next;
+  CbtBitmapState state;
+  if (!file->writable ||
+      !cbt_bitmap_next_state(file->header.state, event, file->header.inconsistent_base, &state)) {
+    cbt_set_error(error, CBT_ERROR_STATE, NULL, "bitmap '%s' is %s%s, which does not allow %s",
+                  file->header.name, cbt_bitmap_state_name(file->header.state),
+                  file->writable ? "" : " and open read-only", cbt_bitmap_event_name(event));
+    return FALSE;
   }
+  plan_header(next, event, pending, reason);
+  next->state = state;
+  next->generation++;
+  return TRUE;
 }
 
-/* Only ever makes bits clean that mean nothing any more. */
-static void
-after_header(CbtBitmapFile *file, CbtBitmapEvent event)
+void
+cbt_bitmap_transition_begin(const CbtBitmapTransition *transition)
 {
-  if (event == CBT_BITMAP_ABDICATE || event == CBT_BITMAP_RECLAIM)
-    cbt_bitmap_clear_all(file->bits[1 - file->header.parent]);
-  else if (event == CBT_BITMAP_CLEAR)
+  CbtBitmapFile *file = transition->file;
+  CbtBitmap *parent = file->bits[file->header.parent];
+  cbt_bitmap_file_update_recording(file); /* if the last one could not finish */
+  if (transition->event == CBT_BITMAP_ENABLE)
+    file->recording = parent;
+  if (transition->event == CBT_BITMAP_CREATE_SUCCESSOR) {
+    cbt_bitmap_clear_all(other_array(file, parent));
+    if (file->header.state == CBT_BITMAP_INCONSISTENT)
+      cbt_bitmap_set_all(parent);
+  }
+  if (file->recording != NULL)
+    file->also = other_array(file, file->recording);
+}
+
+gboolean
+cbt_bitmap_transition_commit(CbtBitmapTransition *transition, GError **error)
+{
+  CbtBitmapFile *file = transition->file;
+  CbtBitmapEvent event = transition->event;
+  gboolean freezes = event == CBT_BITMAP_CREATE_SUCCESSOR;
+  CbtBitmap *parent = file->bits[file->header.parent];
+  cbt_witness_expect(file->witness, !freezes);
+  if (event == CBT_BITMAP_RECLAIM)
+    cbt_bitmap_merge(parent, other_array(file, parent));
+  gboolean syncs = event == CBT_BITMAP_RECLAIM || event == CBT_BITMAP_ABDICATE || event == CBT_BITMAP_DISABLE;
+  transition->is_done =
+      (!syncs || cbt_bitmap_file_sync(file, error)) && write_header(file, &transition->next, !freezes, error);
+  if (transition->is_done)
+    cbt_witness_advance(file->witness, file->header.sequence);
+  return transition->is_done;
+}
+
+void
+cbt_bitmap_transition_finish(const CbtBitmapTransition *transition)
+{
+  CbtBitmapFile *file = transition->file;
+  cbt_bitmap_file_update_recording(file);
+  if (transition->is_done && transition->event == CBT_BITMAP_CLEAR)
     cbt_bitmap_clear_all(file->bits[file->header.parent]);
+  cbt_bitmap_file_note_witness(file);
+}
+
+void
+cbt_bitmap_transition_tidy(const CbtBitmapTransition *transition)
+{
+  CbtBitmapFile *file = transition->file;
+  if (transition->is_done && file->header.state != CBT_BITMAP_FROZEN && file->also == NULL)
+    cbt_bitmap_clear_all(file->bits[1 - file->header.parent]);
 }
 
 gboolean
 cbt_bitmap_file_apply(CbtBitmapFile *file, CbtBitmapEvent event, const CbtUuid *pending, const char *reason,
                       GError **error)
 {
-  CbtBitmapHeader next = file->header;
-  if (!file->writable ||
-      !cbt_bitmap_next_state(file->header.state, event, file->header.inconsistent_base, &next.state)) {
-    cbt_set_error(error, CBT_ERROR_STATE, NULL, "bitmap '%s' is %s%s, which does not allow %s",
-                  file->header.name, cbt_bitmap_state_name(file->header.state),
-                  file->writable ? "" : " and open read-only", cbt_bitmap_event_name(event));
+  CbtBitmapTransition transition;
+  if (!cbt_bitmap_transition_plan(&transition, file, event, pending, reason, error))
     return FALSE;
-  }
-  CbtBitmapState state = next.state;
-  next.state = file->header.state;
-  plan_header(&next, event, pending, reason);
-  next.state = state;
-  next.generation++;
-  if (!before_header(file, event, error) || !cbt_bitmap_file_write_header(file, &next, error))
-    return FALSE;
-  cbt_bitmap_file_update_recording(file);
-  after_header(file, event);
-  return TRUE;
+  cbt_bitmap_transition_begin(&transition);
+  gboolean ok = cbt_bitmap_transition_commit(&transition, error);
+  cbt_bitmap_transition_finish(&transition);
+  cbt_bitmap_transition_tidy(&transition);
+  return ok;
 }

@@ -135,40 +135,37 @@ cbt_bitmap_granularity(const CbtBitmap *bitmap)
   return bitmap->granularity;
 }
 
-/* Looks before it writes: a bit that is set already costs no locked instruction and dirties no page. */
-static inline void
+/* Looks before it writes: a bit that is set already costs no locked instruction and dirties no page. Returns
+ * how many bits it set. */
+static inline guint64
 or_word(CbtBitmap *bitmap, gsize index, guint64 mask)
 {
   if ((load(&bitmap->words[index]) & mask) == mask)
-    return;
+    return 0;
   guint64 *summary = &bitmap->summary[index / WORD_BITS];
   guint64 bit = G_GUINT64_CONSTANT(1) << (index % WORD_BITS);
   if ((load(summary) & bit) == 0)
     __atomic_fetch_or(summary, bit, __ATOMIC_RELEASE);
-  if (mask == ALL_ONES)
-    store(&bitmap->words[index], mask);
-  else
-    __atomic_fetch_or(&bitmap->words[index], mask, __ATOMIC_RELEASE);
+  guint64 before = __atomic_fetch_or(&bitmap->words[index], mask, __ATOMIC_RELEASE);
+  return (guint64) __builtin_popcountll(mask & ~before);
 }
 
-void
+guint64
 cbt_bitmap_set(CbtBitmap *bitmap, guint64 offset, guint64 length)
 {
   if (offset >= bitmap->size || length == 0)
-    return;
+    return 0;
   guint64 last_byte = offset + MIN(length, bitmap->size - offset) - 1;
   guint64 first = offset >> bitmap->shift;
   guint64 last = last_byte >> bitmap->shift;
   gsize first_word = first / WORD_BITS;
   gsize last_word = last / WORD_BITS;
-  if (first_word == last_word) {
-    or_word(bitmap, first_word, mask_from(first) & mask_to(last));
-    return;
-  }
-  or_word(bitmap, first_word, mask_from(first));
+  if (first_word == last_word)
+    return or_word(bitmap, first_word, mask_from(first) & mask_to(last));
+  guint64 n = or_word(bitmap, first_word, mask_from(first));
   for (gsize i = first_word + 1; i < last_word; i++)
-    or_word(bitmap, i, ALL_ONES);
-  or_word(bitmap, last_word, mask_to(last));
+    n += or_word(bitmap, i, ALL_ONES);
+  return n + or_word(bitmap, last_word, mask_to(last));
 }
 
 static void
@@ -319,10 +316,8 @@ cbt_bitmap_next_clean(const CbtBitmap *bitmap, guint64 offset, guint64 max_lengt
 }
 
 guint64
-cbt_bitmap_count(const CbtBitmap *bitmap)
+cbt_bitmap_n_dirty(const CbtBitmap *bitmap)
 {
-  if (bitmap->n_bits == 0)
-    return 0;
   guint64 n = 0;
   for (gsize i = next_marked_word(bitmap, 0); i < bitmap->n_words; i = next_marked_word(bitmap, i + 1)) {
     guint64 word = load(&bitmap->words[i]);
@@ -330,6 +325,15 @@ cbt_bitmap_count(const CbtBitmap *bitmap)
       word &= mask_to(bitmap->n_bits - 1);
     n += (guint64) __builtin_popcountll(word);
   }
+  return n;
+}
+
+guint64
+cbt_bitmap_count(const CbtBitmap *bitmap)
+{
+  if (bitmap->n_bits == 0)
+    return 0;
+  guint64 n = cbt_bitmap_n_dirty(bitmap);
   guint64 overhang = (bitmap->n_bits << bitmap->shift) - bitmap->size;
   return (n << bitmap->shift) - (cbt_bitmap_get(bitmap, bitmap->size - 1) ? overhang : 0);
 }

@@ -41,8 +41,8 @@ guint64 cbt_bitmap_size(const CbtBitmap *bitmap);        /* bytes of the disk */
 guint64 cbt_bitmap_granularity(const CbtBitmap *bitmap); /* bytes a bit */
 
 /* Marks every granule that the range touches. Atomic; word before summary would lose bits for a walker, so the summary
- * comes first. The range is clipped to the disk. */
-void cbt_bitmap_set(CbtBitmap *bitmap, guint64 offset, guint64 length);
+ * comes first. The range is clipped to the disk. Returns how many granules this call found clean. */
+guint64 cbt_bitmap_set(CbtBitmap *bitmap, guint64 offset, guint64 length);
 /* Cleans the granules that lie wholly inside the range (the last one of the disk counts as whole at its end). */
 void cbt_bitmap_clear(CbtBitmap *bitmap, guint64 offset, guint64 length);
 void cbt_bitmap_set_all(CbtBitmap *bitmap);
@@ -51,6 +51,8 @@ void cbt_bitmap_clear_all(CbtBitmap *bitmap);
 gboolean cbt_bitmap_get(const CbtBitmap *bitmap, guint64 offset);
 /* Dirty bytes. */
 guint64 cbt_bitmap_count(const CbtBitmap *bitmap);
+/* Dirty granules. */
+guint64 cbt_bitmap_n_dirty(const CbtBitmap *bitmap);
 /* The first dirty (clean) extent at or after OFFSET, whole as far as it reaches but at most MAX_LENGTH bytes.
  * FALSE if there is none. */
 gboolean cbt_bitmap_next_dirty(const CbtBitmap *bitmap, guint64 offset, guint64 max_length, CbtExtent *extent);

@@ -26,7 +26,7 @@
 #include <cbt/tracker.h>
 
 #define CBT_CONTROL_MAGIC   0x43425443u /* "CBTC" */
-#define CBT_CONTROL_VERSION 1u
+#define CBT_CONTROL_VERSION 2u
 
 typedef enum {
   CBT_CONTROL_HELLO,   /* who are you: fills identity, pid */

@@ -216,7 +216,8 @@ cbt_disk_connect(const char *control_socket, guint timeout_ms, GError **error)
 /* --- our own --- */
 
 CbtDisk *
-cbt_disk_open(const char *image_path, const char *bitmap_directory, const CbtUuid *disk_id, GError **error)
+cbt_disk_open(const char *image_path, const char *bitmap_directory, const char *witness_directory,
+              const CbtUuid *disk_id, GError **error)
 {
   g_autoptr(CbtDisk) disk = disk_alloc(image_path, FALSE);
   disk->image_fd = open(image_path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
@@ -224,7 +225,8 @@ cbt_disk_open(const char *image_path, const char *bitmap_directory, const CbtUui
     cbt_set_error_errno(error, errno, "cannot open %s", image_path);
     return NULL;
   }
-  disk->tracker = cbt_tracker_open(cbt_file_ops_default(), bitmap_directory, disk->image_fd, disk_id, error);
+  disk->tracker = cbt_tracker_open(cbt_file_ops_default(), bitmap_directory, witness_directory,
+                                   disk->image_fd, disk_id, error);
   return disk->tracker != NULL && cbt_tracker_set_idle(disk->tracker, error) && say_hello(disk, error)
              ? g_steal_pointer(&disk)
              : NULL;
@@ -244,6 +246,7 @@ call_tracker(CbtDisk *disk, const CbtControlRequest *request, CbtControlReply *r
     local.op = CBT_CONTROL_HELLO;
   }
   cbt_control_execute(disk->tracker, &local, reply);
+  cbt_tracker_settle(disk->tracker);
 }
 
 /* --- both --- */

@@ -16,10 +16,10 @@ typedef struct CbtDisk CbtDisk;
  * nobody answers in TIMEOUT_MS. UNSUPPORTED if it is of another protocol version. */
 CbtDisk *cbt_disk_connect(const char *control_socket, guint timeout_ms,
                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Opens image and bitmap folder here. BUSY if an export (or another process) has them; NOT_FOUND, INVALID for
+/* Opens image and bitmap folder here; WITNESS_DIRECTORY as for cbt_tracker_open(). BUSY if an export (or another process) has them; NOT_FOUND, INVALID for
  * the image. */
-CbtDisk *cbt_disk_open(const char *image_path, const char *bitmap_directory, const CbtUuid *disk_id,
-                       GError **error) G_GNUC_WARN_UNUSED_RESULT;
+CbtDisk *cbt_disk_open(const char *image_path, const char *bitmap_directory, const char *witness_directory,
+                       const CbtUuid *disk_id, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Disconnects, or closes the tracker clean. */
 void cbt_disk_close(CbtDisk *disk);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CbtDisk, cbt_disk_close)

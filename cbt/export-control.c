@@ -131,8 +131,12 @@ serve_peer(CbtControlServer *server, CbtControlPeer *peer)
   if (is_request)
     answer(server, peer, &request, (gsize) n, &fds, &reply);
   close_fds(&fds);
-  return is_request &&
-         send(peer->fd, &reply, sizeof reply, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t) sizeof reply;
+  gboolean sent = is_request &&
+                  send(peer->fd, &reply, sizeof reply, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t) sizeof reply;
+  /* The answer first: the peer may be holding the writes of other disks. */
+  if (is_request && request.op == CBT_CONTROL_RELEASE)
+    cbt_tracker_settle(server->export->tracker);
+  return sent;
 }
 
 /* --- peers --- */

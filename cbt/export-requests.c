@@ -2,7 +2,8 @@
 /*
  * What a peer of the control socket asks for. HELLO and LIST only look, and only the control thread ever
  * changes what they look at (bits are read one by one while the guest sets them), so they do not disturb the
- * guest. Every other bitmap request runs under the peer's own hold, or under a short one of its own.
+ * guest. A bitmap request holds the guest's changes for the moments in which pointers move, under the peer's
+ * own hold or a short one; it never holds them while it waits for storage.
  *
  * A session is ended by taking it out of the export, which stops new changes from using it; it is freed when
  * the gate was seen empty after that, or when a short hold has drained it. If even that is not to be had,
@@ -42,22 +43,20 @@ reply_done(CbtControlReply *reply, guint64 value)
 
 /* --- bitmap requests --- */
 
-static void
-execute_held(gpointer user_data)
+/* For the moments of a request at which no change may pass: under the peer's own hold, or a short one. */
+static gboolean
+pause_changes(gpointer user_data, CbtTrackerFunc func, gpointer data, GError **error)
 {
   Call *call = user_data;
-  cbt_control_execute(call->export->tracker, call->request, call->reply);
-}
-
-static gboolean
-run_with_short_hold(Call *call, GError **error)
-{
+  CbtGate *gate = call->export->gate;
   guint64 duration_us = 0;
-  guint64 hold = cbt_gate_hold(call->export->gate, AUTO_HOLD_MS, error);
+  if (cbt_gate_run_held(gate, call->peer->hold, func, data))
+    return TRUE;
+  guint64 hold = cbt_gate_hold(gate, AUTO_HOLD_MS, error);
   if (hold == 0)
     return FALSE;
-  gboolean ran = cbt_gate_run_held(call->export->gate, hold, execute_held, call);
-  cbt_gate_release(call->export->gate, hold, &duration_us);
+  gboolean ran = cbt_gate_run_held(gate, hold, func, data);
+  cbt_gate_release(gate, hold, &duration_us);
   if (!ran)
     cbt_set_error(error, CBT_ERROR_BUSY, "Try again.", "the writes could not be held long enough");
   return ran;
@@ -88,10 +87,16 @@ check_not_in_session(const Call *call, GError **error)
 static gboolean
 handle_bitmap(Call *call, GError **error)
 {
+  CbtTracker *tracker = call->export->tracker;
   if (!check_not_in_session(call, error))
     return FALSE;
-  return cbt_gate_run_held(call->export->gate, call->peer->hold, execute_held, call) ||
-         run_with_short_hold(call, error);
+  cbt_tracker_set_pause(tracker, pause_changes, call);
+  cbt_control_execute(tracker, call->request, call->reply);
+  cbt_tracker_set_pause(tracker, NULL, NULL);
+  /* Not while the peer holds the guest; it comes with the release then. */
+  if (!cbt_gate_is_held_by(call->export->gate, call->peer->hold))
+    cbt_tracker_settle(tracker);
+  return TRUE;
 }
 
 /* --- holds --- */

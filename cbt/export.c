@@ -57,7 +57,8 @@ export_free(CbtExport *export)
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CbtExport, export_free)
 
 CbtExport *
-cbt_export_open(const char *image, const char *bitmap_directory, const CbtUuid *disk_id, GError **error)
+cbt_export_open(const char *image, const char *bitmap_directory, const char *witness_directory,
+                const CbtUuid *disk_id, GError **error)
 {
   g_autoptr(CbtExport) export = g_new0(CbtExport, 1);
   export->gate = cbt_gate_new();
@@ -69,8 +70,8 @@ cbt_export_open(const char *image, const char *bitmap_directory, const CbtUuid *
   }
   if (!examine_image(export, image, disk_id, error))
     return NULL;
-  export->tracker =
-      cbt_tracker_open(cbt_file_ops_default(), bitmap_directory, export->image_fd, disk_id, error);
+  export->tracker = cbt_tracker_open(cbt_file_ops_default(), bitmap_directory, witness_directory,
+                                     export->image_fd, disk_id, error);
   return export->tracker != NULL ? g_steal_pointer(&export) : NULL;
 }
 

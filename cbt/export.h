@@ -12,10 +12,10 @@
 
 typedef struct CbtExport CbtExport;
 
-/* Opens IMAGE read-write and the bitmaps of BITMAP_DIRECTORY. Errors as cbt_tracker_open(); INVALID for a size that is
- * no multiple of 512. */
-CbtExport *cbt_export_open(const char *image, const char *bitmap_directory, const CbtUuid *disk_id, GError **error)
-    G_GNUC_WARN_UNUSED_RESULT;
+/* Opens IMAGE read-write and the bitmaps of BITMAP_DIRECTORY; WITNESS_DIRECTORY as for cbt_tracker_open(). Errors as
+ * cbt_tracker_open(); INVALID for a size that is no multiple of 512. */
+CbtExport *cbt_export_open(const char *image, const char *bitmap_directory, const char *witness_directory,
+                           const CbtUuid *disk_id, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Listens on SOCKET_PATH (a stale one is replaced; mode 0600) and answers cbt/control.h requests. */
 gboolean cbt_export_serve_control(CbtExport *export, const char *socket_path, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;

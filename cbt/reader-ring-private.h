@@ -28,6 +28,8 @@ typedef struct {
 /* For at most DEPTH reads in flight into ARENA (transfer none). UNSUPPORTED without io_uring. */
 CbtReaderRing *cbt_reader_ring_new(CbtSource *source, guint8 *arena, gsize arena_size, guint depth,
                                    gboolean direct, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Direct reads shall not wait for write-back, nor make writers of the image wait. */
+void cbt_reader_ring_set_nowait(CbtReaderRing *ring);
 void cbt_reader_ring_free(CbtReaderRing *ring);
 
 /* Queues READ; it goes out with the next wait. */

@@ -7,6 +7,10 @@
  * thread that may wait; EINVAL on a direct read, after which the page cache serves this and every later read;
  * any other errno, which is the answer.
  *
+ * With nowait, EAGAIN to a direct read means that the page cache serves this one. A direct read of what a guest has
+ * just written would wait for its write-back, and keep the inode's lock meanwhile: the guest's next write would wait
+ * as long.
+ *
  * A direct read needs offset, length and memory aligned. Blocks begin aligned; the last one of a disk need
  * not end so. It is asked for up to the next multiple, the kernel stops at the end of the image, and what
  * came too much (the image grew) is not counted. What cannot be aligned, like the rest of an odd short read,
@@ -33,6 +37,7 @@ struct CbtReaderRing {
   gboolean fixed_buffers;
   /* Of the thread that reads. */
   gboolean direct; /* until it is refused */
+  gboolean nowait; /* a direct read that would have to wait goes through the page cache */
   guint n_in_flight;
   /* Atomic. */
   guint64 n_reads;
@@ -118,8 +123,8 @@ queue(CbtReaderRing *ring, CbtRingRead *read)
   guint64 offset = read->offset + read->done;
   guint32 length = read->length - read->done;
   guint8 *data = read->data + read->done;
-  read->direct =
-      ring->direct && offset % CBT_READER_ALIGNMENT == 0 && (gsize) data % CBT_READER_ALIGNMENT == 0;
+  read->direct = ring->direct && !(ring->nowait && read->n_retries != 0) &&
+                 offset % CBT_READER_ALIGNMENT == 0 && (gsize) data % CBT_READER_ALIGNMENT == 0;
   if (read->direct)
     length = (guint32) cbt_round_up(length, CBT_READER_ALIGNMENT);
 
@@ -132,8 +137,16 @@ queue(CbtReaderRing *ring, CbtRingRead *read)
     io_uring_prep_read(sqe, fd, data, length, offset);
   io_uring_sqe_set_flags(sqe,
                          (ring->fixed_files ? IOSQE_FIXED_FILE : 0) | (read->n_retries ? IOSQE_ASYNC : 0));
+  if (ring->nowait && read->direct)
+    sqe->rw_flags = RWF_NOWAIT;
   io_uring_sqe_set_data(sqe, read);
   __atomic_fetch_add(&ring->n_reads, 1, __ATOMIC_RELAXED);
+}
+
+void
+cbt_reader_ring_set_nowait(CbtReaderRing *ring)
+{
+  ring->nowait = TRUE;
 }
 
 void

@@ -180,6 +180,12 @@ cbt_reader_new(CbtSource *source, const CbtReaderOptions *options, GError **erro
 }
 
 void
+cbt_reader_set_nowait(CbtReader *reader)
+{
+  cbt_reader_ring_set_nowait(reader->ring);
+}
+
+void
 cbt_reader_free(CbtReader *reader)
 {
   if (!reader)

@@ -45,6 +45,8 @@ typedef struct CbtReader CbtReader;
  * io_uring or does not let us use it. */
 CbtReader *cbt_reader_new(CbtSource *source, const CbtReaderOptions *options, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
+/* Before the first run: direct reads give way to the page cache where others are writing to the image. */
+void cbt_reader_set_nowait(CbtReader *reader);
 /* All blocks must have been released. */
 void cbt_reader_free(CbtReader *reader);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CbtReader, cbt_reader_free)

@@ -239,12 +239,18 @@ cbt_session_check(const CbtSession *session, GError **error)
   if (errsv == 0)
     return TRUE;
   if (errsv == CBT_SESSION_LIMIT_REACHED)
-    cbt_set_error(
-        error, CBT_ERROR_NO_SPACE, "Raise the limit of the fleece, or back up when the guest writes less.",
-        "the guest overwrote more than the fleece limit of %" G_GUINT64_FORMAT " bytes before it was read",
-        session->fleece_limit);
+    cbt_set_error(error, CBT_ERROR_NO_SPACE, "Raise fleece-limit, or back up when the guest writes less.",
+                  "the guest overwrote more than the fleece limit of %" G_GUINT64_FORMAT
+                  " bytes before it was read",
+                  session->fleece_limit);
+  else if (cbt_error_code_from_errno(errsv) == CBT_ERROR_NO_SPACE)
+    cbt_set_error(error, CBT_ERROR_NO_SPACE,
+                  "Make room in fleece-dir or choose another, or back up when the guest writes less.",
+                  "no room in the fleece for what the guest overwrote before it was read: %s",
+                  g_strerror(errsv));
   else
-    cbt_set_error_errno(error, errsv, "a cluster could not be preserved before the guest overwrote it");
+    cbt_set_error_errno(error, errsv,
+                        "cannot copy to the fleece what the guest overwrote before it was read");
   return FALSE;
 }
 

@@ -6,8 +6,8 @@
 #include <cbt/tracker.h>
 
 /* cbt_tracker_open() as if BOOT were this boot of the host. */
-CbtTracker *cbt_tracker_open_in_boot(const CbtFileOps *ops, const char *directory, int image_fd,
-                                     const CbtUuid *disk_id, const CbtBoot *boot,
+CbtTracker *cbt_tracker_open_in_boot(const CbtFileOps *ops, const char *directory, const char *witness_directory,
+                                     int image_fd, const CbtUuid *disk_id, const CbtBoot *boot,
                                      GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* NULL if there is none. */
 CbtRegionLog *cbt_tracker_region_log(CbtTracker *tracker);

@@ -15,7 +15,8 @@
  * bitmap is clean. Without a log (it could not be made, or it broke) the bitmaps work all the same, but a
  * power cut makes them inconsistent.
  *
- * The log is trimmed after abdicate and reclaim, while nobody records; see cbt/region-trim.h.
+ * The log is trimmed after abdicate and reclaim, from an instant on at which nobody records; see
+ * cbt/region-trim.h.
  */
 #include <cbt/tracker-private.h>
 
@@ -37,17 +38,21 @@ struct CbtTracker {
   /* constant after creation */
   const CbtFileOps *ops;
   char *directory;
+  char *witness_directory; /* NULL: no witnesses */
   int lock_fd;
   int image_fd; /* the caller's */
   CbtUuid disk_id;
-  CbtDiskIdentity opened; /* the image when it was opened */
-  CbtBitmapUse use;       /* its log may be NULL; changed by a resize */
-  gboolean log_is_new;    /* it was made at open, there was none that could be used */
-  gint recorded;          /* atomic; whether anything was recorded, or resized */
-  gboolean idle;          /* nothing ever will be */
+  CbtDiskIdentity opened;   /* the image when it was opened */
+  CbtBitmapUse use;         /* its log may be NULL; changed by a resize */
+  gboolean log_is_doubtful; /* at open there was none that could be used, or a bitmap beside it could not */
+  gint recorded;            /* atomic; whether anything was recorded, or resized */
+  gboolean idle;            /* nothing ever will be */
   /* changed while nobody records */
   CbtBitmapFile *files[CBT_TRACKER_MAX_BITMAPS];
   guint n_files;
+  /* of the thread that changes bitmaps */
+  CbtTrackerPause pause; /* NULL: nobody records */
+  gpointer pause_data;
   CbtRegionTrim *trim; /* the last one, which may have ended; NULL: none */
 };
 
@@ -69,7 +74,8 @@ cbt_disk_identity_from_fd(int fd, const CbtUuid *disk_id, CbtDiskIdentity *ident
     identity->size = (guint64) st.st_size;
     identity->device = st.st_dev;
     identity->inode = st.st_ino;
-    identity->mtime_ns = (gint64) st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
+    identity->mtime_ns = cbt_timespec_ns(&st.st_mtim);
+    identity->ctime_ns = cbt_timespec_ns(&st.st_ctim);
   } else {
     cbt_set_error(error, CBT_ERROR_INVALID, NULL,
                   "the disk image is neither a regular file nor a block device");
@@ -163,6 +169,7 @@ replace_bad(CbtTracker *tracker, const char *name, const char *path, const CbtDi
   }
   if (!cbt_bitmap_file_publish(file, error) || !sync_directory(tracker, error))
     return NULL;
+  cbt_bitmap_file_begin_witness(file, &tracker->use);
   g_message("bitmap '%s' is set aside as %s: %s", name, bad, reason);
   return g_steal_pointer(&file);
 }
@@ -197,6 +204,7 @@ open_one(CbtTracker *tracker, const char *name, const CbtDiskIdentity *disk, GEr
       g_propagate_error(error, g_steal_pointer(&local));
       return FALSE;
     }
+    tracker->log_is_doubtful = TRUE;
     file = replace_bad(tracker, name, path, disk, local, error);
   }
   if (file == NULL)
@@ -272,7 +280,7 @@ take_log(CbtTracker *tracker, const GPtrArray *names, guint64 size)
     return log;
   if (cbt_error_code(error) != CBT_ERROR_NOT_FOUND)
     g_message("the region log in %s is replaced: %s", tracker->directory, error->message);
-  tracker->log_is_new = TRUE;
+  tracker->log_is_doubtful = TRUE;
   return make_log(tracker, size, !peek_clean(tracker, names));
 }
 
@@ -286,7 +294,7 @@ settle_log(CbtTracker *tracker)
   gboolean ok = TRUE;
   if (settled)
     ok = cbt_region_log_finish_trim(tracker->use.log, NULL);
-  else if (tracker->use.log != NULL && tracker->log_is_new)
+  else if (tracker->use.log != NULL && tracker->log_is_doubtful)
     ok = cbt_region_log_flag_all(tracker->use.log, NULL);
   if (!ok)
     g_debug("%s: the region log broke at once", tracker->directory);
@@ -330,16 +338,16 @@ open_all(CbtTracker *tracker, GError **error)
 }
 
 CbtTracker *
-cbt_tracker_open(const CbtFileOps *ops, const char *directory, int image_fd, const CbtUuid *disk_id,
-                 GError **error)
+cbt_tracker_open(const CbtFileOps *ops, const char *directory, const char *witness_directory, int image_fd,
+                 const CbtUuid *disk_id, GError **error)
 {
   CbtBoot boot = cbt_boot_now();
-  return cbt_tracker_open_in_boot(ops, directory, image_fd, disk_id, &boot, error);
+  return cbt_tracker_open_in_boot(ops, directory, witness_directory, image_fd, disk_id, &boot, error);
 }
 
 CbtTracker *
-cbt_tracker_open_in_boot(const CbtFileOps *ops, const char *directory, int image_fd, const CbtUuid *disk_id,
-                         const CbtBoot *boot, GError **error)
+cbt_tracker_open_in_boot(const CbtFileOps *ops, const char *directory, const char *witness_directory,
+                         int image_fd, const CbtUuid *disk_id, const CbtBoot *boot, GError **error)
 {
   g_autoptr(CbtTracker) tracker = g_new0(CbtTracker, 1);
   tracker->ops = ops;
@@ -348,6 +356,7 @@ cbt_tracker_open_in_boot(const CbtFileOps *ops, const char *directory, int image
   tracker->image_fd = image_fd;
   tracker->disk_id = *disk_id;
   tracker->use.boot = *boot;
+  tracker->use.witness_directory = tracker->witness_directory = g_strdup(witness_directory);
   if (!take_lock(tracker, error))
     return NULL;
   if (open_all(tracker, error))
@@ -387,6 +396,7 @@ tracker_free(CbtTracker *tracker)
   cbt_region_log_free(tracker->use.log);
   cbt_clear_fd(&tracker->lock_fd);
   g_free(tracker->directory);
+  g_free(tracker->witness_directory);
   g_free(tracker);
 }
 
@@ -399,10 +409,12 @@ cbt_tracker_close(CbtTracker *tracker, GError **error)
     cbt_tracker_abandon(tracker);
     return FALSE;
   }
-  /* With nothing recorded no tracked write was made: if the time moved all the same, the next open shall see
+  /* With nothing recorded no tracked write was made: if the times moved all the same, the next open shall see
    * it. */
-  if (!__atomic_load_n(&tracker->recorded, __ATOMIC_RELAXED))
+  if (!__atomic_load_n(&tracker->recorded, __ATOMIC_RELAXED)) {
     disk.mtime_ns = tracker->opened.mtime_ns;
+    disk.ctime_ns = tracker->opened.ctime_ns;
+  }
   gboolean ok = TRUE;
   for (guint i = 0; i < tracker->n_files; i++)
     ok = cbt_bitmap_file_close(tracker->files[i], &disk, ok ? error : NULL) && ok;
@@ -479,6 +491,45 @@ cbt_tracker_find(CbtTracker *tracker, const char *name, GError **error)
   return NULL;
 }
 
+void
+cbt_tracker_set_pause(CbtTracker *tracker, CbtTrackerPause pause, gpointer user_data)
+{
+  tracker->pause = pause;
+  tracker->pause_data = user_data;
+}
+
+static gboolean
+run_paused(const CbtTracker *tracker, CbtTrackerFunc func, gpointer data, GError **error)
+{
+  if (tracker->pause != NULL)
+    return tracker->pause(tracker->pause_data, func, data, error);
+  func(data);
+  return TRUE;
+}
+
+typedef struct {
+  CbtTracker *tracker;
+  CbtBitmapFile *file;
+} Listing;
+
+static void
+list_file(gpointer data)
+{
+  Listing *listing = data;
+  CbtTracker *tracker = listing->tracker;
+  tracker->files[tracker->n_files++] = listing->file;
+}
+
+static void
+unlist_file(gpointer data)
+{
+  Listing *listing = data;
+  CbtTracker *tracker = listing->tracker;
+  guint i = find_index(tracker, listing->file->header.name);
+  tracker->n_files--;
+  memmove(&tracker->files[i], &tracker->files[i + 1], (tracker->n_files - i) * sizeof tracker->files[0]);
+}
+
 gboolean
 cbt_tracker_add(CbtTracker *tracker, const char *name, guint64 granularity, GError **error)
 {
@@ -495,7 +546,13 @@ cbt_tracker_add(CbtTracker *tracker, const char *name, guint64 granularity, GErr
       cbt_bitmap_file_create_for(tracker->ops, path, name, granularity, &disk, &tracker->use, error);
   if (file == NULL)
     return FALSE;
-  tracker->files[tracker->n_files++] = file;
+  Listing listing = {tracker, file};
+  if (!run_paused(tracker, list_file, &listing, error)) {
+    tracker->ops->unlink(tracker->ops, path);
+    cbt_witness_remove(g_steal_pointer(&file->witness));
+    cbt_bitmap_file_abandon(file);
+    return FALSE;
+  }
   return !tracker->idle || cbt_bitmap_file_stamp(file, &tracker->opened, error);
 }
 
@@ -520,10 +577,11 @@ cbt_tracker_remove(CbtTracker *tracker, const char *name, GError **error)
     cbt_set_error_errno(error, errno, "cannot remove %s", file->path);
     return FALSE;
   }
-  guint i = find_index(tracker, name);
+  Listing listing = {tracker, file};
+  if (!run_paused(tracker, unlist_file, &listing, error))
+    return FALSE;
+  cbt_witness_remove(g_steal_pointer(&file->witness));
   cbt_bitmap_file_abandon(file);
-  tracker->n_files--;
-  memmove(&tracker->files[i], &tracker->files[i + 1], (tracker->n_files - i) * sizeof tracker->files[0]);
   return sync_directory(tracker, error);
 }
 
@@ -569,25 +627,107 @@ start_trim(CbtTracker *tracker)
   tracker->trim = cbt_region_trim_start(tracker->ops, tracker->use.log, fds, 1 + tracker->n_files);
 }
 
+typedef struct {
+  CbtTracker *tracker;
+  CbtBitmapTransition transition;
+  GError **error;
+} Change;
+
+static void
+begin_change(gpointer data)
+{
+  Change *change = data;
+  cbt_bitmap_transition_begin(&change->transition);
+}
+
+static void
+finish_change(gpointer data)
+{
+  Change *change = data;
+  const CbtBitmapTransition *transition = &change->transition;
+  cbt_bitmap_transition_finish(transition);
+  if (transition->is_done &&
+      (transition->event == CBT_BITMAP_ABDICATE || transition->event == CBT_BITMAP_RECLAIM))
+    start_trim(change->tracker);
+}
+
+static void
+freeze(gpointer data)
+{
+  Change *change = data;
+  begin_change(change);
+  if (!cbt_bitmap_transition_commit(&change->transition, change->error))
+    g_debug("the freeze failed");
+  finish_change(change);
+}
+
+/* FALSE with *error set if it was not done. What is done but not finished needs no more than the next begin;
+ * only the bits that a clear shall take away are still there. */
+static gboolean
+carry_out(Change *change)
+{
+  const CbtTracker *tracker = change->tracker;
+  CbtBitmapTransition *transition = &change->transition;
+  g_autoptr(GError) unfinished = NULL;
+  if (transition->event == CBT_BITMAP_CREATE_SUCCESSOR)
+    return run_paused(tracker, freeze, change, change->error) && transition->is_done;
+  if (transition->event != CBT_BITMAP_ABDICATE && !run_paused(tracker, begin_change, change, change->error))
+    return FALSE;
+  gboolean ok = cbt_bitmap_transition_commit(transition, change->error);
+  if (run_paused(tracker, finish_change, change, &unfinished)) {
+    cbt_bitmap_transition_tidy(transition);
+    return ok;
+  }
+  g_debug("%s", unfinished->message);
+  if (ok && transition->event == CBT_BITMAP_CLEAR) {
+    g_propagate_error(change->error, g_steal_pointer(&unfinished));
+    return FALSE;
+  }
+  return ok;
+}
+
 gboolean
 cbt_tracker_apply(CbtTracker *tracker, const char *name, CbtBitmapEvent event, const CbtUuid *pending,
                   const char *reason, GError **error)
 {
   CbtBitmapFile *file = cbt_tracker_find(tracker, name, error);
+  Change change = {.tracker = tracker, .error = error};
   disown_log(tracker);
-  if (file == NULL || !cbt_bitmap_file_apply(file, event, pending, reason, error))
-    return FALSE;
-  if (event == CBT_BITMAP_ABDICATE || event == CBT_BITMAP_RECLAIM)
-    start_trim(tracker);
-  return TRUE;
+  return file != NULL &&
+         cbt_bitmap_transition_plan(&change.transition, file, event, pending, reason, error) &&
+         carry_out(&change);
+}
+
+void
+cbt_tracker_settle(CbtTracker *tracker)
+{
+  for (guint i = 0; i < tracker->n_files; i++) {
+    g_autoptr(GError) error = NULL;
+    if (!cbt_bitmap_file_settle(tracker->files[i], &error))
+      g_message("%s", error->message);
+  }
+}
+
+typedef struct {
+  CbtBitmapFile *into, *from;
+  gboolean is_done;
+  GError **error;
+} Merge;
+
+static void
+merge_bits(gpointer data)
+{
+  Merge *merge = data;
+  merge->is_done = cbt_bitmap_file_merge_bits(merge->into, merge->from, merge->error);
 }
 
 gboolean
 cbt_tracker_merge(CbtTracker *tracker, const char *target, const char *source, GError **error)
 {
-  CbtBitmapFile *into = cbt_tracker_find(tracker, target, error);
-  CbtBitmapFile *from = into != NULL ? cbt_tracker_find(tracker, source, error) : NULL;
-  return from != NULL && cbt_bitmap_file_merge(into, from, error);
+  Merge merge = {.into = cbt_tracker_find(tracker, target, error), .error = error};
+  merge.from = merge.into != NULL ? cbt_tracker_find(tracker, source, error) : NULL;
+  return merge.from != NULL && run_paused(tracker, merge_bits, &merge, error) && merge.is_done &&
+         cbt_bitmap_file_sync(merge.into, error);
 }
 
 static void
@@ -665,6 +805,7 @@ cbt_tracker_resize(CbtTracker *tracker, guint64 size, GError **error)
       tracker->recorded = TRUE;
       cbt_bitmap_file_abandon(tracker->files[i]);
       tracker->files[i] = g_steal_pointer(&resized[i]);
+      cbt_bitmap_file_begin_witness(tracker->files[i], &tracker->use);
     }
   }
   for (guint i = 0; i < CBT_TRACKER_MAX_BITMAPS; i++)

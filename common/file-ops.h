@@ -14,6 +14,13 @@
 
 typedef struct CbtFileOps CbtFileOps;
 
+/* A time of a file in nanoseconds since 1970. */
+static inline gint64
+cbt_timespec_ns(const struct timespec *time)
+{
+  return (gint64) time->tv_sec * 1000000000 + time->tv_nsec;
+}
+
 struct CbtFileOps {
   int (*open)(const CbtFileOps *ops, const char *path, int flags, mode_t mode); /* O_CLOEXEC is added */
   int (*close)(const CbtFileOps *ops, int fd);

@@ -287,6 +287,8 @@ pipeline_open(Pipeline *pipeline, BackupDisk *disk, GError **error)
                                  disk->source->size, &pipeline->tally, error);
   if (pipeline->builder)
     pipeline->reader = cbt_reader_new(disk->source, &options, error);
+  if (pipeline->reader && disk->session)
+    cbt_reader_set_nowait(pipeline->reader);
   return pipeline->reader != NULL;
 }
 

@@ -193,7 +193,7 @@ daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
   config->workers = (guint) MAX(1, g_get_num_processors());
   config->max_jobs = 4;
   config->audit = 256;
-  config->nice = 19;
+  config->nice = 10;
   config->dedup_verify = TRUE;
   config->plugin_dir = find_plugin_dir();
 
@@ -251,4 +251,10 @@ char *
 daemon_config_export_dir(const DaemonConfig *config, const char *vm)
 {
   return g_build_filename(config->runtime_dir, "exports", vm, NULL);
+}
+
+char *
+daemon_config_witness_dir(const DaemonConfig *config)
+{
+  return g_build_filename(config->runtime_dir, "witness", NULL);
 }

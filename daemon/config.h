@@ -34,3 +34,4 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(DaemonConfig, daemon_config_free)
 char *daemon_config_store_dir(const DaemonConfig *config);
 char *daemon_config_bitmap_dir(const DaemonConfig *config, const char *vm, const char *disk);
 char *daemon_config_export_dir(const DaemonConfig *config, const char *vm);
+char *daemon_config_witness_dir(const DaemonConfig *config);

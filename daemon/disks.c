@@ -129,7 +129,8 @@ acquire_local(Disks *disks, const char *vm, const CatalogueDisk *disk, GError **
   pthread_mutex_unlock(&disks->lock);
   if (is_open)
     return ref;
-  ref->disk = cbt_disk_open(disk->path, ref->bitmap_dir, &disk->id, error);
+  g_autofree char *witness_dir = daemon_config_witness_dir(disks->config);
+  ref->disk = cbt_disk_open(disk->path, ref->bitmap_dir, witness_dir, &disk->id, error);
   pthread_mutex_lock(&disks->lock);
   set_state(ref, ref->disk ? DISK_OPEN : DISK_FAILED);
   pthread_mutex_unlock(&disks->lock);

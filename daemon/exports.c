@@ -131,9 +131,11 @@ spawn_process(Export *export, GError **error)
   g_autofree char *bitmaps = g_strconcat("bitmaps=", export->bitmap_dir, NULL);
   g_autofree char *disk_id = g_strconcat("disk-id=", export->disk_id, NULL);
   g_autofree char *control = g_strconcat("control=", export->control, NULL);
+  g_autofree char *witness_dir = daemon_config_witness_dir(export->exports->config);
+  g_autofree char *witness = g_strconcat("witness=", witness_dir, NULL);
   char *argv[] = {"timeout",      "--kill-after=1", START_TIMEOUT,  "nbdkit", "--unix",
                   export->socket, "--threads",      EXPORT_THREADS, plugin,   image,
-                  bitmaps,        disk_id,          control,        NULL};
+                  bitmaps,        disk_id,          control,        witness,  NULL};
   g_auto(GStrv) environment = g_get_environ();
 #ifdef CBT_PLUGIN_PRELOAD
   environment = g_environ_setenv(environment, "LD_PRELOAD", CBT_PLUGIN_PRELOAD, TRUE);

@@ -97,7 +97,15 @@ difference_of_points(Daemon *daemon, Changes *changes, const StorePointDisk *fro
 /* ---- live
  * ----------------------------------------------------------------------------------------------------- */
 
-/* The good bitmap that is based on POINT. A frozen one still counts: parent and successor together. */
+/* The backup that the bitmap is frozen for has made POINT, but could not let it abdicate: the export died. */
+static gboolean
+is_pending(const CbtBitmapInfo *info, const StorePoint *point)
+{
+  return info->state == CBT_BITMAP_FROZEN && cbt_uuid_equal(&info->pending, &point->uuid);
+}
+
+/* The good bitmap that is based on POINT, or will be. A frozen one still counts: parent and successor
+ * together for its base, the successor alone for the point that it is frozen for. */
 static gboolean
 find_bitmap_of(DiskRef *ref, const StorePoint *point, CbtBitmapInfo *info, GError **error)
 {
@@ -108,8 +116,9 @@ find_bitmap_of(DiskRef *ref, const StorePoint *point, CbtBitmapInfo *info, GErro
     return FALSE;
   for (guint i = 0; i < reply.n_bitmaps; i++) {
     *info = reply.bitmaps[i];
-    if (cbt_uuid_equal(&info->base, &point->uuid) && info->state != CBT_BITMAP_INCONSISTENT &&
-        info->state != CBT_BITMAP_DISABLED)
+    if (is_pending(info, point) ||
+        (cbt_uuid_equal(&info->base, &point->uuid) && info->state != CBT_BITMAP_INCONSISTENT &&
+         info->state != CBT_BITMAP_DISABLED))
       return TRUE;
   }
   cbt_set_error(error, CBT_ERROR_INCONSISTENT, "Take an incremental backup, and compare with that point.",
@@ -117,17 +126,22 @@ find_bitmap_of(DiskRef *ref, const StorePoint *point, CbtBitmapInfo *info, GErro
   return FALSE;
 }
 
-/* The bits of the bitmap's parent; WHOLE: and those of its successor. */
+/* Which bits of a bitmap that may be frozen. */
+typedef enum { BITS_PARENT, BITS_SUCCESSOR, BITS_BOTH } Bits;
+
+/* Where there is no successor, the parent has all. */
 static CbtBitmap *
-copy_bits(DiskRef *ref, const CbtBitmapInfo *info, gboolean whole, GError **error)
+copy_bits(DiskRef *ref, const CbtBitmapInfo *info, Bits which, GError **error)
 {
   g_autofree char *path = disk_ref_bitmap_path(ref, info->name);
   g_autoptr(CbtBitmapFile) file = cbt_bitmap_file_open_readonly(path, error);
   if (!file)
     return NULL;
-  CbtBitmap *bits = cbt_bitmap_copy(cbt_bitmap_file_parent(file), info->granularity);
-  if (bits && whole && cbt_bitmap_file_successor(file))
-    cbt_bitmap_merge(bits, cbt_bitmap_file_successor(file));
+  const CbtBitmap *successor = cbt_bitmap_file_successor(file);
+  gboolean later_only = which == BITS_SUCCESSOR && successor;
+  CbtBitmap *bits = cbt_bitmap_copy(later_only ? successor : cbt_bitmap_file_parent(file), info->granularity);
+  if (bits && which == BITS_BOTH && successor)
+    cbt_bitmap_merge(bits, successor);
   if (!bits)
     cbt_set_error(error, CBT_ERROR_FAILED, NULL, "not enough memory for bitmap '%s'", info->name);
   return bits;
@@ -192,7 +206,8 @@ bits_since(DiskRef *ref, const StorePoint *point, GError **error)
   for (guint attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
     CbtBitmapInfo before, after;
     g_autoptr(CbtBitmap) bits = NULL;
-    if (!find_bitmap_of(ref, point, &before, error) || !(bits = copy_bits(ref, &before, TRUE, error)) ||
+    if (!find_bitmap_of(ref, point, &before, error) ||
+        !(bits = copy_bits(ref, &before, is_pending(&before, point) ? BITS_SUCCESSOR : BITS_BOTH, error)) ||
         !disk_ref_info(ref, before.name, &after, error))
       return NULL;
     if (after.generation == before.generation)
@@ -262,7 +277,7 @@ bits_of_bitmap(Daemon *daemon, DiskRef *ref, Changes *changes, GError **error)
     CbtBitmapInfo after;
     g_autoptr(CbtBitmap) bits = NULL;
     if (!look_at_bitmap(daemon, ref, changes, error) ||
-        !(bits = copy_bits(ref, &changes->info, FALSE, error)) ||
+        !(bits = copy_bits(ref, &changes->info, BITS_PARENT, error)) ||
         !disk_ref_info(ref, changes->bitmap, &after, error))
       return NULL;
     if (after.generation == changes->info.generation)

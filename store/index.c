@@ -50,6 +50,8 @@ struct StoreIndex {
   CbtUuid store;
   CbtUuid boot;
 
+  guint64 count; /* atomic: who asks for it does not wait for a change, which waits for the disk */
+
   pthread_mutex_t change_lock;     /* one change at a time; taken first */
   pthread_mutex_t checkpoint_lock; /* the header and covered; taken second */
   StoreLocation covered;
@@ -316,6 +318,14 @@ insert_locked(StoreIndex *index, const StoreChunkId *id, guint64 location, GErro
   return TRUE;
 }
 
+/* change_lock is held. */
+static void
+publish_count(StoreIndex *index)
+{
+  guint64 count = index->table.n_used - MIN(index->table.n_removed, index->table.n_used);
+  __atomic_store_n(&index->count, count, __ATOMIC_RELAXED);
+}
+
 gboolean
 store_index_insert(StoreIndex *index, const StoreChunkId *id, const StoreLocation *location, GError **error)
 {
@@ -323,6 +333,7 @@ store_index_insert(StoreIndex *index, const StoreChunkId *id, const StoreLocatio
   g_assert(packed > STORE_INDEX_REMOVED && !store_chunk_id_is_zero(id));
   pthread_mutex_lock(&index->change_lock);
   gboolean ok = insert_locked(index, id, packed, error);
+  publish_count(index);
   note_counts(&index->table);
   pthread_mutex_unlock(&index->change_lock);
   return ok;
@@ -338,6 +349,7 @@ store_index_remove(StoreIndex *index, const StoreChunkId *id)
   if (was_there) {
     store_location(slot, STORE_INDEX_REMOVED);
     index->table.n_removed++;
+    publish_count(index);
     note_counts(&index->table);
   }
   pthread_mutex_unlock(&index->change_lock);
@@ -347,11 +359,7 @@ store_index_remove(StoreIndex *index, const StoreChunkId *id)
 guint64
 store_index_count(const StoreIndex *index)
 {
-  StoreIndex *unlocked = (StoreIndex *) index; /* a lock is no part of what const promises */
-  pthread_mutex_lock(&unlocked->change_lock);
-  guint64 count = index->table.n_used - MIN(index->table.n_removed, index->table.n_used);
-  pthread_mutex_unlock(&unlocked->change_lock);
-  return count;
+  return __atomic_load_n(&index->count, __ATOMIC_RELAXED);
 }
 
 /* --- checkpoint --- */
@@ -459,6 +467,7 @@ store_index_open(const CbtFileOps *ops, const char *path, const CbtUuid *store_u
   pthread_rwlock_init(&index->table_lock, NULL);
   if (!load_table(index) && !make_table(index, error))
     return NULL;
+  publish_count(index);
   *covered = index->covered;
   return g_steal_pointer(&index);
 }

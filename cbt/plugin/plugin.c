@@ -25,6 +25,7 @@ static struct {
   char *image;
   char *bitmaps;
   char *control;
+  char *witness;
   CbtUuid disk_id;
   gboolean has_disk_id;
   CbtExport *export;
@@ -55,6 +56,8 @@ plugin_config(const char *key, const char *value)
     return set_path(&self.bitmaps, value);
   if (strcmp(key, "control") == 0)
     return set_path(&self.control, value);
+  if (strcmp(key, "witness") == 0)
+    return set_path(&self.witness, value);
   if (strcmp(key, "disk-id") != 0) {
     nbdkit_error("unknown parameter '%s'", key);
     return -1;
@@ -78,7 +81,7 @@ static int
 plugin_get_ready(void)
 {
   g_autoptr(GError) error = NULL;
-  self.export = cbt_export_open(self.image, self.bitmaps, &self.disk_id, &error);
+  self.export = cbt_export_open(self.image, self.bitmaps, self.witness, &self.disk_id, &error);
   if (self.export != NULL)
     return 0;
   report(error);
@@ -109,6 +112,7 @@ plugin_unload(void)
   free(self.image);
   free(self.bitmaps);
   free(self.control);
+  free(self.witness);
   memset(&self, 0, sizeof self);
 }
 
@@ -224,7 +228,9 @@ static struct nbdkit_plugin plugin = {
   .config_help        = "image=PATH       (required) The raw disk image or block device.\n"
                         "bitmaps=DIR      (required) The folder of the disk's bitmaps; made when missing.\n"
                         "disk-id=UUID     (required) The id that the disk was registered with.\n"
-                        "control=SOCKET   The Unix socket on which the backup daemon asks.",
+                        "control=SOCKET   The Unix socket on which the backup daemon asks.\n"
+                        "witness=DIR      Where to note which bitmaps are in use, outside of their folder and gone\n"
+                        "                 with the next boot, so that an older copy of them is told from them.",
   .magic_config_key   = "image",
   .get_ready          = plugin_get_ready,
   .after_fork         = plugin_after_fork,

@@ -19,6 +19,7 @@ STATE=$WORK/state # of the daemon
 RUN=$WORK/run
 SOCKET=$RUN/api.sock
 DAEMON_PID=
+DAEMON_OPTIONS=()
 CLUSTER=65536
 MIB=1048576
 exit_stack=()
@@ -150,20 +151,23 @@ wait_until() {
   end=$((SECONDS + seconds))
   until "$@" >/dev/null 2>&1; do
     [ "$SECONDS" -le "$end" ] || return 1
-    read -rt 0.02 <> <(:) || true
+    pause 0.02
   done
 }
 
-pause() { read -rt "$1" <> <(:) || true; } # seconds, with a fraction; for moments that are meant to be random
+# A pipe that never has anything to read. One for all: a process for each wait would wear out the shell, which mixes up
+# children when their ids come again.
+exec {never}<> <(:)
+pause() { read -rt "$1" -u "$never" || true; } # seconds, with a fraction; for moments that are meant to be random
 
 ### the daemon and its clients
 
 daemon_is_gone() { ! kill -0 "$DAEMON_PID" 2>/dev/null || [ "$(sed 's/.*) //; s/ .*//' "/proc/$DAEMON_PID/stat" 2>/dev/null)" = Z ]; }
 daemon_answers() { daemon_is_gone || { api GET /v1/status && [ "$status" = 200 ]; }; }
 
-start_daemon() {
+start_daemon() { # with DAEMON_OPTIONS
   mkdir -p "$STATE" "$RUN"
-  "$BUILD/bin/cbt-backupd" --state-dir "$STATE" --runtime-dir "$RUN" >>"$WORK/daemon.log" 2>&1 &
+  "$BUILD/bin/cbt-backupd" --state-dir "$STATE" --runtime-dir "$RUN" "${DAEMON_OPTIONS[@]}" >>"$WORK/daemon.log" 2>&1 &
   DAEMON_PID=$!
   wait_until 30 daemon_answers || fail "the daemon does not answer on $SOCKET"
   daemon_is_gone && fail "the daemon ended at its start"
@@ -369,6 +373,82 @@ mount_at() { # DEVICE FOLDER
   mkdir -p "$2"
   mount "$1" "$2" || return 1
   at_exit umount_hard "$2"
+}
+
+### a guest that writes all the time, and would notice
+
+# Its disk: ticker's part, then fio's. Ticker's is a power of two, and zero at first.
+TICKER_BYTES=$((8 * MIB))
+
+ticker() {
+  if [ ! -x "$WORK/ticker" ]; then
+    cc -O2 -o "$WORK/ticker" "$SOURCE/tests/integration/tools/ticker.c" -lnbd || skip "needs a C compiler and libnbd-dev"
+  fi
+  "$WORK/ticker" "$@"
+}
+
+guest_image() { # PATH MIB
+  truncate -s "$TICKER_BYTES" "$1"
+  head -c "$(($2 * MIB - TICKER_BYTES))" /dev/urandom >>"$1"
+}
+
+# start_guest URI IMAGE [FIO-OPTION...]: ticker and a verifying fio at work on the export, until stop_guest.
+start_guest() {
+  local uri=$1 size
+  size=$(stat -c %s "$2")
+  shift 2
+  ticker check "$WORK/none" 0 0 >/dev/null 2>&1 || true # builds it
+  "$WORK/ticker" write "$uri" 0 "$TICKER_BYTES" 2000 >"$WORK/ticks" 2>"$WORK/ticker.json" &
+  TICKER_PID=$!
+  fio --name=verified --ioengine=nbd "--uri=$uri" --rw=randwrite --bs=4k --offset="$TICKER_BYTES" \
+    --size="$((size - TICKER_BYTES))" --iodepth=4 --rate_iops=500 --randseed="$RANDOM" --time_based --runtime=3600 \
+    --verify=xxhash --verify_backlog=64 --verify_fatal=1 --verify_state_save=0 --output-format=json "$@" \
+    >"$WORK/fio.json" 2>&1 &
+  FIO_PID=$!
+  wait_until 20 test -s "$WORK/ticks" || fail "the guest does not write: $(cat "$WORK/ticker.json")"
+}
+n_ticks() { tr -dc 0-9 <"$WORK/ticks"; }
+ticks_go_on() { [ "$(n_ticks)" -gt "$1" ]; }
+
+# expect_guest_writes WHAT: some more writes are done now.
+expect_guest_writes() {
+  local before
+  before=$(n_ticks)
+  wait_until 5 ticks_go_on "$((before + 200))" || fail "$1: the guest's writes hang"
+}
+
+# stop_guest MAX-MS: none of its requests failed, none took longer, and it read what it had written.
+stop_guest() {
+  local result=0 fio
+  kill -TERM "$TICKER_PID" "$FIO_PID" || fail "the guest ended: $(cat "$WORK/ticker.json" "$WORK/fio.json")"
+  wait "$TICKER_PID" || result=$?
+  assert_eq "exit status of ticker ($(cat "$WORK/ticker.json"))" "$result" 0
+  wait "$FIO_PID" || true # it was asked to end
+  fio=$(sed -n '/^{/,$p' "$WORK/fio.json" | jq -c '.jobs[0] | {error, writes: .write.total_ios, reads: .read.total_ios,
+    "max-ms": ([.write.clat_ns.max, .read.clat_ns.max] | max / 1e6 | round)}') || fail "fio: $(cat "$WORK/fio.json")"
+  say "guest: ticker $(cat "$WORK/ticker.json"), fio $fio"
+  assert_eq "errors that fio saw" "$(jq .error <<<"$fio")" 0
+  assert_ge "writes of fio" "$(jq .writes <<<"$fio")" 1
+  assert_le "longest write of ticker, ms" "$(jq '."max-ms"' "$WORK/ticker.json")" "$1"
+  assert_le "longest request of fio, ms" "$(jq '."max-ms"' <<<"$fio")" "$1"
+}
+
+# is_of_one_instant POINT DISK: what is restored is what the guest had written at one instant.
+is_of_one_instant() {
+  local folder=$WORK/restore.$RANDOM$RANDOM tick
+  cbt --quiet restore "$1" --to "$folder" >/dev/null || fail "restore of $1 failed"
+  tick=$(ticker check "$folder/$2.raw" 0 "$TICKER_BYTES") || fail "point $1: $tick"
+  rm -rf "$folder"
+}
+
+# What a session could leave behind: descriptors of the daemon and of the export, and space of the fleece.
+# (The daemon keeps some packs open for reading; those do not count.)
+open_fds() { find "/proc/$1/fd" -mindepth 1 ! -lname '*/store/packs/*' 2>/dev/null | wc -l; }
+session_fds() { find "/proc/$1/fd" -mindepth 1 -printf '%l\n' 2>/dev/null | grep -cE 'memfd:cbt-session|/fleece' || true; }
+nothing_left() { [ "$(session_fds "$1")" -eq 0 ] && [ "$(session_fds "$DAEMON_PID")" -eq 0 ]; }
+expect_nothing_left() { # EXPORT-PID FOLDER-OF-FLEECE
+  wait_until 10 nothing_left "$1" || fail "a session is left: $(ls -l "/proc/$1/fd" "/proc/$DAEMON_PID/fd")"
+  assert_eq "files of the fleece" "$(find "$2" -mindepth 1 ! -name lost+found | wc -l)" 0
 }
 
 packs_bytes() { find "$STATE/store/packs" -type f -printf '%s\n' | awk '{ n += $1 } END { printf "%d\n", n }'; }

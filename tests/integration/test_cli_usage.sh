@@ -101,10 +101,10 @@ expect 2 'cannot be a name' show ..
 expect 2 'cannot be a name' show ''
 
 # What a later version has
-for command in archive import prune gc verify rebuild-catalogue policy; do
+for command in prune gc verify rebuild-catalogue policy; do
     expect 2 'not available in this version' $command
 done
-expect 2 'not available in this version' archive web@latest --format vma --output x
+expect 2 "not available in this version" archive web@latest --chain --output x
 expect 2 'not available in this version' prune web --keep-last 3
 expect 2 'not available in this version' --full web --archive x
 expect 2 'not available in this version' --incremental web --quiesce fs

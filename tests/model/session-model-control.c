@@ -229,36 +229,51 @@ step_commit(const Turn *turn)
 
 /* --- abdicate, reclaim --- */
 
-static ControlPc
-settling_pc(const Turn *turn)
-{
-  return turn->now->committed ? C_ABDICATE : C_MERGE;
-}
-
+/* Abdicate needs no hold: the array that changes go to stays the same. */
 static void
 step_settle(const Turn *turn)
 {
-  gboolean bold = turn_has(turn, PLANT_SETTLE_WITHOUT_HOLD);
   SessionState *next;
-  if (turn->now->frozen)
-    next = advance(turn, MODEL_DAEMON, bold ? settling_pc(turn) : C_SHORT_HOLD,
-                   turn->now->committed ? "asks to abdicate" : "asks to reclaim");
-  else
+  if (!turn->now->frozen)
     next = advance(turn, MODEL_DAEMON, C_OVER, "finds nothing frozen");
+  else if (turn->now->committed)
+    next = advance(turn, MODEL_DAEMON, C_ABDICATE, "asks to abdicate");
+  else
+    next = advance(turn, MODEL_DAEMON, turn_has(turn, PLANT_RECLAIM_WITHOUT_HOLD) ? C_ALSO : C_SHORT_HOLD,
+                   "asks to reclaim");
   next->lost = 0;
 }
 
+static void
+step_abdicate(const Turn *turn)
+{
+  SessionState *next = advance(turn, MODEL_EXPORT, C_OVER, "abdicates: the successor takes over");
+  next->frozen = 0;
+  if (!turn_has(turn, PLANT_ABDICATE_WITHOUT_SUCCESSOR))
+    next->parent = !next->parent;
+  next->abdicated = 1;
+  memset(next->bits[!next->parent], 0, sizeof next->bits[0]);
+}
+
+/* A reclaim holds the changes for two moments: when both arrays begin to record, and when but one goes on. */
 static void
 step_short_hold(const Turn *turn)
 {
   advance(turn, MODEL_EXPORT, C_SHORT_DRAIN, "holds the gate for a moment")->held = 1;
 }
 
+/* Without the first hold nothing has happened, without the second both arrays record on. */
+static void
+refuse(const Turn *turn, const char *what)
+{
+  advance(turn, MODEL_EXPORT, turn->now->also ? C_OVER : C_SETTLE, what);
+}
+
 static void
 step_short_drain(const Turn *turn)
 {
   if (!turn->now->held)
-    advance(turn, MODEL_EXPORT, C_SETTLE, "the gate was not drained in time: refused");
+    refuse(turn, "the gate was not drained in time: refused");
   else if (turn->now->in_flight == 0)
     advance(turn, MODEL_EXPORT, C_SHORT_RUN, "sees the gate drained");
 }
@@ -267,28 +282,17 @@ static void
 step_short_run(const Turn *turn)
 {
   if (turn->now->held)
-    advance(turn, MODEL_EXPORT, settling_pc(turn), "goes on under the hold")->mutex = 1;
+    advance(turn, MODEL_EXPORT, turn->now->frozen ? C_ALSO : C_ONE, "goes on under the hold")->mutex = 1;
   else
-    advance(turn, MODEL_EXPORT, C_SETTLE, "the hold has ended: refused");
+    refuse(turn, "the hold has ended: refused");
 }
 
 static void
-unfreeze(const Turn *turn, const char *what, gboolean abdicate)
+step_also(const Turn *turn)
 {
-  SessionState *next = advance(turn, MODEL_EXPORT, C_SHORT_RELEASE, what);
-  next->frozen = next->mutex = 0;
-  if (!abdicate)
-    memset(next->instant, 0, sizeof next->instant);
-  else if (!turn_has(turn, PLANT_ABDICATE_WITHOUT_SUCCESSOR))
-    next->parent = !next->parent;
-  next->abdicated = (guint8) abdicate;
-  memset(next->bits[!next->parent], 0, sizeof next->bits[0]);
-}
-
-static void
-step_abdicate(const Turn *turn)
-{
-  unfreeze(turn, "abdicates: the successor takes over", TRUE);
+  SessionState *next = advance(turn, MODEL_EXPORT, C_MERGE, "lets both arrays record, and the changes go");
+  next->also = !turn_has(turn, PLANT_RECLAIM_WITHOUT_BOTH);
+  next->held = next->mutex = 0;
 }
 
 static void
@@ -302,13 +306,18 @@ step_merge(const Turn *turn)
 static void
 step_reclaim(const Turn *turn)
 {
-  unfreeze(turn, "reclaims: the parent records again", FALSE);
+  SessionState *next = advance(turn, MODEL_EXPORT, C_SHORT_HOLD, "reclaims: the header says so");
+  next->frozen = 0;
+  memset(next->instant, 0, sizeof next->instant);
 }
 
 static void
-step_short_release(const Turn *turn)
+step_one(const Turn *turn)
 {
-  advance(turn, MODEL_EXPORT, C_OVER, "lets the changes go")->held = 0;
+  SessionState *next =
+      advance(turn, MODEL_EXPORT, C_OVER, "lets but the parent record, and the changes go; clears the other");
+  next->also = next->held = next->mutex = 0;
+  memset(next->bits[!next->parent], 0, sizeof next->bits[0]);
 }
 
 static const ControlStep control_step[] = {
@@ -335,9 +344,10 @@ static const ControlStep control_step[] = {
     [C_SHORT_DRAIN] = step_short_drain,
     [C_SHORT_RUN] = step_short_run,
     [C_ABDICATE] = step_abdicate,
+    [C_ALSO] = step_also,
     [C_MERGE] = step_merge,
     [C_RECLAIM] = step_reclaim,
-    [C_SHORT_RELEASE] = step_short_release,
+    [C_ONE] = step_one,
 };
 
 /* What the export refuses; only if planted. */
@@ -439,7 +449,7 @@ export_dies(const Turn *turn)
     return;
   SessionState *next = turn_step(turn, MODEL_CRASH, "the export dies, another one starts", 0);
   next->export_died = 1;
-  next->in_flight = next->held = next->mutex = 0;
+  next->in_flight = next->held = next->mutex = next->also = 0;
   next->session = next->retired = next->freed = next->dropping = 0;
   memset(next->stripe, 0, sizeof next->stripe);
   for (guint g = 0; g < turn->config->n_guests; g++)

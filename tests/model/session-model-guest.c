@@ -95,9 +95,10 @@ step_load_recording(const Turn *turn, guint guest)
 {
   const SessionState *now = turn->now;
   SessionState *next = advance(turn, guest, G_SET_BIT,
-                               now->frozen ? "%d finds that the successor records"
-                                           : "%d finds that the bitmap itself records");
-  next->guest[guest].recording = now->frozen ? !now->parent : now->parent;
+                               now->also     ? "%d finds that both arrays record"
+                               : now->frozen ? "%d finds that the successor records"
+                                             : "%d finds that the bitmap itself records");
+  next->guest[guest].recording = now->also ? 3 : (guint8) (1 << (now->frozen ? !now->parent : now->parent));
 }
 
 static void
@@ -105,7 +106,9 @@ step_set_bit(const Turn *turn, guint guest)
 {
   GuestPc pc = turn_has(turn, PLANT_BIT_AFTER_WRITE) ? G_LEAVE : G_LOAD_SESSION;
   SessionState *next = advance(turn, guest, pc, "%d sets the cluster's bit");
-  next->bits[turn->now->guest[guest].recording][cluster_of(turn, guest)] = 1;
+  for (guint array = 0; array < 2; array++)
+    if (turn->now->guest[guest].recording & 1 << array)
+      next->bits[array][cluster_of(turn, guest)] = 1;
   next->guest[guest].recording = 0;
 }
 

@@ -29,7 +29,8 @@ static const char *const plant_names[PLANT_N] = {
     [PLANT_RECLAIM_BY_ANOTHER] = "another peer may reclaim while the session is on",
     [PLANT_RECLAIM_WITHOUT_MERGE] = "reclaim without merge",
     [PLANT_ABDICATE_WITHOUT_SUCCESSOR] = "abdicate drops the successor, not the parent",
-    [PLANT_SETTLE_WITHOUT_HOLD] = "abdicate and reclaim without a hold",
+    [PLANT_RECLAIM_WITHOUT_HOLD] = "reclaim without a hold",
+    [PLANT_RECLAIM_WITHOUT_BOTH] = "reclaim while only the successor records",
     [PLANT_DONE_BEFORE_CHECK] = "done set after the read, before the look at preserved",
 };
 

@@ -70,9 +70,10 @@ typedef enum {
   C_SHORT_DRAIN,
   C_SHORT_RUN,
   C_ABDICATE,
+  C_ALSO,
   C_MERGE,
   C_RECLAIM,
-  C_SHORT_RELEASE
+  C_ONE
 } ControlPc;
 
 /* One cluster's way through reader and worker. */
@@ -97,7 +98,7 @@ enum { LATE_NOTHING, LATE_PRESERVED, LATE_BROKEN };
 
 typedef struct {
   guint8 pc;
-  guint8 recording; /* the bit array that it loaded */
+  guint8 recording; /* the bit arrays that it loaded, one bit each */
   guint8 late;      /* what is still to be set after the write: LATE_*; only if planted */
   guint8 old[N_HALVES];
 } GuestState;
@@ -111,6 +112,7 @@ typedef struct {
   guint8 bits[2][N_CLUSTERS];           /* parent and successor arrays of the bitmap file */
   guint8 parent;                        /* which of them */
   guint8 frozen;
+  guint8 also;      /* both arrays record */
   guint8 abdicated; /* the bits are relative to the instant now */
   guint8 preserved[N_CLUSTERS];
   guint8 done[N_CLUSTERS];
@@ -162,8 +164,9 @@ typedef enum {
   PLANT_RECLAIM_BY_ANOTHER,
   PLANT_RECLAIM_WITHOUT_MERGE,
   PLANT_ABDICATE_WITHOUT_SUCCESSOR,
-  PLANT_SETTLE_WITHOUT_HOLD,
-  PLANT_LAST_BUG = PLANT_SETTLE_WITHOUT_HOLD,
+  PLANT_RECLAIM_WITHOUT_HOLD,
+  PLANT_RECLAIM_WITHOUT_BOTH,
+  PLANT_LAST_BUG = PLANT_RECLAIM_WITHOUT_BOTH,
   /* looks wrong and is not */
   PLANT_DONE_BEFORE_CHECK,
   PLANT_N

@@ -2,11 +2,13 @@
 /*
  * Counts clusters without any of the product's code: the independent side of the oracle tests.
  *
- *   clusters diff A B       numbers of the 64 KiB clusters in which two disk images differ (a missing tail differs)
- *   clusters log < LOG      numbers of the clusters that an nbdkit log filter saw written, trimmed or zeroed
- *   clusters extents        the same for lines "OFFSET LENGTH" in decimal on standard input
+ *   clusters diff A B       numbers of the 64 KiB clusters in which two disk images differ (a missing tail
+ * differs) clusters log < LOG      numbers of the clusters that an nbdkit log filter saw written, trimmed or
+ * zeroed clusters extents        the same for lines "OFFSET LENGTH" in decimal on standard input clusters
+ * cover A B      do such extents cover what differs? "NEEDED MISSED EXCESS": how many clusters differ, how
+ * many of these are in no extent, how many are in one and do not differ
  *
- * One number a line, ascending, each once.
+ * One number a line, ascending, each once; but for cover.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -55,14 +57,25 @@ compare(const void *a, const void *b)
   return x < y ? -1 : x > y;
 }
 
+/* Ascending, each once. */
 static void
-set_print(Set *set)
+set_sort(Set *set)
 {
+  size_t n = 0;
   if (set->n)
     qsort(set->numbers, set->n, sizeof *set->numbers, compare);
   for (size_t i = 0; i < set->n; i++)
-    if (i == 0 || set->numbers[i] != set->numbers[i - 1])
-      printf("%" PRIu64 "\n", set->numbers[i]);
+    if (n == 0 || set->numbers[i] != set->numbers[n - 1])
+      set->numbers[n++] = set->numbers[i];
+  set->n = n;
+}
+
+static void
+set_print(Set *set)
+{
+  set_sort(set);
+  for (size_t i = 0; i < set->n; i++)
+    printf("%" PRIu64 "\n", set->numbers[i]);
 }
 
 static size_t
@@ -119,18 +132,46 @@ read_extents(Set *set)
     set_add_range(set, offset, length);
 }
 
+/* How many of A are not in B; both sorted. */
+static size_t
+count_missing(const Set *a, const Set *b)
+{
+  size_t n = 0, j = 0;
+  for (size_t i = 0; i < a->n; i++) {
+    while (j < b->n && b->numbers[j] < a->numbers[i])
+      j++;
+    n += j == b->n || b->numbers[j] != a->numbers[i];
+  }
+  return n;
+}
+
+static void
+cover(const char *path_a, const char *path_b)
+{
+  Set needed = {0}, found = {0};
+  diff(&needed, path_a, path_b);
+  read_extents(&found);
+  set_sort(&needed);
+  set_sort(&found);
+  printf("%zu %zu %zu\n", needed.n, count_missing(&needed, &found), count_missing(&found, &needed));
+  free(needed.numbers);
+  free(found.numbers);
+}
+
 int
 main(int argc, char **argv)
 {
   Set set = {0};
   if (argc == 4 && strcmp(argv[1], "diff") == 0)
     diff(&set, argv[2], argv[3]);
+  else if (argc == 4 && strcmp(argv[1], "cover") == 0)
+    cover(argv[2], argv[3]);
   else if (argc == 2 && strcmp(argv[1], "log") == 0)
     read_log(&set);
   else if (argc == 2 && strcmp(argv[1], "extents") == 0)
     read_extents(&set);
   else {
-    fprintf(stderr, "usage: clusters diff A B | log | extents\n");
+    fprintf(stderr, "usage: clusters diff A B | log | extents | cover A B\n");
     return 2;
   }
   set_print(&set);

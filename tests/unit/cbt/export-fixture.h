@@ -60,7 +60,7 @@ static inline void
 fixture_serve(Fixture *f)
 {
   g_autoptr(GError) error = NULL;
-  f->export = cbt_export_open(f->image, f->bitmaps, &f->disk_id, &error);
+  f->export = cbt_export_open(f->image, f->bitmaps, NULL, &f->disk_id, &error);
   expect_ok(f->export != NULL, &error);
   expect_ok(cbt_export_serve_control(f->export, f->control, &error), &error);
 }

@@ -245,13 +245,15 @@ test_another_disk_is_refused_and_the_difference_named(void **state)
 {
   const Fixture *f = *state;
   close_clean(f, create(f));
-  CbtDiskIdentity others[] = {f->disk, f->disk, f->disk, f->disk, f->disk};
-  static const char *const words[] = {"another disk", "size", "inode", "device", "modification time"};
+  CbtDiskIdentity others[] = {f->disk, f->disk, f->disk, f->disk, f->disk, f->disk};
+  static const char *const words[] = {"another disk",      "size",       "inode", "device",
+                                      "modification time", "change time"};
   others[0].disk_id = cbt_uuid_generate();
   others[1].size += 512;
   others[2].inode++;
   others[3].device++;
   others[4].mtime_ns--;
+  others[5].ctime_ns++;
   for (guint i = 0; i < G_N_ELEMENTS(others); i++) {
     g_autoptr(GError) error = NULL;
     assert_null(cbt_bitmap_file_open(cbt_file_ops_default(), f->path, &others[i], &error));
@@ -283,12 +285,31 @@ test_block_device_that_was_written_is_refused(void **state)
 }
 
 static void
+test_bitmap_of_a_device_is_refused_if_it_was_put_there_in_this_boot(void **state)
+{
+  Fixture *f = *state;
+  f->disk.inode = 0;
+  f->disk.mtime_ns = 0;
+  close_clean(f, create(f));
+  for (guint i = 0; i < 2; i++) {
+    g_autoptr(GError) error = NULL;
+    CbtBitmapUse use = {.boot = {.id = cbt_uuid_generate(), .started_ns = i == 0 ? 0 : G_MAXINT64}};
+    CbtBitmapFile *file = cbt_bitmap_file_open_for(cbt_file_ops_default(), f->path, &f->disk, &use, &error);
+    assert_int_equal(file == NULL, i == 0);
+    if (i == 0)
+      assert_code(&error, CBT_ERROR_INCONSISTENT);
+    cbt_bitmap_file_abandon(file);
+  }
+}
+
+static void
 test_changed_time_of_an_unclean_file_is_expected(void **state)
 {
   Fixture *f = *state;
   CbtBitmapFile *file = create(f);
   cbt_bitmap_file_abandon(file);
   f->disk.mtime_ns++;
+  f->disk.ctime_ns++;
   file = reopen(f);
   assert_int_equal(info_of(file).state, CBT_BITMAP_ACTIVE);
   cbt_bitmap_file_abandon(file);
@@ -583,7 +604,7 @@ test_absurd_fields_are_refused(void **state)
     guint8 page[CBT_BITMAP_PAGE];
     memcpy(page, pages, sizeof page);
     for (gint i = g_rand_int_range(rand, 1, 4); i > 0; i--) {
-      guint at = (guint) g_rand_int_range(rand, 0, n % 2 ? 488 : 4096);
+      guint at = (guint) g_rand_int_range(rand, 0, n % 2 ? 528 : 4096);
       page[at] = g_rand_boolean(rand) ? 0xff : (guint8) g_rand_int(rand);
     }
     checksum(page);
@@ -615,6 +636,8 @@ test_golden_header_decodes_and_encodes(void **state G_GNUC_UNUSED)
   assert_int_equal(header.parent, 1);
   assert_int_equal(header.disk.size, G_GUINT64_CONSTANT(10) << 30);
   assert_int_equal(header.disk.mtime_ns, G_GINT64_CONSTANT(1760000000123456789));
+  assert_int_equal(header.disk.ctime_ns, G_GINT64_CONSTANT(1760000000123456790));
+  assert_int_equal(header.file_id.bytes[0], 0xf1);
   assert_string_equal(header.name, "daily");
   guint8 again[CBT_BITMAP_PAGE];
   cbt_bitmap_header_encode(&header, again);
@@ -652,6 +675,7 @@ main(void)
       TEST(test_another_disk_is_refused_and_the_difference_named),
       TEST(test_block_device_may_change_its_number),
       TEST(test_block_device_that_was_written_is_refused),
+      TEST(test_bitmap_of_a_device_is_refused_if_it_was_put_there_in_this_boot),
       TEST(test_changed_time_of_an_unclean_file_is_expected),
       TEST(test_close_with_another_size_does_not_mark_clean),
       TEST(test_backup_that_succeeds_keeps_only_what_came_later),

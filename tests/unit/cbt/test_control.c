@@ -29,8 +29,8 @@ setup(void **state)
   c->image_fd = open(image, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (ftruncate(c->image_fd, (off_t) FIXTURE_DISK_SIZE) != 0)
     return -1;
-  c->tracker =
-      cbt_tracker_open(cbt_file_ops_default(), c->base->directory, c->image_fd, &c->base->disk.disk_id, NULL);
+  c->tracker = cbt_tracker_open(cbt_file_ops_default(), c->base->directory, NULL, c->image_fd,
+                                &c->base->disk.disk_id, NULL);
   *state = c;
   return c->tracker != NULL ? 0 : -1;
 }

@@ -19,7 +19,7 @@ test_disk_without_export_is_served_here(void **state)
   g_autoptr(GError) error = NULL;
   CbtBitmapInfo info;
   CbtUuid pending = cbt_uuid_generate();
-  g_autoptr(CbtDisk) disk = cbt_disk_open(f->image, f->bitmaps, &f->disk_id, &error);
+  g_autoptr(CbtDisk) disk = cbt_disk_open(f->image, f->bitmaps, NULL, &f->disk_id, &error);
   expect_ok(disk != NULL, &error);
   assert_false(cbt_disk_is_exported(disk));
   assert_int_equal(cbt_disk_owner_pid(disk), getpid());
@@ -42,13 +42,14 @@ test_one_owner_at_a_time(void **state)
 {
   Fixture *f = *state;
   g_autoptr(GError) error = NULL;
-  CbtDisk *disk = cbt_disk_open(f->image, f->bitmaps, &f->disk_id, &error);
+  CbtDisk *disk = cbt_disk_open(f->image, f->bitmaps, NULL, &f->disk_id, &error);
   expect_ok(disk != NULL, &error);
-  expect_code(cbt_disk_open(f->image, f->bitmaps, &f->disk_id, &error) == NULL, &error, CBT_ERROR_BUSY);
-  expect_code(cbt_export_open(f->image, f->bitmaps, &f->disk_id, &error) == NULL, &error, CBT_ERROR_BUSY);
+  expect_code(cbt_disk_open(f->image, f->bitmaps, NULL, &f->disk_id, &error) == NULL, &error, CBT_ERROR_BUSY);
+  expect_code(cbt_export_open(f->image, f->bitmaps, NULL, &f->disk_id, &error) == NULL, &error,
+              CBT_ERROR_BUSY);
   cbt_disk_close(disk);
   fixture_serve(f);
-  expect_code(cbt_disk_open(f->image, f->bitmaps, &f->disk_id, &error) == NULL, &error, CBT_ERROR_BUSY);
+  expect_code(cbt_disk_open(f->image, f->bitmaps, NULL, &f->disk_id, &error) == NULL, &error, CBT_ERROR_BUSY);
 }
 
 static void
@@ -57,7 +58,8 @@ test_open_names_a_missing_image(void **state)
   Fixture *f = *state;
   g_autoptr(GError) error = NULL;
   unlink(f->image);
-  expect_code(cbt_disk_open(f->image, f->bitmaps, &f->disk_id, &error) == NULL, &error, CBT_ERROR_NOT_FOUND);
+  expect_code(cbt_disk_open(f->image, f->bitmaps, NULL, &f->disk_id, &error) == NULL, &error,
+              CBT_ERROR_NOT_FOUND);
 }
 
 static void
@@ -142,7 +144,7 @@ fork_export(Fixture *f)
   assert_int_equal(pipe(ready), 0);
   pid_t pid = fork();
   if (pid == 0) {
-    f->export = cbt_export_open(f->image, f->bitmaps, &f->disk_id, NULL);
+    f->export = cbt_export_open(f->image, f->bitmaps, NULL, &f->disk_id, NULL);
     if (f->export == NULL || !cbt_export_serve_control(f->export, f->control, NULL) ||
         write(ready[1], "r", 1) != 1)
       _exit(1);
@@ -173,7 +175,7 @@ test_killed_export_is_unreachable_and_its_bits_remain(void **state)
   expect_code(!simple(disk, CBT_CONTROL_LIST, &error), &error, CBT_ERROR_UNREACHABLE);
   expect_code(cbt_disk_connect(f->control, 50, &error) == NULL, &error, CBT_ERROR_UNREACHABLE);
 
-  g_autoptr(CbtDisk) local = cbt_disk_open(f->image, f->bitmaps, &f->disk_id, &error);
+  g_autoptr(CbtDisk) local = cbt_disk_open(f->image, f->bitmaps, NULL, &f->disk_id, &error);
   expect_ok(local != NULL, &error);
   assert_int_equal(dirty_bytes(local, "b"), 4 * C);
 }

@@ -18,11 +18,13 @@ test_open_refuses_what_is_no_disk(void **state)
   Fixture *f = *state;
   g_autoptr(GError) error = NULL;
   fixture_make_image(f, 1000);
-  expect_code(cbt_export_open(f->image, f->bitmaps, &f->disk_id, &error) == NULL, &error, CBT_ERROR_INVALID);
+  expect_code(cbt_export_open(f->image, f->bitmaps, NULL, &f->disk_id, &error) == NULL, &error,
+              CBT_ERROR_INVALID);
   fixture_make_image(f, 0);
-  expect_code(cbt_export_open(f->image, f->bitmaps, &f->disk_id, &error) == NULL, &error, CBT_ERROR_INVALID);
+  expect_code(cbt_export_open(f->image, f->bitmaps, NULL, &f->disk_id, &error) == NULL, &error,
+              CBT_ERROR_INVALID);
   unlink(f->image);
-  expect_code(cbt_export_open(f->image, f->bitmaps, &f->disk_id, &error) == NULL, &error,
+  expect_code(cbt_export_open(f->image, f->bitmaps, NULL, &f->disk_id, &error) == NULL, &error,
               CBT_ERROR_NOT_FOUND);
 }
 
@@ -137,7 +139,7 @@ test_stale_socket_is_replaced_and_a_live_one_is_not(void **state)
   assert_int_equal(truncate(f->image, IMAGE_SIZE), 0);
   assert_true(g_file_set_contents(other_image, "", 0, NULL));
   assert_int_equal(truncate(other_image, C), 0);
-  CbtExport *second = cbt_export_open(other_image, other_bitmaps, &f->disk_id, &error);
+  CbtExport *second = cbt_export_open(other_image, other_bitmaps, NULL, &f->disk_id, &error);
   expect_ok(second != NULL, &error);
   assert_false(cbt_export_serve_control(second, f->control, &error));
   g_clear_error(&error);

@@ -343,7 +343,7 @@ open_in_boot(const Fixture *f, int image_fd, guint8 number, gint64 started_ns)
 {
   g_autoptr(GError) error = NULL;
   CbtBoot boot = {.id = {.bytes = {number}}, .started_ns = started_ns};
-  CbtTracker *tracker = cbt_tracker_open_in_boot(cbt_file_ops_default(), f->directory, image_fd,
+  CbtTracker *tracker = cbt_tracker_open_in_boot(cbt_file_ops_default(), f->directory, NULL, image_fd,
                                                  &f->disk.disk_id, &boot, &error);
   assert_no_error(error);
   return tracker;
@@ -436,6 +436,27 @@ test_without_its_log_a_bitmap_is_inconsistent_after_another_boot(void **state)
   }
 }
 
+/* An older copy of bitmaps and log, say, put back before the disk was opened again. */
+static void
+test_bitmap_that_was_altered_since_the_host_went_down_is_inconsistent(void **state)
+{
+  const Fixture *f = *state;
+  struct stat image, bitmap;
+  CbtBitmapInfo info;
+  CBT_AUTO_FD int image_fd = make_image(f);
+  write_and_crash(f, image_fd, FALSE);
+  assert_int_equal(fstat(image_fd, &image), 0);
+  do {
+    assert_int_equal(chmod(f->path, 0600), 0);
+    assert_int_equal(stat(f->path, &bitmap), 0);
+  } while (cbt_timespec_ns(&bitmap.st_ctim) <= cbt_timespec_ns(&image.st_ctim));
+  CbtTracker *tracker = open_in_boot(f, image_fd, 2, cbt_timespec_ns(&bitmap.st_ctim));
+  cbt_tracker_info(tracker, 0, &info);
+  assert_int_equal(info.state, CBT_BITMAP_INCONSISTENT);
+  assert_non_null(strstr(info.reason, "put there"));
+  cbt_tracker_abandon(tracker);
+}
+
 static void
 test_broken_log_does_not_disturb_and_is_not_believed(void **state)
 {
@@ -449,7 +470,7 @@ test_broken_log_does_not_disturb_and_is_not_believed(void **state)
     cbt_fault_ops_init(&faults);
     CbtBoot boot = {.id = {.bytes = {1}}};
     CbtTracker *tracker =
-        cbt_tracker_open_in_boot(&faults.ops, f->directory, image_fd, &f->disk.disk_id, &boot, &error);
+        cbt_tracker_open_in_boot(&faults.ops, f->directory, NULL, image_fd, &f->disk.disk_id, &boot, &error);
     assert_no_error(error);
     cbt_fault_ops_arm(&faults, 1, EIO, for_ever ? CBT_FAULT_FOR_EVER : CBT_FAULT_ONCE);
     cbt_tracker_open_range(tracker, 50 * REGION, 1);
@@ -504,6 +525,7 @@ main(void)
       TEST(test_only_open_regions_are_dirty_after_another_boot),
       TEST(test_dead_process_leaves_exact_bits_and_the_flags),
       TEST(test_without_its_log_a_bitmap_is_inconsistent_after_another_boot),
+      TEST(test_bitmap_that_was_altered_since_the_host_went_down_is_inconsistent),
       TEST(test_broken_log_does_not_disturb_and_is_not_believed),
       TEST(test_clean_close_leaves_no_log),
   };

@@ -51,7 +51,7 @@ teardown(void **state)
 static CbtTracker *
 try_open(const Disk *disk, const CbtFileOps *ops, GError **error)
 {
-  return cbt_tracker_open(ops, disk->folder, disk->image_fd, &disk->base->disk.disk_id, error);
+  return cbt_tracker_open(ops, disk->folder, NULL, disk->image_fd, &disk->base->disk.disk_id, error);
 }
 
 static CbtTracker *

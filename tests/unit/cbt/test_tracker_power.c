@@ -16,6 +16,7 @@
 #include <cmocka.h>
 
 #include <cbt/tracker-private.h>
+#include <common/error.h>
 #include <common/fd.h>
 #include <pthread.h>
 #include <sys/stat.h>
@@ -59,6 +60,8 @@ typedef struct {
   guint64 cut_at;
   guint64 steps;
   guint32 clock;
+  gboolean is_guest_live; /* it writes while a bitmap is moved on */
+  guint refuse_pause;     /* which pause from now on cannot be had; 0: none */
   guint64 offsets[N_CLUSTERS];
   guint32 image[N_CLUSTERS];   /* versions */
   guint32 durable[N_CLUSTERS]; /* of which the disk has these */
@@ -193,6 +196,31 @@ guest_writes(Sim *sim, gint n)
   }
 }
 
+/* While the main thread waits for storage, the guest goes on, if it is not held. */
+static void
+guest_goes_on(Sim *sim)
+{
+  if (!sim->is_guest_live || !pthread_equal(pthread_self(), sim->main_thread))
+    return;
+  sim->is_guest_live = FALSE; /* its own flushes of the log */
+  guest_writes(sim, g_rand_int_range(sim->rand, 0, 3));
+  sim->is_guest_live = TRUE;
+}
+
+static gboolean
+pause_guest(gpointer user_data, CbtTrackerFunc func, gpointer data, GError **error)
+{
+  Sim *sim = user_data;
+  if (sim->refuse_pause != 0 && --sim->refuse_pause == 0) {
+    cbt_set_error(error, CBT_ERROR_BUSY, NULL, "the guest cannot be held");
+    return FALSE;
+  }
+  sim->is_guest_live = FALSE;
+  func(data);
+  sim->is_guest_live = TRUE;
+  return TRUE;
+}
+
 /* --- file operations --- */
 
 static int
@@ -210,7 +238,10 @@ static ssize_t
 sim_pwrite(const CbtFileOps *ops, int fd, const void *buffer, size_t length, off_t offset)
 {
   step(ops->user);
-  return cbt_file_ops_default()->pwrite(ops, fd, buffer, length, offset);
+  guest_goes_on(ops->user);
+  ssize_t n = cbt_file_ops_default()->pwrite(ops, fd, buffer, length, offset);
+  guest_goes_on(ops->user);
+  return n;
 }
 
 static int
@@ -228,6 +259,7 @@ sim_fdatasync(const CbtFileOps *ops, int fd)
   step(sim);
   if (in_trim)
     guest_writes(sim, g_rand_int_range(sim->rand, 0, 4));
+  guest_goes_on(sim);
   if (is_dead(sim))
     return 0;
   if (st.st_ino == sim->image_ino)
@@ -236,6 +268,7 @@ sim_fdatasync(const CbtFileOps *ops, int fd)
     g_hash_table_replace(sim->synced, GSIZE_TO_POINTER(st.st_ino), content_of(link));
   if (in_trim)
     guest_writes(sim, g_rand_int_range(sim->rand, 0, 4));
+  guest_goes_on(sim);
   step(sim);
   return 0;
 }
@@ -284,7 +317,7 @@ open_tracker(Sim *sim, guint8 boot_number)
   g_autoptr(GError) error = NULL;
   CbtBoot boot = {.id = {.bytes = {0xb0, boot_number}}, .started_ns = G_MAXINT64};
   sim->tracker =
-      cbt_tracker_open_in_boot(&sim->ops, sim->folder, sim->image_fd, &sim->disk_id, &boot, &error);
+      cbt_tracker_open_in_boot(&sim->ops, sim->folder, NULL, sim->image_fd, &sim->disk_id, &boot, &error);
   assert_no_error(error);
 }
 
@@ -312,9 +345,18 @@ static void
 apply(Sim *sim, guint bitmap, CbtBitmapEvent event, const CbtUuid *pending)
 {
   g_autoptr(GError) error = NULL;
+  /* As an export does it: the guest writes in between; the header of a freeze is durable late, or never. */
+  guint finish = event == CBT_BITMAP_ABDICATE ? 1 : 2; /* a freeze has but one */
+  sim->refuse_pause = g_rand_int_range(sim->rand, 0, 4) == 0 ? finish : 0;
+  sim->is_guest_live = TRUE;
+  cbt_tracker_set_pause(sim->tracker, pause_guest, sim);
   if (!cbt_tracker_apply(sim->tracker, names[bitmap], event, pending, NULL, &error))
     fail_msg("%s", error->message);
+  cbt_tracker_set_pause(sim->tracker, NULL, NULL);
+  sim->is_guest_live = FALSE;
   cbt_tracker_wait_for_trim(sim->tracker); /* the guest writes in the trim's own thread */
+  if (g_rand_boolean(sim->rand))
+    cbt_tracker_settle(sim->tracker);
 }
 
 /* A freeze is for a point that has the image as it is now. */
