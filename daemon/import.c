@@ -14,7 +14,6 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <store/vma-pump.h>
-#include <store/vma-sums.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -250,17 +249,6 @@ import_archive(Import *import, StoreVmaSource *source, GError **error)
          commit_point(import->daemon, import->job, import->point, NULL, NULL, error);
 }
 
-/* The checksums that lie beside the archive; NULL with or without ERROR. */
-static char *
-load_sums(const char *path, GError **error)
-{
-  g_autofree char *sums_path = g_strconcat(path, STORE_VMA_SUMS_SUFFIX, NULL);
-  gsize length;
-  return access(sums_path, F_OK) == 0
-             ? cbt_file_read(cbt_file_ops_default(), sums_path, G_MAXINT32, &length, error)
-             : NULL;
-}
-
 static gboolean
 open_and_import(Import *import, GError **error)
 {
@@ -271,7 +259,7 @@ open_and_import(Import *import, GError **error)
     cbt_set_error_errno(error, errno, "cannot open %s", path);
     return FALSE;
   }
-  g_autofree char *sums = load_sums(path, &local);
+  g_autoptr(StoreVmaSums) sums = store_vma_sums_open(path, &local);
   StoreVmaSource *source = local ? NULL : store_vma_source_new(fd, sums, &local);
   gboolean ok = source && import_archive(import, source, &local);
   g_clear_pointer(&source, store_vma_source_free);

@@ -4,26 +4,23 @@
 
 #include <common/error.h>
 #include <common/fd.h>
-#include <common/file-ops.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <store/vma-sums.h>
 #include <string.h>
 #include <unistd.h>
 
-#define SUMS_LENGTH_MAX ((gsize) 1 << 32)
-#define DEFAULT_CONFIG  "qemu-server.conf"
+#define DEFAULT_CONFIG "qemu-server.conf"
 
 static gboolean
-load_sums(ToolArchive *archive, GError **error)
+open_sums(ToolArchive *archive, GError **error)
 {
-  g_autofree char *path = g_strconcat(archive->path, STORE_VMA_SUMS_SUFFIX, NULL);
-  gsize length;
-  if (strcmp(archive->path, "-") == 0 || access(path, F_OK) != 0)
-    return TRUE;
-  archive->sums = cbt_file_read(cbt_file_ops_default(), path, SUMS_LENGTH_MAX, &length, error);
-  return archive->sums != NULL;
+  GError *local = NULL;
+  if (strcmp(archive->path, "-") != 0)
+    archive->sums = store_vma_sums_open(archive->path, &local);
+  if (local)
+    g_propagate_error(error, local);
+  return local == NULL;
 }
 
 ToolArchive *
@@ -37,9 +34,8 @@ tool_archive_open(const char *path, gboolean check_sums, GError **error)
     return NULL;
   }
   posix_fadvise(archive->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
-  if (check_sums && !load_sums(archive, error))
-    return NULL;
-  archive->source = store_vma_source_new(archive->fd, archive->sums, error);
+  gboolean ok = !check_sums || open_sums(archive, error);
+  archive->source = ok ? store_vma_source_new(archive->fd, archive->sums, error) : NULL;
   archive->reader = archive->source ? store_vma_reader_new(archive->source, error) : NULL;
   if (archive->reader)
     return g_steal_pointer(&archive);
@@ -52,8 +48,8 @@ tool_archive_close(ToolArchive *archive)
 {
   g_clear_pointer(&archive->reader, store_vma_reader_free);
   g_clear_pointer(&archive->source, store_vma_source_free);
+  g_clear_pointer(&archive->sums, store_vma_sums_free);
   cbt_clear_fd(&archive->fd);
-  g_free(archive->sums);
   g_free(archive->path);
   g_free(archive);
 }

@@ -8,7 +8,7 @@
 typedef struct {
   char *path;
   int fd;
-  char *sums; /* (nullable) */
+  StoreVmaSums *sums; /* (nullable) */
   StoreVmaSource *source;
   StoreVmaReader *reader;
 } ToolArchive;

@@ -178,7 +178,7 @@ add_extent(const StoreVmaHeader *header, const StoreVmaExtent *extent, guint64 s
 
 /* Takes the archive in FD apart; TRUE if it is whole. */
 static gboolean
-read_archive(int fd, const char *sums, guint64 *sum, GError **error)
+read_archive(int fd, StoreVmaSums *sums, guint64 *sum, GError **error)
 {
   lseek(fd, 0, SEEK_SET);
   g_autoptr(StoreVmaSource) source = store_vma_source_new(fd, sums, error);
@@ -265,11 +265,16 @@ take_sums(const guint8 *data, gsize size)
   char line[STORE_VMA_SUMS_LINE_SIZE];
   g_autoptr(GError) error = NULL;
   g_autofree char *text = g_strndup((const char *) data, size);
+  g_autoptr(StoreVmaSums) sums = store_vma_sums_new(memory_file(data, size), &error);
+  if (!sums) {
+    g_assert_nonnull(error);
+    return;
+  }
   g_autoptr(StoreVmaHeader) header = store_vma_header_new();
   store_vma_header_add_config(header, "a", "b", 1);
   g_autofree guint8 *archive = store_vma_header_encode(header, &length, NULL);
   int fd = memory_file(archive, length);
-  gboolean ok = read_archive(fd, text, &sum, &error);
+  gboolean ok = read_archive(fd, sums, &sum, &error);
   g_assert_true(ok ? strstr(text, store_vma_sums_format(archive, length, line)) != NULL : error != NULL);
   close(fd);
 }

@@ -549,7 +549,7 @@ def clusters_far_apart_on_a_huge_disk():
     archive = base()
     huge = archive.add_disk(b"huge", b"", size=1 << 48)
     del archive.devices[huge]
-    far = [Cluster(huge, (n * 65537 + n // 65536) & 0xffffffff) for n in range(100000)]
+    far = [Cluster(huge, n * 2654435761 & 0xffffffff) for n in range(100000)]  # no number twice
     archive.fill(59, archive.clusters() + far)
     archive.devices[huge] = (b"huge\0", 1 << 48)
     return archive
@@ -565,7 +565,7 @@ def cut(at):
 
 
 for _at in (0, 1, 3, 4, 60, 511, 4096, FIXED - 1, FIXED, FIXED + 1, FIXED + 511):
-    KINDS[f"cut-at-{_at}"] = (lambda at=_at: cut(at), "header", "no VMA" if _at == 0 else "cut off")
+    KINDS[f"cut-at-{_at}"] = (lambda at=_at: cut(at), "header", "cut off")
 for _at in ("0", "1", "23", "40", "511", "512", "513", "4607", "4608", "70000"):
     KINDS[f"cut-behind-the-header-by-{_at}"] = (lambda at=_at: cut(at), "body", "missing" if _at == "0" else "")
 for _at in (-1, -511, -4096, -4097):
@@ -612,6 +612,7 @@ class Sums:
         self.archive = base().fill(3)
         text = xxh3_lines(self.archive, xxhsum)
         self.text = "".join(lines(text) if lines else text).encode()
+        self.hole = 0  # bytes that are not there, before the last line
         self.data = data(self.archive.build()) if data else self.archive.build()
 
 
@@ -658,8 +659,11 @@ for _name, (_lines, _text) in {
         "nothing": (lambda lines: [], "checksums is none"),
         "only-the-ends": (lambda lines: [lines[0], lines[-1]], "at offset 0 "),
         "ends-run-together": (lambda lines: [lines[0][:-1], lines[-1]], "checksums is none"),
-        "rubbish-behind": (lambda lines: lines + ["rubbish\n"], "last line"),
-        "nul": (change_line(2, lambda line: "\0" + line), "checksums"),
+        "rubbish-behind": (lambda lines: lines + ["rubbish\n"], "cut off"),
+        "nul": (change_line(2, lambda line: "\0" + line), "at offset 12800"),
+        "nul-and-last-line-behind": (lambda lines: lines + ["\0\n", lines[-1]], "last line"),
+        "last-line-twice": (lambda lines: lines + lines[-1:], "last line"),
+        "a-very-long-last-line": (lambda lines: lines[:-1] + ["# pieces: " + "0" * 100000 + "\n"], "cut off"),
         "a-very-long-line": (change_line(2, lambda line: "9" * 1000000 + "\n"), "at offset 12800")}.items():
     KINDS["sums-with-" + _name] = (lambda lines=_lines: Sums(lines), "sums", _text)
 
