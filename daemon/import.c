@@ -212,7 +212,7 @@ add_configs(Import *import, const StoreVmaHeader *header, GError **error)
   for (guint i = 0; i < header->configs->len; i++) {
     const StoreVmaConfig *from = header->configs->pdata[i];
     if (!store_point_config_name_is_valid(from->name)) {
-      g_autofree char *shown = g_strescape(from->name, NULL);
+      g_autofree char *shown = cbt_printable(from->name);
       cbt_set_error(error, CBT_ERROR_INVALID, NULL, "the archive has a configuration file named '%s'", shown);
       return FALSE;
     }

@@ -4,6 +4,7 @@
 
 #include <common/error.h>
 #include <common/fd.h>
+#include <common/name.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -54,15 +55,6 @@ tool_archive_close(ToolArchive *archive)
   g_free(archive);
 }
 
-char *
-tool_printable(const char *name)
-{
-  gboolean plain = g_utf8_validate(name, -1, NULL);
-  for (const char *at = name; plain && *at; at++)
-    plain = !g_ascii_iscntrl(*at);
-  return plain ? g_strdup(name) : g_strescape(name, NULL);
-}
-
 gboolean
 tool_check_file_name(const char *what, const char *name, const char *hint, GError **error)
 {
@@ -71,7 +63,7 @@ tool_check_file_name(const char *what, const char *name, const char *hint, GErro
     ok = *at != '/' && !g_ascii_iscntrl(*at);
   if (ok)
     return TRUE;
-  g_autofree char *shown = tool_printable(name);
+  g_autofree char *shown = cbt_printable(name);
   cbt_set_error(error, CBT_ERROR_INVALID, hint, "a %s is named '%s', which is no plain file name", what,
                 shown);
   return FALSE;
@@ -90,7 +82,7 @@ only_arg(char **args, const char *what, GError **error)
 static void
 print_device(const StoreVmaDevice *device)
 {
-  g_autofree char *name = tool_printable(device->name);
+  g_autofree char *name = cbt_printable(device->name);
   if (store_vma_device_is_state(device))
     printf("VMSTATE: dev_id=%u memory: %" G_GUINT64_FORMAT "\n", device->id, device->size);
   else
@@ -121,7 +113,7 @@ tool_list(char **args, GError **error)
   const StoreVmaHeader *header = store_vma_reader_header(archive->reader);
   for (guint i = 0; i < header->configs->len; i++) {
     const StoreVmaConfig *config = header->configs->pdata[i];
-    g_autofree char *name = tool_printable(config->name);
+    g_autofree char *name = cbt_printable(config->name);
     printf("CFG: size: %zu name: %s\n", config->size, name);
   }
   for (guint i = 0; i < header->devices->len; i++)

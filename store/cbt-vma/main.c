@@ -3,6 +3,7 @@
 #include "tool.h"
 
 #include <common/error.h>
+#include <common/name.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -82,6 +83,7 @@ main(int argc G_GNUC_UNUSED, char **argv)
     return 0;
   g_autofree char *message = cbt_error_message(error);
   g_autofree char *hint = cbt_error_hint(error);
-  fprintf(stderr, "cbt-vma: %s\n%s%s", message, hint ? hint : "", hint ? "\n" : "");
+  g_autofree char *shown = cbt_printable(message); /* there may be names of an archive in it */
+  fprintf(stderr, "cbt-vma: %s\n%s%s", shown, hint ? hint : "", hint ? "\n" : "");
   return 1;
 }
