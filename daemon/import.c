@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #define IDS_PER_READ 4096
+#define TIME_MAX_S   G_GINT64_CONSTANT(253402300799) /* the end of the year 9999 */
 
 typedef struct {
   char *vm;
@@ -196,8 +197,8 @@ add_point_disks(Import *import, const StoreVmaHeader *header, GError **error)
   for (guint i = 0; i < header->devices->len; i++) {
     const StoreVmaDevice *device = header->devices->pdata[i];
     StorePointDisk *disk = store_point_add_disk(import->point, device->name);
+    g_free(disk->path);
     disk->path = g_strdup(import->request->path);
-    disk->bitmap = g_strdup("");
     disk->dirty = device_size(import, device);
     if (!build_manifest(import, device, disk->dirty, &disk->manifest, error))
       return FALSE;
@@ -227,6 +228,13 @@ add_configs(Import *import, const StoreVmaHeader *header, GError **error)
 
 /* ---- the job ---- */
 
+/* When the archive was made; an impossible time is none. */
+static gint64
+time_of(const StoreVmaHeader *header)
+{
+  return header->time >= 0 && header->time <= TIME_MAX_S ? header->time * G_USEC_PER_SEC : g_get_real_time();
+}
+
 static gboolean
 import_archive(Import *import, StoreVmaSource *source, GError **error)
 {
@@ -242,7 +250,7 @@ import_archive(Import *import, StoreVmaSource *source, GError **error)
   import->point->uuid = cbt_uuid_generate();
   import->point->vm = g_strdup(import->request->vm);
   import->point->note = g_strdup(import->request->note);
-  import->point->time = header->time * G_USEC_PER_SEC;
+  import->point->time = time_of(header);
   return add_configs(import, header, error) &&
          store_vma_pump(reader, &taker, import->daemon->config->workers, error) &&
          add_point_disks(import, header, error) &&
