@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Builds VMA archives byte by byte, right or wrong in any way that a test asks for. Shares no code with the product."""
 import hashlib
+import os
 import random
 import struct
 
@@ -126,12 +127,12 @@ class Archive:
 
     def expected(self):
         """What an extraction gives: contents by the names of files."""
-        files = {name[:-1].decode(): data for name, data in self.configs}
+        files = {os.fsdecode(name[:-1]): data for name, data in self.configs}
         for number, (name, size) in self.devices.items():
             if name == b"vmstate\0":
                 files["vmstate.bin"] = self.disks[number]
             else:
-                files[f"disk-{name[:-1].decode()}.raw"] = self.disks[number][:size].ljust(size, b"\0")
+                files[f"disk-{os.fsdecode(name[:-1])}.raw"] = self.disks[number][:size].ljust(size, b"\0")
         return files
 
 

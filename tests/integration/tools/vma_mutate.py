@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Makes damaged, hostile and odd VMA archives, and holds a program to what it must do with each.
 
-usage: vma_mutate.py CBT-VMA FOLDER [--memory MIB] [--only PART-OF-A-NAME] [--write]
+usage: vma_mutate.py CBT-VMA FOLDER [--memory MIB] [--address-space MIB] [--only PART-OF-A-NAME] [--write | --table]
 
 Each kind says which commands refuse it, and a part of the message; else the disks and files that come out. Never may
-there be a signal, more memory than allowed, a file outside the folder, or an error without a message. With --write
-the archives are only written into FOLDER.
+there be a signal, more memory than allowed, a file outside the folder, an error without a message, output that a
+terminal would obey, or a disk under its own name after an error. With --write the archives are only written into
+FOLDER; with --table the kinds are only listed.
 """
 import os
+import resource
 import shutil
 import struct
 import subprocess
@@ -245,6 +247,39 @@ def flipped_data_without_checksums():
 
 
 @kind("ok")
+def names_of_200_bytes():
+    archive = base()
+    archive.add_disk(b"d" * 200, noise("long", 512))
+    archive.add_config(b"c" * 200, b"x")
+    return archive.fill()
+
+
+@kind("ok")
+def names_in_no_utf_8():
+    archive = base()
+    archive.add_disk(b"pl\xe4tte", noise("latin1", 512))
+    archive.add_config(b"\xff\xfe", b"x")
+    return archive.fill()
+
+
+@kinds("ok", "", {"csi": b"a\xc2\x9b2Jb", "right-to-left": b"a\xe2\x80\xaeb", "bell-of-8-bits": b"a\x9cb"})
+def names_that_a_terminal_would_obey(text):
+    archive = base()
+    archive.add_disk(text, noise("terminal", 512))
+    archive.add_config(text, b"x")
+    return archive.fill()
+
+
+@kinds("ok", "", {"spaces": b" ", "dash": b"-rf", "dot": b".x", "dots": b"...", "shell": b"$(touch evil);*", "backslash": b"..\\x",
+                  "percent": b"%s%n", "own-suffix": b"x.partial"})
+def odd_name_with(text):
+    archive = base()
+    archive.add_disk(text, noise("odd", 512))
+    archive.add_config(text, b"x")
+    return archive.fill()
+
+
+@kind("ok")
 def name_in_utf_8():
     archive = base()
     archive.add_disk("plätte".encode(), noise("utf8", 512))
@@ -412,7 +447,9 @@ def two_states():
 
 
 BAD_NAMES = {"up": b"../evil", "up-far": b"../../../../../../tmp/evil", "absolute": b"/tmp/cbt-evil", "dot": b".", "dots": b"..",
-             "folder": b"a/b", "newline": b"a\nb", "escape": b"\x1b[2Ja", "too-long": b"x" * 300, "slash": b"/"}
+             "folder": b"a/b", "newline": b"a\nb", "escape": b"\x1b[2Ja", "201-bytes": b"x" * 201, "255-bytes": b"x" * 255, "256-bytes": b"x" * 256,
+             "65534-bytes": b"x" * 65534, "slash": b"/", "end-slash": b"a/", "dots-inside": b"a/../../b", "tab": b"a\tb",
+             "delete": b"\x7f"}
 
 
 @kinds("names", "plain file name", BAD_NAMES)
@@ -429,19 +466,53 @@ def disk_named(text):
     return archive.fill()
 
 
-@kind("names", "exists")
+@kind("names", "would be named")
 def two_configurations_of_one_name():
     archive = base()
     archive.add_config(b"qemu-server.conf", b"other")
     return archive.fill()
 
 
-@kinds("names", "exists", {"disk": b"disk-drive-a.raw", "state": b"vmstate.bin"})
+@kinds("names", "would be named", {"disk": b"disk-drive-a.raw", "state": b"vmstate.bin"})
 def configuration_named_as_the_file_of_a(text):
     archive = base()
     archive.add_disk(b"vmstate", noise("state", CLUSTER))
     archive.add_config(text, b"other")
     return archive.fill()
+
+
+@kind("body", "\\033[2J")
+def missing_cluster_of_a_disk_whose_name_clears_the_screen():
+    archive = base()
+    archive.add_disk(b"a\x1b[2Jb", b"x")
+    archive.fill(clusters=archive.clusters()[:-1])
+    return archive
+
+
+@kinds("header", "", {"disk": b"", "config": None})
+def empty_name_of_a(disk):
+    archive = base()
+    if disk is None:
+        archive.add_config(b"", b"x")
+    else:
+        archive.add_disk(disk, b"x")
+    return archive.fill()
+
+
+@kind("ok")
+def disks_254():
+    archive = base()
+    for i in range(3, 255):
+        archive.add_disk(b"d%d" % i, b"%d" % i)
+    return archive.fill(59)
+
+
+@kind("body", "missing")
+def disks_254_of_2_to_the_40_without_a_cluster():
+    archive = base().fill()
+    for i in range(3, 255):
+        archive.add_disk(b"d%d" % i, b"", size=1 << 40)
+    return archive
 
 
 # ---- extents
@@ -547,11 +618,11 @@ def body_of_another_archive():
 @kind("body", "missing")
 def clusters_far_apart_on_a_huge_disk():
     archive = base()
-    huge = archive.add_disk(b"huge", b"", size=1 << 48)
+    huge = archive.add_disk(b"huge", b"")
     del archive.devices[huge]
-    far = [Cluster(huge, n * 2654435761 & 0xffffffff) for n in range(100000)]  # no number twice
+    far = [Cluster(huge, n * 2654435761 % (1 << 27)) for n in range(100000)]  # no number twice
     archive.fill(59, archive.clusters() + far)
-    archive.devices[huge] = (b"huge\0", 1 << 48)
+    archive.devices[huge] = (b"huge\0", 1 << 43)
     return archive
 
 
@@ -677,6 +748,13 @@ def sums_of_another_archive():
     return result
 
 
+@kinds("sums", "at offset 0 ", {"3-gib": 3 << 30, "1-tib": 1 << 40})
+def sums_with_a_hole_of(n_bytes):
+    result = Sums(lambda lines: [lines[0], "\n", lines[-1]])
+    result.hole = n_bytes
+    return result
+
+
 @kind("sums", "cut off")
 def sums_find_a_missing_extent_of_no_clusters():
     result = Sums()
@@ -771,22 +849,27 @@ def need(condition, what):
 
 
 def material(made):
-    """Bytes of the archive, of its checksums or None, expected files or None."""
+    """Bytes of the archive, its checksums or None, expected files or None."""
     if isinstance(made, Archive):
         return made.build(), None, made.expected
     if isinstance(made, Sums):
-        return made.data, made.text, made.archive.expected
+        return made.data, made, made.archive.expected
     if isinstance(made, tuple):
         return made[0], None, lambda: made[1]
     return made, None, None
 
 
 class Run:
-    """One command: its status, message and peak memory."""
+    """One command: its status, output, message and peak memory."""
 
-    def __init__(self, words, folder):
-        with open(os.path.join(folder, "message"), "wb+") as message:
-            process = subprocess.Popen(words, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=message)
+    def __init__(self, words, folder, address_space):
+        def limit():
+            if address_space:
+                resource.setrlimit(resource.RLIMIT_AS, (address_space << 20, address_space << 20))
+
+        with open(os.path.join(folder, "message"), "wb+") as message, open(os.path.join(folder, "output"), "wb+") as output:
+            process = subprocess.Popen(words, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=message,
+                                       preexec_fn=limit)
             timer = threading.Timer(120, process.kill)
             timer.start()
             _, status, usage = os.wait4(process.pid, 0)
@@ -795,6 +878,8 @@ class Run:
             self.peak_mib = usage.ru_maxrss >> 10
             message.seek(0)
             self.message = message.read().decode(errors="replace")
+            output.seek(0)
+            self.output = output.read()
 
 
 def hold(run, command, refused, text, memory_mib):
@@ -804,6 +889,9 @@ def hold(run, command, refused, text, memory_mib):
     need(not refused or run.message.startswith("cbt-vma: "), f"{command}: says nothing")
     need(not refused or text in run.message, f"{command}: should say '{text}', but says: {run.message}")
     need(all(c.isprintable() or c == "\n" for c in run.message), f"{command}: unprintable: {run.message!r}")
+    if command in ("list", "verify"):
+        shown = run.output.decode(errors="replace")
+        need(all(c.isprintable() and c != "\ufffd" or c == "\n" for c in shown), f"{command}: unprintable: {shown!r}")
 
 
 def check_files(folder, files):
@@ -814,6 +902,15 @@ def check_files(folder, files):
             need(file.read() == content, f"{name} has other bytes")
 
 
+def check_refused(folder, what):
+    """What a refused extraction left: nothing that looks like a whole disk."""
+    if what in ("header", "names"):
+        need(not os.path.exists(folder), "there is a folder")
+    elif os.path.exists(folder):
+        disks = [name for name in os.listdir(folder) if name.startswith("disk-") or name.startswith("vmstate")]
+        need(all(name.endswith(".partial") for name in disks), f"there came out {disks}")
+
+
 def check_outside(folder, before):
     need(sorted(os.listdir(folder)) == before, f"files outside: {sorted(os.listdir(folder))}")
     out = os.path.join(folder, "out")
@@ -822,39 +919,62 @@ def check_outside(folder, before):
         need(not any(os.path.islink(os.path.join(path, name)) for name in names), "a link")
 
 
-def check_kind(program, folder, made, what, text, memory_mib):
-    data, sidecar, files = material(made)
-    with open(os.path.join(folder, "a.vma"), "wb") as file:
+def write_material(path, made):
+    """Returns a function that makes the expected files, or None."""
+    data, sums, files = material(made)
+    with open(path, "wb") as file:
         file.write(data)
-    if sidecar is not None:
-        with open(os.path.join(folder, "a.vma.xxh3"), "wb") as file:
-            file.write(sidecar)
-    del data, made
+    if sums is not None:
+        with open(path + ".xxh3", "wb") as file:
+            last = sums.text.rfind(b"\n", 0, len(sums.text) - 1) + 1 if sums.hole else len(sums.text)
+            file.write(sums.text[:last])
+            file.seek(sums.hole, os.SEEK_CUR)
+            file.write((b"\n" if sums.hole else b"") + sums.text[last:])
+    return files
+
+
+def check_config(run, refused):
+    need(run.status in ((1,) if refused else (0, 1)), f"config: status {run.status}: {run.message}")
+    need(refused or run.status == 0 or "has no configuration file" in run.message, f"config: says: {run.message}")
+
+
+def check_kind(program, folder, made, what, text, limits):
+    files = write_material(os.path.join(folder, "a.vma"), made)
+    memory_mib, address_space = limits
+    del made
     refused = {"ok": (), "names": ("extract",), "body": ("verify", "extract"), "sums": ("verify", "extract"),
                "header": ("list", "config", "verify", "extract")}[what]
-    before = sorted(os.listdir(folder) + ["message", "out"])
+    before = sorted(os.listdir(folder) + ["message", "out", "output"])
     peak = 0
     for command, words in {"list": [], "verify": [], "extract": ["out"]}.items():
-        run = Run([program, command, "a.vma", *words], folder)
+        run = Run([program, command, "a.vma", *words], folder, address_space)
         hold(run, command, command in refused, text, memory_mib)
         peak = max(peak, run.peak_mib)
-    run = Run([program, "verify", "a.vma", "-v"], folder)
+    check_config(Run([program, "config", "a.vma"], folder, address_space), "config" in refused)
+    run = Run([program, "verify", "a.vma", "-v"], folder, address_space)
     need(run.status == (1 if "verify" in refused else 0), f"verify -v: status {run.status}: {run.message}")
     if not os.path.exists(os.path.join(folder, "out")):
         before.remove("out")
     check_outside(folder, before)
     if what == "ok":
         check_files(os.path.join(folder, "out"), files())
+    else:
+        check_refused(os.path.join(folder, "out"), what)
     return peak
 
 
-def write_all(folder):
+def write_all(folder, only):
+    os.makedirs(folder, exist_ok=True)
     for name, (function, _, _) in KINDS.items():
-        data, sidecar, _ = material(function())
-        for suffix, content in ((".vma", data), (".vma.xxh3", sidecar)):
-            if content is not None:
-                with open(os.path.join(folder, name + suffix), "wb") as file:
-                    file.write(content)
+        if only in name:
+            write_material(os.path.join(folder, name + ".vma"), function())
+
+
+def print_table():
+    verdicts = {"ok": "accepted", "names": "extract refuses", "body": "verify and extract refuse",
+                "sums": "verify and extract refuse", "header": "refused"}
+    for name, (_, what, text) in KINDS.items():
+        print(f"{name:60} {verdicts[what]:26} {text}")
 
 
 def option(words, name, default):
@@ -863,27 +983,33 @@ def option(words, name, default):
 
 def main(words):
     program, top = os.path.abspath(words[0]), words[1]
-    memory_mib, only = int(option(words, "--memory", "150")), option(words, "--only", "")
+    limits = int(option(words, "--memory", "150")), int(option(words, "--address-space", "0"))
+    only = option(words, "--only", "")
     if "--write" in words:
-        write_all(top)
+        write_all(top, only)
+        return
+    if "--table" in words:
+        print_table()
         return
     failed = peak = n = 0
+    n_accepted = 0
     for name, (function, what, text) in KINDS.items():
         if only not in name:
             continue
         folder = os.path.join(top, name, "inner", "inner")
         os.makedirs(folder)
         try:
-            peak = max(peak, check_kind(program, folder, function(), what, text, memory_mib))
+            peak = max(peak, check_kind(program, folder, function(), what, text, limits))
             need(os.listdir(os.path.join(top, name)) == ["inner"], "files outside")
             need(os.listdir(os.path.join(top, name, "inner")) == ["inner"], "files outside")
         except Failure as failure:
             failed += 1
             print(f"FAILED: {name}: {failure}")
         n += 1
+        n_accepted += what == "ok"
         shutil.rmtree(os.path.join(top, name))
     need(not os.path.exists("/tmp/cbt-evil") and not os.path.exists("/tmp/evil"), "a file in /tmp")
-    print(f"{n} kinds of archives, {failed} failed; at most {peak} MiB")
+    print(f"{n} kinds of archives, {n_accepted} to accept and {n - n_accepted} to refuse: {failed} failed; at most {peak} MiB")
     sys.exit(1 if failed else 0)
 
 
