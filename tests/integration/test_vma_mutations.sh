@@ -14,7 +14,7 @@ vma() { "$BUILD/bin/cbt-vma" "$@"; }
 archive_of() { [ -e "kinds/$1.vma" ] || python3 "$MUTATE" "$BUILD/bin/cbt-vma" kinds --write --only "$1"; }
 
 test_every_kind_gets_its_verdict() {
-  local limits=(--memory 64 --address-space 700)
+  local limits=(--memory 150 --address-space 700)
   ! sanitized || limits=(--memory 700) # its shadow is address space, and what was freed stays for a while
   mkdir all
   python3 "$MUTATE" "$BUILD/bin/cbt-vma" all "${limits[@]}" | tee all.log || fail "not every kind gets its verdict"

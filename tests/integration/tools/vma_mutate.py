@@ -862,17 +862,12 @@ def material(made):
 class Run:
     """One command: its status, output, message and peak memory."""
 
-    def __init__(self, words, folder, address_space):
-        def limit():
-            if address_space:
-                resource.setrlimit(resource.RLIMIT_AS, (address_space << 20, address_space << 20))
-
+    def __init__(self, words, folder):
         with open(os.path.join(folder, "message"), "wb+") as message, open(os.path.join(folder, "output"), "wb+") as output:
-            process = subprocess.Popen(words, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=message,
-                                       preexec_fn=limit)
+            process = subprocess.Popen(words, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=message)
             timer = threading.Timer(120, process.kill)
             timer.start()
-            _, status, usage = os.wait4(process.pid, 0)
+            _, status, usage = os.wait4(process.pid, 0)  # at least the memory of this program, from before exec
             timer.cancel()
             process.returncode = self.status = os.waitstatus_to_exitcode(status)
             self.peak_mib = usage.ru_maxrss >> 10
@@ -938,20 +933,19 @@ def check_config(run, refused):
     need(refused or run.status == 0 or "has no configuration file" in run.message, f"config: says: {run.message}")
 
 
-def check_kind(program, folder, made, what, text, limits):
+def check_kind(program, folder, made, what, text, memory_mib):
     files = write_material(os.path.join(folder, "a.vma"), made)
-    memory_mib, address_space = limits
     del made
     refused = {"ok": (), "names": ("extract",), "body": ("verify", "extract"), "sums": ("verify", "extract"),
                "header": ("list", "config", "verify", "extract")}[what]
     before = sorted(os.listdir(folder) + ["message", "out", "output"])
     peak = 0
     for command, words in {"list": [], "verify": [], "extract": ["out"]}.items():
-        run = Run([program, command, "a.vma", *words], folder, address_space)
+        run = Run([program, command, "a.vma", *words], folder)
         hold(run, command, command in refused, text, memory_mib)
         peak = max(peak, run.peak_mib)
-    check_config(Run([program, "config", "a.vma"], folder, address_space), "config" in refused)
-    run = Run([program, "verify", "a.vma", "-v"], folder, address_space)
+    check_config(Run([program, "config", "a.vma"], folder), "config" in refused)
+    run = Run([program, "verify", "a.vma", "-v"], folder)
     need(run.status == (1 if "verify" in refused else 0), f"verify -v: status {run.status}: {run.message}")
     if not os.path.exists(os.path.join(folder, "out")):
         before.remove("out")
@@ -983,7 +977,9 @@ def option(words, name, default):
 
 def main(words):
     program, top = os.path.abspath(words[0]), words[1]
-    limits = int(option(words, "--memory", "150")), int(option(words, "--address-space", "0"))
+    memory_mib, address_space = int(option(words, "--memory", "150")), int(option(words, "--address-space", "0"))
+    if address_space:  # of this program too
+        resource.setrlimit(resource.RLIMIT_AS, (address_space << 20, address_space << 20))
     only = option(words, "--only", "")
     if "--write" in words:
         write_all(top, only)
@@ -999,7 +995,7 @@ def main(words):
         folder = os.path.join(top, name, "inner", "inner")
         os.makedirs(folder)
         try:
-            peak = max(peak, check_kind(program, folder, function(), what, text, limits))
+            peak = max(peak, check_kind(program, folder, function(), what, text, memory_mib))
             need(os.listdir(os.path.join(top, name)) == ["inner"], "files outside")
             need(os.listdir(os.path.join(top, name, "inner")) == ["inner"], "files outside")
         except Failure as failure:
