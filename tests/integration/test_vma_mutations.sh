@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Damaged, hostile and odd archives are accepted or refused as they should be: by cbt-vma with status 0 or 1 and a
 # message, within bounds of memory, with nothing written outside the folder; by the import of the daemon, which goes on.
-# The kinds, their verdicts and messages are the table in tools/vma_mutate.py (--table prints it).
+# The kinds, their verdicts and messages are the table in tools/vma_kinds*.py (vma_mutate.py --table prints it).
 . "$(dirname "$0")/lib.sh"
 need python3 zstd xxhsum
 MUTATE=$SOURCE/tests/integration/tools/vma_mutate.py
