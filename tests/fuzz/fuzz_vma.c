@@ -158,6 +158,32 @@ check_header(const StoreVmaHeader *header)
   }
 }
 
+/* An extent that is written again must hold the same clusters; one with an info more than we write is not. */
+static void
+check_extent(const StoreVmaExtent *extent, const CbtUuid *uuid)
+{
+  static StoreVmaExtent *again;
+  static guint8 data[STORE_VMA_CLUSTER_SIZE], data_again[STORE_VMA_CLUSTER_SIZE];
+  if (extent->n_clusters > STORE_VMA_EXTENT_CLUSTERS)
+    return;
+  again = again ? again : store_vma_extent_new();
+  store_vma_extent_clear(again);
+  for (guint i = 0; i < extent->n_clusters; i++) {
+    store_vma_cluster_expand(&extent->clusters[i], store_vma_extent_reserve(again));
+    store_vma_extent_add(again, extent->clusters[i].device, extent->clusters[i].number);
+  }
+  store_vma_extent_encode(again, uuid);
+  g_assert_true(store_vma_extent_decode(again, uuid, NULL));
+  g_assert_true(again->n_clusters == extent->n_clusters && again->length <= extent->length);
+  for (guint i = 0; i < extent->n_clusters; i++) {
+    g_assert_true(again->clusters[i].device == extent->clusters[i].device &&
+                  again->clusters[i].number == extent->clusters[i].number);
+    store_vma_cluster_expand(&extent->clusters[i], data);
+    store_vma_cluster_expand(&again->clusters[i], data_again);
+    g_assert_cmpmem(data, sizeof data, data_again, sizeof data_again);
+  }
+}
+
 /* The sum of the bytes of all clusters, each with its device and place. */
 static guint64
 add_extent(const StoreVmaHeader *header, const StoreVmaExtent *extent, guint64 sum)
@@ -190,8 +216,10 @@ read_archive(int fd, StoreVmaSums *sums, guint64 *sum, GError **error)
   g_autoptr(StoreVmaExtent) extent = store_vma_extent_new();
   GError *local = NULL;
   check_header(store_vma_reader_header(reader));
-  while (store_vma_reader_next(reader, extent, &local))
+  while (store_vma_reader_next(reader, extent, &local)) {
+    check_extent(extent, &store_vma_reader_header(reader)->uuid);
     *sum = add_extent(store_vma_reader_header(reader), extent, *sum);
+  }
   if (!local && store_vma_reader_check_complete(reader, error))
     return TRUE;
   if (local)
