@@ -135,7 +135,7 @@ serve_peer(CbtControlServer *server, CbtControlPeer *peer)
                   send(peer->fd, &reply, sizeof reply, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t) sizeof reply;
   /* The answer first: the peer may be holding the writes of other disks. */
   if (is_request && request.op == CBT_CONTROL_RELEASE)
-    cbt_tracker_settle(server->export->tracker);
+    cbt_control_peer_released(server->export, peer);
   return sent;
 }
 

@@ -45,6 +45,8 @@ typedef struct {
 /* Carries out REQUEST, whose size, magic and version are right, and fills REPLY. */
 void cbt_control_peer_handle(CbtExport *export, CbtControlPeer *peer, CbtRetired *retired,
                              const CbtControlRequest *request, CbtControlFds *fds, CbtControlReply *reply);
+/* What a release left to be done when it was answered. */
+void cbt_control_peer_released(CbtExport *export, CbtControlPeer *peer);
 /* Ends what belongs to PEER: its session, then its hold. */
 void cbt_control_peer_drop(CbtExport *export, CbtControlPeer *peer, CbtRetired *retired);
 /* Frees the retired sessions if the gate can be drained; TRUE if none is left. */

@@ -136,6 +136,14 @@ handle_release(Call *call, GError **error)
   return in_force;
 }
 
+void
+cbt_control_peer_released(CbtExport *export, CbtControlPeer *peer)
+{
+  cbt_tracker_settle(export->tracker);
+  if (peer->session != NULL)
+    cbt_session_prepare(peer->session);
+}
+
 /* --- sessions --- */
 
 static void

@@ -8,12 +8,11 @@
  * Two changes of one cluster exclude each other by striped mutexes on the export's side, so that the second
  * neither copies what the first has changed, nor passes before the first has preserved it. Reader and export
  * share no lock. The one race between them is harmless: a cluster that is done while it is being copied
- * leaves a copy that nobody wants, which the export punches out itself. (Done in the moment between its last
- * look and preserved: then the copy stays, and counts as standing, until the session ends.)
+ * leaves a copy that nobody wants, whose slot the export gives back itself. (Done in the moment between its
+ * last look and preserved: then the slot stays in use until the session ends.)
  *
- * A cluster of zeros is preserved without being written: the fleece file is sparse, and its hole reads the
- * same. So the reader, too, knows by looking for zeros whether there is something to punch out, and the two
- * agree on `standing`.
+ * The number of a cluster's slot is stored before `preserved`, and loaded after it. The reader gives the slot
+ * back when it has read it and set done: nobody looks at the number any more.
  */
 #include <cbt/session-private.h>
 
@@ -21,7 +20,6 @@
 #include <common/error.h>
 #include <common/file-ops.h>
 #include <errno.h>
-#include <fcntl.h>
 
 /* Between a system call on the image and a bit of shared memory. */
 static void
@@ -101,8 +99,15 @@ cbt_session_start(CbtSession *session, const CbtBitmap *wanted)
     want_extent(session, &extent);
   atomic_store(&session->header->broken, 0);
   atomic_store(&session->header->fleeced, 0);
-  atomic_store(&session->header->standing, 0);
+  atomic_store(&session->header->hint, 0);
+  fill_words(session->used, session->n_words, 0);
   full_fence();
+}
+
+void
+cbt_session_prepare(CbtSession *session)
+{
+  cbt_fleece_prepare(session->fleece);
 }
 
 static void
@@ -124,37 +129,13 @@ must_preserve(const CbtSession *session, guint64 cluster)
   return !test_bit(session->done, cluster) && !test_bit(session->preserved, cluster);
 }
 
-static void
-drop_copy(CbtSession *session, guint64 cluster, guint64 length)
-{
-  fallocate(session->fleece_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-            (off_t) (cluster * CBT_CLUSTER_SIZE), (off_t) length);
-  atomic_fetch_sub(&session->header->standing, length);
-}
-
-/* Returns 0 or an errno. */
+/* *number gets what belongs into `slots`. Returns 0 or an errno. */
 static int
-write_copy(CbtSession *session, guint64 cluster, const guint8 *data, guint64 length)
-{
-  CbtSessionHeader *header = session->header;
-  guint64 standing = atomic_fetch_add(&header->standing, length) + length;
-  if (session->fleece_limit != 0 && standing > session->fleece_limit) {
-    atomic_fetch_sub(&header->standing, length);
-    return CBT_SESSION_LIMIT_REACHED;
-  }
-  if (!cbt_pwrite_full(session->fleece_fd, data, length, cluster * CBT_CLUSTER_SIZE))
-    return errno;
-  atomic_fetch_add(&header->fleeced, length);
-  return 0;
-}
-
-/* *copied gets the bytes that now stand in the fleece file: none for zeros. Returns 0 or an errno. */
-static int
-copy_cluster(CbtSession *session, int image_fd, guint64 cluster, guint64 *copied)
+copy_cluster(CbtSession *session, int image_fd, guint64 cluster, guint32 *number)
 {
   guint8 data[CBT_CLUSTER_SIZE];
-  guint64 length = cluster_length(session, cluster);
-  *copied = 0;
+  guint64 length = cluster_length(session, cluster), slot;
+  *number = 0;
   gssize n = cbt_pread_full(image_fd, data, length, cluster * CBT_CLUSTER_SIZE);
   if (n < 0)
     return errno;
@@ -162,22 +143,27 @@ copy_cluster(CbtSession *session, int image_fd, guint64 cluster, guint64 *copied
     return EIO;
   if (cbt_is_zero(data, length))
     return 0;
-  int errsv = write_copy(session, cluster, data, length);
-  *copied = errsv == 0 ? length : 0;
-  return errsv;
+  int errsv = cbt_fleece_put(session->fleece, data, length, &slot);
+  if (errsv != 0)
+    return errsv;
+  *number = (guint32) slot + 1;
+  atomic_fetch_add(&session->header->fleeced, length);
+  return 0;
 }
 
 static void
 preserve_locked(CbtSession *session, int image_fd, guint64 cluster)
 {
-  guint64 copied = 0;
-  int errsv = copy_cluster(session, image_fd, cluster, &copied);
-  if (errsv != 0)
+  guint32 number = 0;
+  int errsv = copy_cluster(session, image_fd, cluster, &number);
+  if (errsv != 0) {
     mark_broken(session, errsv);
-  else if (!test_bit(session->done, cluster))
+  } else if (!test_bit(session->done, cluster)) {
+    atomic_store_explicit(&session->slots[cluster], number, memory_order_relaxed);
     set_bit(session->preserved, cluster);
-  else if (copied != 0)
-    drop_copy(session, cluster, copied);
+  } else if (number != 0) {
+    cbt_fleece_drop(session->fleece, number - 1);
+  }
 }
 
 static void
@@ -212,25 +198,21 @@ check_range(const CbtSession *session, guint64 offset, guint64 length)
 }
 
 static gboolean
-take_preserved(CbtSession *session, guint64 cluster, guint8 *data, guint64 length, GError **error)
-{
-  gssize n = cbt_pread_full(session->fleece_fd, data, length, cluster * CBT_CLUSTER_SIZE);
-  if (n >= 0 && (guint64) n == length)
-    return TRUE;
-  cbt_set_error_errno(error, n < 0 ? errno : EIO, "cannot read the fleece file at %" G_GUINT64_FORMAT,
-                      cluster * CBT_CLUSTER_SIZE);
-  return FALSE;
-}
-
-static gboolean
 settle_preserved(CbtSession *session, guint64 cluster, guint8 *data, GError **error)
 {
   guint64 length = cluster_length(session, cluster);
-  if (!take_preserved(session, cluster, data, length, error))
+  guint32 number = atomic_load_explicit(&session->slots[cluster], memory_order_relaxed);
+  if (number == 0)
+    memset(data, 0, length);
+  int errsv = number != 0 ? cbt_fleece_get(session->fleece, number - 1, data, length) : 0;
+  if (errsv != 0) {
+    cbt_set_error_errno(error, errsv, "cannot read from the fleece what stood at %" G_GUINT64_FORMAT,
+                        cluster * CBT_CLUSTER_SIZE);
     return FALSE;
+  }
   set_bit(session->done, cluster);
-  if (!cbt_is_zero(data, length))
-    drop_copy(session, cluster, length);
+  if (number != 0)
+    cbt_fleece_drop(session->fleece, number - 1);
   return TRUE;
 }
 
@@ -287,6 +269,9 @@ preserved_run(const CbtSession *session, guint64 cluster, guint64 end, CbtExtent
 gboolean
 cbt_session_next_preserved(CbtSession *session, guint64 offset, guint64 length, CbtExtent *extent)
 {
+  *extent = (CbtExtent){offset, 0};
+  if (length == 0)
+    return FALSE;
   check_range(session, offset, length);
   guint64 first = offset / CBT_CLUSTER_SIZE;
   guint64 end = cbt_div_up(offset + length, CBT_CLUSTER_SIZE);
@@ -299,6 +284,5 @@ cbt_session_next_preserved(CbtSession *session, guint64 offset, guint64 length, 
       return TRUE;
     }
   }
-  *extent = (CbtExtent){offset, 0};
   return FALSE;
 }

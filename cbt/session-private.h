@@ -2,6 +2,7 @@
 /* What the two halves of a session share: session.c (making, attaching) and session-copy.c (the protocol). */
 #pragma once
 
+#include <cbt/fleece.h>
 #include <cbt/session.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -9,10 +10,10 @@
 #define CBT_SESSION_HEADER_SIZE       4096u
 #define CBT_SESSION_N_STRIPES         64u
 #define CBT_SESSION_CLUSTERS_PER_WORD 64u
-/* In `broken`: the fleece file reached our own limit. No file operation gives this errno. */
+/* In `broken`: the fleece has no free slot. No file operation gives this errno. */
 #define CBT_SESSION_LIMIT_REACHED EXFULL
 
-typedef _Atomic guint64 CbtSharedWord;
+typedef _Atomic guint32 CbtSharedSlot;
 
 typedef struct {
   /* constant once the memory is passed on */
@@ -24,12 +25,14 @@ typedef struct {
   guint64 fleece_limit; /* bytes; 0: none */
   guint64 preserved_offset;
   guint64 done_offset;
+  guint64 used_offset;
+  guint64 slots_offset;
   guint64 memory_size;
   /* shared */
   _Atomic gint32 broken;    /* errno of the first failure */
   _Atomic guint32 reserved; /* 0 */
   _Atomic guint64 fleeced;  /* bytes copied so far */
-  _Atomic guint64 standing; /* bytes that are in the fleece file now, or about to be */
+  _Atomic guint64 hint;     /* see cbt/fleece.h */
 } CbtSessionHeader;
 
 G_STATIC_ASSERT(sizeof(CbtSessionHeader) <= CBT_SESSION_HEADER_SIZE);
@@ -49,6 +52,10 @@ struct CbtSession {
   CbtSessionHeader *header;
   CbtSharedWord *preserved;
   CbtSharedWord *done;
+  CbtSharedWord *used;  /* slots of the fleece */
+  CbtSharedSlot *slots; /* of each cluster that is preserved, plus one; 0: it is all zeros, and in no slot */
+
+  CbtFleece *fleece;
 
   pthread_mutex_t stripes[CBT_SESSION_N_STRIPES]; /* export: cluster c is being preserved under stripe c %
                                                      CBT_SESSION_N_STRIPES */

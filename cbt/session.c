@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Shared memory: one page of header, then the words of `preserved`, then those of `done`; bit c of word c /
- * 64 is cluster c. Both sides compute the layout from the disk's size and trust nothing in the memory but the
- * bits, `broken` and the counters: a peer that scribbles over it can spoil its backup, but not the other
- * process. The memfd is sealed against shrinking, for touching a page that is gone would kill the guest's
- * export.
+ * Shared memory: one page of header, then the words of `preserved`, of `done` and of `used`, then `slots`, a
+ * number for each cluster; bit c of word c / 64 is cluster, or slot, c. Memory for the slots is taken as they
+ * are needed, for all else at once. Both sides compute the layout from the disk's size and trust nothing in
+ * the memory but the bits, `broken` and the counters: a peer that scribbles over it can spoil its backup, but
+ * not the other process. The memfd is sealed against shrinking, for touching a page that is gone would kill
+ * the guest's export.
  */
 #include <cbt/session-private.h>
 
@@ -19,7 +20,7 @@
 #include <sys/stat.h>
 
 #define SESSION_MAGIC   G_GUINT64_CONSTANT(0x31535345534f4243)
-#define SESSION_VERSION 1u
+#define SESSION_VERSION 2u
 
 static CbtSession *
 session_alloc(guint64 size, int memory_fd, int fleece_fd)
@@ -41,6 +42,7 @@ cbt_session_free(CbtSession *session)
 {
   if (session == NULL)
     return;
+  cbt_fleece_free(session->fleece);
   for (guint i = 0; i < CBT_SESSION_N_STRIPES; i++)
     pthread_mutex_destroy(&session->stripes[i]);
   if (session->memory != NULL)
@@ -50,12 +52,27 @@ cbt_session_free(CbtSession *session)
   g_free(session);
 }
 
+/* Where the memory of a disk of N_CLUSTERS has what. */
+typedef struct {
+  gsize preserved, done, used, slots, end;
+} Layout;
+
+static Layout
+layout_of(guint64 n_clusters)
+{
+  gsize bits = sizeof(CbtSharedWord) * (gsize) cbt_div_up(n_clusters, CBT_SESSION_CLUSTERS_PER_WORD);
+  Layout layout = {.preserved = CBT_SESSION_HEADER_SIZE};
+  layout.done = layout.preserved + bits;
+  layout.used = layout.done + bits;
+  layout.slots = layout.used + bits;
+  layout.end = layout.slots + sizeof(CbtSharedSlot) * (gsize) n_clusters;
+  return layout;
+}
+
 gsize
 cbt_session_memory_size(guint64 size)
 {
-  guint64 n_clusters = cbt_div_up(size, CBT_CLUSTER_SIZE);
-  return CBT_SESSION_HEADER_SIZE +
-         2 * sizeof(CbtSharedWord) * (gsize) cbt_div_up(n_clusters, CBT_SESSION_CLUSTERS_PER_WORD);
+  return layout_of(cbt_div_up(size, CBT_CLUSTER_SIZE)).end;
 }
 
 static gboolean
@@ -66,21 +83,26 @@ map_memory(CbtSession *session, GError **error)
     cbt_set_error_errno(error, errno, "cannot map the %zu bytes of a backup session", session->memory_size);
     return FALSE;
   }
+  Layout layout = layout_of(session->n_clusters);
   session->memory = memory;
   session->header = memory;
-  session->preserved = (CbtSharedWord *) ((guint8 *) memory + CBT_SESSION_HEADER_SIZE);
-  session->done = session->preserved + session->n_words;
+  session->preserved = (CbtSharedWord *) ((guint8 *) memory + layout.preserved);
+  session->done = (CbtSharedWord *) ((guint8 *) memory + layout.done);
+  session->used = (CbtSharedWord *) ((guint8 *) memory + layout.used);
+  session->slots = (CbtSharedSlot *) ((guint8 *) memory + layout.slots);
   return TRUE;
 }
 
-/* A sealed memfd with its memory taken, so that no page of it can be missing later. */
+/* A sealed memfd with the memory taken for all but the slots. */
 static int
-make_memory(gsize length, GError **error)
+make_memory(guint64 size, GError **error)
 {
+  Layout layout = layout_of(cbt_div_up(size, CBT_CLUSTER_SIZE));
   CBT_AUTO_FD int fd = memfd_create("cbt-session", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-  if (fd < 0 || ftruncate(fd, (off_t) length) != 0 || fallocate(fd, 0, 0, (off_t) length) != 0 ||
+  if (fd < 0 || ftruncate(fd, (off_t) layout.end) != 0 || fallocate(fd, 0, 0, (off_t) layout.slots) != 0 ||
       fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
-    cbt_set_error_errno(error, errno, "cannot make %zu bytes of shared memory for a backup session", length);
+    cbt_set_error_errno(error, errno, "cannot make %zu bytes of shared memory for a backup session",
+                        layout.end);
     return -1;
   }
   return cbt_steal_fd(&fd);
@@ -121,9 +143,21 @@ fill_header(const CbtSession *session)
   header->size = session->size;
   header->n_clusters = session->n_clusters;
   header->fleece_limit = session->fleece_limit;
-  header->preserved_offset = CBT_SESSION_HEADER_SIZE;
-  header->done_offset = CBT_SESSION_HEADER_SIZE + session->n_words * sizeof(CbtSharedWord);
+  Layout layout = layout_of(session->n_clusters);
+  header->preserved_offset = layout.preserved;
+  header->done_offset = layout.done;
+  header->used_offset = layout.used;
+  header->slots_offset = layout.slots;
   header->memory_size = session->memory_size;
+}
+
+static void
+make_slots(CbtSession *session)
+{
+  guint64 n_slots = MIN(session->n_clusters, G_MAXUINT32);
+  if (session->fleece_limit != 0)
+    n_slots = MIN(n_slots, session->fleece_limit / CBT_CLUSTER_SIZE);
+  session->fleece = cbt_fleece_new(session->fleece_fd, n_slots, session->used, &session->header->hint);
 }
 
 static gboolean
@@ -141,7 +175,7 @@ cbt_session_new(guint64 size, const char *fleece_directory, guint64 fleece_limit
 {
   if (!check_disk_size(size, error))
     return NULL;
-  CBT_AUTO_FD int memory_fd = make_memory(cbt_session_memory_size(size), error);
+  CBT_AUTO_FD int memory_fd = make_memory(size, error);
   if (memory_fd < 0)
     return NULL;
   CBT_AUTO_FD int fleece_fd = make_fleece(fleece_directory, size, error);
@@ -152,6 +186,7 @@ cbt_session_new(guint64 size, const char *fleece_directory, guint64 fleece_limit
   if (!map_memory(session, error))
     return NULL;
   fill_header(session);
+  make_slots(session);
   return g_steal_pointer(&session);
 }
 
@@ -189,6 +224,7 @@ static gboolean
 check_header(const CbtSession *session, GError **error)
 {
   const CbtSessionHeader *header = session->header;
+  Layout layout = layout_of(session->n_clusters);
   if (header->magic != SESSION_MAGIC) {
     cbt_set_error(error, CBT_ERROR_INVALID, NULL, "the session's memory has no session header");
     return FALSE;
@@ -200,8 +236,8 @@ check_header(const CbtSession *session, GError **error)
   }
   if (header->size == session->size && header->cluster_size == CBT_CLUSTER_SIZE &&
       header->n_clusters == session->n_clusters && header->memory_size == session->memory_size &&
-      header->preserved_offset == CBT_SESSION_HEADER_SIZE &&
-      header->done_offset == CBT_SESSION_HEADER_SIZE + session->n_words * sizeof(CbtSharedWord))
+      header->preserved_offset == layout.preserved && header->done_offset == layout.done &&
+      header->used_offset == layout.used && header->slots_offset == layout.slots)
     return TRUE;
   cbt_set_error(error, CBT_ERROR_INVALID, NULL,
                 "the session is for a disk of %" G_GUINT64_FORMAT " bytes, this one has %" G_GUINT64_FORMAT,
@@ -217,6 +253,7 @@ cbt_session_attach(int memory_fd, int fleece_fd, guint64 size, GError **error)
       !map_memory(session, error) || !check_header(session, error))
     return NULL;
   session->fleece_limit = session->header->fleece_limit;
+  make_slots(session);
   return g_steal_pointer(&session);
 }
 

@@ -7,12 +7,12 @@
  *
  *   preserved done   meaning                                            who moves on
  *   0         0      to be read; the image still holds the old bytes     export sets preserved, or reader sets done
- *   1         0      the old bytes stand in the fleece file              reader takes them there, then sets done
+ *   1         0      the old bytes stand in a slot of the fleece          reader takes them there, then sets done
  *   0         1      not part of the backup, or already read             nobody; writes pass
- *   1         1      read; the fleece copy may be punched out            nobody; writes pass
+ *   1         1      read; the slot is free again                        nobody; writes pass
  *
- * Export, before it changes a cluster: done set? pass. preserved set? pass. Else copy the cluster to the fleece file at
- * its own offset, set preserved (release), and only then change the image.
+ * Export, before it changes a cluster: done set? pass. preserved set? pass. Else copy the cluster to a free slot of
+ * the fleece (cbt/fleece.h), set preserved (release), and only then change the image.
  * Reader: read the image; THEN load preserved (acquire). Unset: no change had begun when the read ended, so what it
  * read is old. Set: read the cluster from the fleece instead. Then set done. The same holds for a cluster that was
  * found to be a hole: look, then load preserved.
@@ -45,6 +45,8 @@ int cbt_session_fleece_fd(const CbtSession *session);
 
 /* Export, while writes are held: all clusters are wanted (WANTED NULL), or those that WANTED marks. */
 void cbt_session_start(CbtSession *session, const CbtBitmap *wanted);
+/* Export, when the writes were let go: keeps slots of the fleece ready, so that they wait less. Once is enough. */
+void cbt_session_prepare(CbtSession *session);
 /* Export, before a change of the range of IMAGE_FD. Never fails: a failure marks the session broken. Any thread. */
 void cbt_session_preserve(CbtSession *session, int image_fd, guint64 offset, guint64 length);
 

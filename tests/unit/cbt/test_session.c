@@ -204,7 +204,7 @@ test_fleece_gives_back_what_was_read(void **state G_GNUC_UNUSED)
     assert_int_equal(read_expecting(&pair, cluster * C, 2 * C, 'o'), 2);
   }
   assert_int_equal(cbt_session_fleeced(pair.reader), 20 * C);
-  assert_int_equal(fleece_blocks(&pair), 0);
+  assert_true(fleece_blocks(&pair) * 512 <= 2 * C);
   pair_clear(&pair);
 }
 
