@@ -164,15 +164,15 @@ for _name, (_change, _what, _text) in {
     KINDS["zstd-" + _name] = (lambda change=_change: compressed(change)[0], _what, _text)
 
 
-@kinds("header", "no VMA", {"gib": 1 << 30})
-def zstd_of_zeros_by_the(size):
+@kinds("header", "no VMA", {"256-mib": 1 << 28})
+def zstd_of_zeros(size):
     process = subprocess.run(f"head -c {size} /dev/zero | zstd -q -c", shell=True, stdout=subprocess.PIPE, check=True)
     return process.stdout
 
 
 @kind("body", "no extent")
-def zstd_of_a_header_and_zeros_by_the_gib():
-    return zstd(base().header()) + zstd_of_zeros_by_the(1 << 30)
+def zstd_of_a_header_and_256_mib_of_zeros():
+    return zstd(base().header()) + zstd_of_zeros(1 << 28)
 
 
 @kind("header", "damaged")

@@ -9,6 +9,7 @@ there be a signal, more memory than allowed, a file outside the folder, an error
 terminal would obey, or a disk under its own name after an error. With --write the archives are only written into
 FOLDER; with --table the kinds are only listed.
 """
+import concurrent.futures
 import os
 import resource
 import shutil
@@ -74,6 +75,7 @@ def hold(run, command, refused, text, memory_mib):
 
 
 def check_files(folder, files):
+    need(os.path.isdir(folder), "nothing came out")
     names = sorted(os.listdir(folder))
     need(names == sorted(files), f"there came out {names}")
     for name, content in files.items():
@@ -141,6 +143,23 @@ def check_kind(program, folder, made, what, text, memory_mib):
     return peak
 
 
+def check_in_folder(program, top, name, memory_mib):
+    """Whether all is as it should be, and the peak of memory."""
+    function, what, text = KINDS[name]
+    folder = os.path.join(top, name, "inner", "inner")
+    os.makedirs(folder)
+    try:
+        peak = check_kind(program, folder, function(), what, text, memory_mib)
+        need(os.listdir(os.path.join(top, name)) == ["inner"], "files outside")
+        need(os.listdir(os.path.join(top, name, "inner")) == ["inner"], "files outside")
+        return True, peak
+    except Failure as failure:
+        print(f"FAILED: {name}: {failure}")
+        return False, 0
+    finally:
+        shutil.rmtree(os.path.join(top, name))
+
+
 def write_all(folder, only):
     os.makedirs(folder, exist_ok=True)
     for name, (function, _, _) in KINDS.items():
@@ -171,23 +190,11 @@ def main(words):
     if "--table" in words:
         print_table()
         return
-    failed = peak = n = 0
-    n_accepted = 0
-    for name, (function, what, text) in KINDS.items():
-        if only not in name:
-            continue
-        folder = os.path.join(top, name, "inner", "inner")
-        os.makedirs(folder)
-        try:
-            peak = max(peak, check_kind(program, folder, function(), what, text, memory_mib))
-            need(os.listdir(os.path.join(top, name)) == ["inner"], "files outside")
-            need(os.listdir(os.path.join(top, name, "inner")) == ["inner"], "files outside")
-        except Failure as failure:
-            failed += 1
-            print(f"FAILED: {name}: {failure}")
-        n += 1
-        n_accepted += what == "ok"
-        shutil.rmtree(os.path.join(top, name))
+    names = [name for name in KINDS if only in name]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = list(pool.map(lambda name: check_in_folder(program, top, name, memory_mib), names))
+    failed, peak = sum(not ok for ok, _ in results), max(peak for _, peak in results)
+    n, n_accepted = len(names), sum(KINDS[name][1] == "ok" for name in names)
     need(not os.path.exists("/tmp/cbt-evil") and not os.path.exists("/tmp/evil"), "a file in /tmp")
     print(f"{n} kinds of archives, {n_accepted} to accept and {n - n_accepted} to refuse: {failed} failed; at most {peak} MiB")
     sys.exit(1 if failed else 0)
