@@ -3,10 +3,15 @@
 
 set(CBT_SANITIZE "" CACHE STRING "Comma-separated sanitizers for every target, for example address,undefined")
 
+option(CBT_FUZZ "Whether the fuzz targets are linked with libFuzzer; needs clang" OFF)
+
 add_compile_options(-Wall -Wextra -Wshadow -Wconversion -Werror -Wno-sign-conversion
                     -Wstrict-prototypes -Wmissing-prototypes -Wvla -fno-strict-aliasing)
 add_compile_definitions(_GNU_SOURCE G_LOG_USE_STRUCTURED CBT_VERSION="${PROJECT_VERSION}"
                         GLIB_VERSION_MIN_REQUIRED=GLIB_VERSION_2_74)
+if(CMAKE_C_COMPILER_ID MATCHES Clang)
+  add_compile_options(-Wno-unused-variable) # it says so of an owner that only frees
+endif()
 if(CBT_SANITIZE)
   add_compile_options(-fsanitize=${CBT_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${CBT_SANITIZE})

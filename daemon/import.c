@@ -14,11 +14,11 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <store/vma-pump.h>
-#include <store/vma-sums.h>
 #include <string.h>
 #include <unistd.h>
 
 #define IDS_PER_READ 4096
+#define TIME_MAX_S   G_GINT64_CONSTANT(253402300799) /* the end of the year 9999 */
 
 typedef struct {
   char *vm;
@@ -197,8 +197,8 @@ add_point_disks(Import *import, const StoreVmaHeader *header, GError **error)
   for (guint i = 0; i < header->devices->len; i++) {
     const StoreVmaDevice *device = header->devices->pdata[i];
     StorePointDisk *disk = store_point_add_disk(import->point, device->name);
+    g_free(disk->path);
     disk->path = g_strdup(import->request->path);
-    disk->bitmap = g_strdup("");
     disk->dirty = device_size(import, device);
     if (!build_manifest(import, device, disk->dirty, &disk->manifest, error))
       return FALSE;
@@ -213,7 +213,7 @@ add_configs(Import *import, const StoreVmaHeader *header, GError **error)
   for (guint i = 0; i < header->configs->len; i++) {
     const StoreVmaConfig *from = header->configs->pdata[i];
     if (!store_point_config_name_is_valid(from->name)) {
-      g_autofree char *shown = g_strescape(from->name, NULL);
+      g_autofree char *shown = cbt_printable(from->name);
       cbt_set_error(error, CBT_ERROR_INVALID, NULL, "the archive has a configuration file named '%s'", shown);
       return FALSE;
     }
@@ -227,6 +227,13 @@ add_configs(Import *import, const StoreVmaHeader *header, GError **error)
 }
 
 /* ---- the job ---- */
+
+/* When the archive was made; an impossible time is none. */
+static gint64
+time_of(const StoreVmaHeader *header)
+{
+  return header->time >= 0 && header->time <= TIME_MAX_S ? header->time * G_USEC_PER_SEC : g_get_real_time();
+}
 
 static gboolean
 import_archive(Import *import, StoreVmaSource *source, GError **error)
@@ -243,22 +250,11 @@ import_archive(Import *import, StoreVmaSource *source, GError **error)
   import->point->uuid = cbt_uuid_generate();
   import->point->vm = g_strdup(import->request->vm);
   import->point->note = g_strdup(import->request->note);
-  import->point->time = header->time * G_USEC_PER_SEC;
+  import->point->time = time_of(header);
   return add_configs(import, header, error) &&
          store_vma_pump(reader, &taker, import->daemon->config->workers, error) &&
          add_point_disks(import, header, error) &&
          commit_point(import->daemon, import->job, import->point, NULL, NULL, error);
-}
-
-/* The checksums that lie beside the archive; NULL with or without ERROR. */
-static char *
-load_sums(const char *path, GError **error)
-{
-  g_autofree char *sums_path = g_strconcat(path, STORE_VMA_SUMS_SUFFIX, NULL);
-  gsize length;
-  return access(sums_path, F_OK) == 0
-             ? cbt_file_read(cbt_file_ops_default(), sums_path, G_MAXINT32, &length, error)
-             : NULL;
 }
 
 static gboolean
@@ -271,7 +267,7 @@ open_and_import(Import *import, GError **error)
     cbt_set_error_errno(error, errno, "cannot open %s", path);
     return FALSE;
   }
-  g_autofree char *sums = load_sums(path, &local);
+  g_autoptr(StoreVmaSums) sums = store_vma_sums_open(path, &local);
   StoreVmaSource *source = local ? NULL : store_vma_source_new(fd, sums, &local);
   gboolean ok = source && import_archive(import, source, &local);
   g_clear_pointer(&source, store_vma_source_free);

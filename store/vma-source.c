@@ -3,10 +3,8 @@
 
 #include <common/error.h>
 #include <errno.h>
-#include <store/vma-sums.h>
 #include <string.h>
 #include <unistd.h>
-#include <xxhash.h>
 #include <zstd.h>
 
 #define ZSTD_WINDOW_LOG_MAX 27 /* 128 MiB, what zstd itself takes without being asked */
@@ -15,9 +13,8 @@ static const guint8 zstd_magic[4] = {0x28, 0xb5, 0x2f, 0xfd};
 
 struct StoreVmaSource {
   int fd;
-  const char *sums; /* the line of the next piece; NULL: no checksums */
-  guint64 n_pieces; /* that were compared */
-  guint8 first[4];  /* read to look for zstd */
+  StoreVmaSums *sums; /* NULL: no checksums */
+  guint8 first[4];    /* read to look for zstd */
   gsize n_first;
   gsize first_used;
   ZSTD_DCtx *zstd; /* NULL: not compressed */
@@ -26,29 +23,6 @@ struct StoreVmaSource {
   size_t frame_left; /* 0 between frames */
   guint64 offset;
 };
-
-const char *
-store_vma_sums_format(const guint8 *data, gsize length, char line[STORE_VMA_SUMS_LINE_SIZE])
-{
-  XXH128_hash_t sum = XXH3_128bits(data, length);
-  g_snprintf(line, STORE_VMA_SUMS_LINE_SIZE, "%zu %016" G_GINT64_MODIFIER "x%016" G_GINT64_MODIFIER "x\n",
-             length, (guint64) sum.high64, (guint64) sum.low64);
-  return line;
-}
-
-/* The first piece's line, if TEXT has a first and a last line that fit. */
-static const char *
-check_sums(const char *text, GError **error)
-{
-  const char *last = g_str_has_prefix(text, STORE_VMA_SUMS_FIRST_LINE)
-                         ? g_strrstr(text, "\n" STORE_VMA_SUMS_LAST_LINE)
-                         : NULL;
-  if (last && g_str_has_suffix(text, "\n"))
-    return text + strlen(STORE_VMA_SUMS_FIRST_LINE);
-  cbt_set_error(error, CBT_ERROR_CORRUPT, "Remove the file to do without its checksums.",
-                "the file with the archive's checksums is none, or was cut off");
-  return NULL;
-}
 
 /* Up to LENGTH raw bytes; fewer only at the end. -1 with errno. */
 static gssize
@@ -92,12 +66,11 @@ look_for_zstd(StoreVmaSource *source, GError **error)
 }
 
 StoreVmaSource *
-store_vma_source_new(int fd, const char *sums, GError **error)
+store_vma_source_new(int fd, StoreVmaSums *sums, GError **error)
 {
   g_autoptr(StoreVmaSource) source = g_new0(StoreVmaSource, 1);
   source->fd = fd;
-  if (sums && !(source->sums = check_sums(sums, error)))
-    return NULL;
+  source->sums = sums;
   if (!look_for_zstd(source, error))
     return NULL;
   return g_steal_pointer(&source);
@@ -157,33 +130,13 @@ store_vma_source_read(StoreVmaSource *source, guint8 *data, gsize length, GError
 gboolean
 store_vma_source_check_piece(StoreVmaSource *source, const guint8 *data, gsize length, GError **error)
 {
-  char line[STORE_VMA_SUMS_LINE_SIZE];
-  if (!source->sums)
-    return TRUE;
-  gboolean fits = g_str_has_prefix(source->sums, store_vma_sums_format(data, length, line));
-  source->n_pieces++;
-  if (fits)
-    source->sums += strlen(line);
-  else
-    cbt_set_error(error, CBT_ERROR_CORRUPT, NULL,
-                  "the %zu bytes at offset %" G_GUINT64_FORMAT " of the archive do not have their checksum",
-                  length, source->offset - length);
-  return fits;
+  return !source->sums || store_vma_sums_check(source->sums, data, length, source->offset - length, error);
 }
 
 gboolean
 store_vma_source_check_end(StoreVmaSource *source, GError **error)
 {
-  g_autofree char *last =
-      g_strdup_printf(STORE_VMA_SUMS_LAST_LINE "%" G_GUINT64_FORMAT "\n", source->n_pieces);
-  if (!source->sums || strcmp(source->sums, last) == 0)
-    return TRUE;
-  if (g_str_has_prefix(source->sums, STORE_VMA_SUMS_LAST_LINE))
-    cbt_set_error(error, CBT_ERROR_CORRUPT, NULL,
-                  "the last line of the archive's checksums does not fit: their file is damaged");
-  else
-    cbt_set_error(error, CBT_ERROR_CORRUPT, NULL, "the archive ends before its checksums do: it was cut off");
-  return FALSE;
+  return !source->sums || store_vma_sums_check_end(source->sums, error);
 }
 
 guint64

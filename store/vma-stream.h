@@ -8,7 +8,7 @@
  */
 #pragma once
 
-#include <glib.h>
+#include <store/vma-sums.h>
 
 typedef struct StoreVmaSink StoreVmaSink;
 
@@ -33,9 +33,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(StoreVmaSink, store_vma_sink_free)
 
 typedef struct StoreVmaSource StoreVmaSource;
 
-/* Reads from FD (transfer none); zstd is recognised by its magic. SUMS: the text of the checksums (transfer
- * none, must outlive the source) or NULL. CORRUPT if it is none, or cut off. */
-StoreVmaSource *store_vma_source_new(int fd, const char *sums, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Reads from FD (transfer none); zstd is recognised by its magic. SUMS: the checksums (transfer none, must
+ * outlive the source) or NULL. IO. */
+StoreVmaSource *store_vma_source_new(int fd, StoreVmaSums *sums, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Up to LENGTH bytes, fewer only at the end; -1 with ERROR set. */
 gssize store_vma_source_read(StoreVmaSource *source, guint8 *data, gsize length,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -4,26 +4,24 @@
 
 #include <common/error.h>
 #include <common/fd.h>
-#include <common/file-ops.h>
+#include <common/name.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <store/vma-sums.h>
 #include <string.h>
 #include <unistd.h>
 
-#define SUMS_LENGTH_MAX ((gsize) 1 << 32)
-#define DEFAULT_CONFIG  "qemu-server.conf"
+#define DEFAULT_CONFIG "qemu-server.conf"
 
 static gboolean
-load_sums(ToolArchive *archive, GError **error)
+open_sums(ToolArchive *archive, GError **error)
 {
-  g_autofree char *path = g_strconcat(archive->path, STORE_VMA_SUMS_SUFFIX, NULL);
-  gsize length;
-  if (strcmp(archive->path, "-") == 0 || access(path, F_OK) != 0)
-    return TRUE;
-  archive->sums = cbt_file_read(cbt_file_ops_default(), path, SUMS_LENGTH_MAX, &length, error);
-  return archive->sums != NULL;
+  GError *local = NULL;
+  if (strcmp(archive->path, "-") != 0)
+    archive->sums = store_vma_sums_open(archive->path, &local);
+  if (local)
+    g_propagate_error(error, local);
+  return local == NULL;
 }
 
 ToolArchive *
@@ -37,9 +35,8 @@ tool_archive_open(const char *path, gboolean check_sums, GError **error)
     return NULL;
   }
   posix_fadvise(archive->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
-  if (check_sums && !load_sums(archive, error))
-    return NULL;
-  archive->source = store_vma_source_new(archive->fd, archive->sums, error);
+  gboolean ok = !check_sums || open_sums(archive, error);
+  archive->source = ok ? store_vma_source_new(archive->fd, archive->sums, error) : NULL;
   archive->reader = archive->source ? store_vma_reader_new(archive->source, error) : NULL;
   if (archive->reader)
     return g_steal_pointer(&archive);
@@ -52,19 +49,10 @@ tool_archive_close(ToolArchive *archive)
 {
   g_clear_pointer(&archive->reader, store_vma_reader_free);
   g_clear_pointer(&archive->source, store_vma_source_free);
+  g_clear_pointer(&archive->sums, store_vma_sums_free);
   cbt_clear_fd(&archive->fd);
-  g_free(archive->sums);
   g_free(archive->path);
   g_free(archive);
-}
-
-char *
-tool_printable(const char *name)
-{
-  gboolean plain = g_utf8_validate(name, -1, NULL);
-  for (const char *at = name; plain && *at; at++)
-    plain = !g_ascii_iscntrl(*at);
-  return plain ? g_strdup(name) : g_strescape(name, NULL);
 }
 
 gboolean
@@ -75,7 +63,7 @@ tool_check_file_name(const char *what, const char *name, const char *hint, GErro
     ok = *at != '/' && !g_ascii_iscntrl(*at);
   if (ok)
     return TRUE;
-  g_autofree char *shown = tool_printable(name);
+  g_autofree char *shown = cbt_printable(name);
   cbt_set_error(error, CBT_ERROR_INVALID, hint, "a %s is named '%s', which is no plain file name", what,
                 shown);
   return FALSE;
@@ -94,7 +82,7 @@ only_arg(char **args, const char *what, GError **error)
 static void
 print_device(const StoreVmaDevice *device)
 {
-  g_autofree char *name = tool_printable(device->name);
+  g_autofree char *name = cbt_printable(device->name);
   if (store_vma_device_is_state(device))
     printf("VMSTATE: dev_id=%u memory: %" G_GUINT64_FORMAT "\n", device->id, device->size);
   else
@@ -125,7 +113,7 @@ tool_list(char **args, GError **error)
   const StoreVmaHeader *header = store_vma_reader_header(archive->reader);
   for (guint i = 0; i < header->configs->len; i++) {
     const StoreVmaConfig *config = header->configs->pdata[i];
-    g_autofree char *name = tool_printable(config->name);
+    g_autofree char *name = cbt_printable(config->name);
     printf("CFG: size: %zu name: %s\n", config->size, name);
   }
   for (guint i = 0; i < header->devices->len; i++)

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* extract: everything of an archive into a new folder, or disks to where a map says. */
+/*
+ * extract: everything of an archive into a new folder, or disks to where a map says. A disk in the new folder
+ * has its name only when the whole archive was read, found good and made durable; until then, and after an
+ * error, it is called *.partial.
+ */
 #include "tool.h"
 
 #include <common/error.h>
@@ -17,6 +21,7 @@
 
 #define MAP_LENGTH_MAX (1u << 20)
 #define STATE_FILE     "vmstate.bin"
+#define PARTIAL        ".partial"
 
 /* Where one disk goes. */
 typedef struct {
@@ -139,17 +144,43 @@ check_map(const Extraction *extraction, const StoreVmaHeader *header, GError **e
 
 /* ---- targets ---- */
 
+/* The disk's file in the new folder (transfer full). */
+static char *
+file_name(const StoreVmaDevice *device)
+{
+  return store_vma_device_is_state(device) ? g_strdup(STATE_FILE)
+                                           : g_strdup_printf("disk-%s.raw", device->name);
+}
+
+/* WHAT is called NAME and becomes FILE (transfer full), which must be a plain name that FILES does not hold.
+ */
+static gboolean
+add_file(GHashTable *files, const char *what, const char *name, char *file, GError **error)
+{
+  static const char hint[] = "The archive is damaged, or somebody means ill.";
+  gboolean is_new = g_hash_table_add(files, file);
+  if (!tool_check_file_name(what, name, hint, error))
+    return FALSE;
+  if (is_new)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_INVALID, hint, "two files of the archive would be named '%s'", file);
+  return FALSE;
+}
+
 static gboolean
 check_names(const StoreVmaHeader *header, GError **error)
 {
-  static const char hint[] = "The archive is damaged, or somebody means ill.";
-  for (guint i = 0; i < header->configs->len; i++)
-    if (!tool_check_file_name("configuration file", ((StoreVmaConfig *) header->configs->pdata[i])->name,
-                              hint, error))
+  g_autoptr(GHashTable) files = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+  for (guint i = 0; i < header->configs->len; i++) {
+    const char *name = ((StoreVmaConfig *) header->configs->pdata[i])->name;
+    if (!add_file(files, "configuration file", name, g_strdup(name), error))
       return FALSE;
-  for (guint i = 0; i < header->devices->len; i++)
-    if (!tool_check_file_name("disk", ((StoreVmaDevice *) header->devices->pdata[i])->name, hint, error))
+  }
+  for (guint i = 0; i < header->devices->len; i++) {
+    const StoreVmaDevice *device = header->devices->pdata[i];
+    if (!add_file(files, "disk", device->name, file_name(device), error))
       return FALSE;
+  }
   return TRUE;
 }
 
@@ -185,7 +216,7 @@ write_configs(const Extraction *extraction, const StoreVmaHeader *header, GError
     CBT_AUTO_FD int fd = create_file(extraction, config->name, error);
     if (fd < 0)
       return FALSE;
-    if (!cbt_pwrite_full(fd, config->data, config->size, 0)) {
+    if (!cbt_pwrite_full(fd, config->data, config->size, 0) || fdatasync(fd) != 0) {
       cbt_set_error_errno(error, errno, "cannot write %s/%s", extraction->directory, config->name);
       return FALSE;
     }
@@ -197,7 +228,8 @@ static gboolean
 open_new(Extraction *extraction, const StoreVmaDevice *device, GError **error)
 {
   gboolean is_state = store_vma_device_is_state(device);
-  g_autofree char *name = is_state ? g_strdup(STATE_FILE) : g_strdup_printf("disk-%s.raw", device->name);
+  g_autofree char *whole_name = file_name(device);
+  g_autofree char *name = g_strconcat(whole_name, PARTIAL, NULL);
   int fd = create_file(extraction, name, error);
   extraction->targets[device->id].fd = fd;
   if (fd < 0)
@@ -272,6 +304,12 @@ sync_targets(const Extraction *extraction, GError **error)
   return TRUE;
 }
 
+static gboolean
+is_placed(const Extraction *extraction, const StoreVmaDevice *device)
+{
+  return extraction->map && g_hash_table_contains(extraction->map, device->name);
+}
+
 /* How long a stream of state is was not known before; zeros at its end are part of it. */
 static gboolean
 set_state_length(const Extraction *extraction, const StoreVmaHeader *header, GError **error)
@@ -280,14 +318,33 @@ set_state_length(const Extraction *extraction, const StoreVmaHeader *header, GEr
     const StoreVmaDevice *device = header->devices->pdata[i];
     int fd = extraction->targets[device->id].fd;
     guint64 came = store_vma_reader_n_clusters(extraction->archive->reader, device->id);
-    gboolean is_placed = extraction->map && g_hash_table_contains(extraction->map, device->name);
-    if (!store_vma_device_is_state(device) || is_placed ||
+    if (!store_vma_device_is_state(device) || is_placed(extraction, device) ||
         ftruncate(fd, (off_t) MIN(device->size, came * STORE_VMA_CLUSTER_SIZE)) == 0)
       continue;
     cbt_set_error_errno(error, errno, "cannot set the length of %s/%s", extraction->directory, STATE_FILE);
     return FALSE;
   }
   return TRUE;
+}
+
+/* Gives the disks in the new folder their names. No configuration file has one of them: see check_names(). */
+static gboolean
+finish_names(const Extraction *extraction, const StoreVmaHeader *header, GError **error)
+{
+  for (guint i = 0; i < header->devices->len; i++) {
+    const StoreVmaDevice *device = header->devices->pdata[i];
+    g_autofree char *name = file_name(device);
+    g_autofree char *partial = g_strconcat(name, PARTIAL, NULL);
+    if (is_placed(extraction, device) ||
+        renameat(extraction->directory_fd, partial, extraction->directory_fd, name) == 0)
+      continue;
+    cbt_set_error_errno(error, errno, "cannot rename %s/%s", extraction->directory, partial);
+    return FALSE;
+  }
+  if (fsync(extraction->directory_fd) == 0)
+    return TRUE;
+  cbt_set_error_errno(error, errno, "cannot make folder %s durable", extraction->directory);
+  return FALSE;
 }
 
 static gboolean
@@ -299,7 +356,8 @@ extract(Extraction *extraction, GError **error)
       !open_targets(extraction, header, error))
     return FALSE;
   if (store_vma_extract(extraction->archive->reader, extraction->targets, g_get_num_processors(), error))
-    return set_state_length(extraction, header, error) && sync_targets(extraction, error);
+    return set_state_length(extraction, header, error) && sync_targets(extraction, error) &&
+           finish_names(extraction, header, error);
   g_prefix_error(error, "%s: ", extraction->archive->path);
   return FALSE;
 }

@@ -3,6 +3,7 @@
 #include "tool.h"
 
 #include <common/error.h>
+#include <common/name.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,7 +21,9 @@ static const char help[] =
     "                                         make an archive of raw images; FILE must not exist, or be a "
     "FIFO;\n"
     "                                         compressed if it ends in .zst; FILE.xxh3 gets checksums\n"
-    "  extract FILE [-r MAP] DIR              take everything out into DIR, which must not exist\n"
+    "  extract FILE [-r MAP] DIR              take everything out into DIR, which must not exist; what an "
+    "error\n"
+    "                                         left unfinished there is named *.partial\n"
     "  verify FILE [-v]                       read all of it and check what can be checked\n"
     "\n"
     "MAP (- is standard input, unless FILE is) says where disks go, a line each, up to 'done':\n"
@@ -82,6 +85,7 @@ main(int argc G_GNUC_UNUSED, char **argv)
     return 0;
   g_autofree char *message = cbt_error_message(error);
   g_autofree char *hint = cbt_error_hint(error);
-  fprintf(stderr, "cbt-vma: %s\n%s%s", message, hint ? hint : "", hint ? "\n" : "");
+  g_autofree char *shown = cbt_printable(message); /* there may be names of an archive in it */
+  fprintf(stderr, "cbt-vma: %s\n%s%s", shown, hint ? hint : "", hint ? "\n" : "");
   return 1;
 }

@@ -8,7 +8,7 @@
 typedef struct {
   char *path;
   int fd;
-  char *sums; /* (nullable) */
+  StoreVmaSums *sums; /* (nullable) */
   StoreVmaSource *source;
   StoreVmaReader *reader;
 } ToolArchive;
@@ -19,8 +19,6 @@ ToolArchive *tool_archive_open(const char *path, gboolean check_sums,
 void tool_archive_close(ToolArchive *archive);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(ToolArchive, tool_archive_close)
 
-/* NAME, or an escaped copy of it, for a message or a table (transfer full). */
-char *tool_printable(const char *name);
 /* A name in an archive must be able to become part of a file name. INVALID names it. */
 gboolean tool_check_file_name(const char *what, const char *name, const char *hint,
                               GError **error) G_GNUC_WARN_UNUSED_RESULT;

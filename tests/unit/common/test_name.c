@@ -51,6 +51,29 @@ test_check_names_what_is_wrong(void **state G_GNUC_UNUSED)
   assert_non_null(hint);
 }
 
+static void
+test_texts_with_anything_unprintable_are_escaped(void **state G_GNUC_UNUSED)
+{
+  static const struct {
+    const char *text, *shown;
+  } cases[] = {{"a b", "a b"},
+               {"n\xc3\xa4m", "n\xc3\xa4m"},
+               {"a\nb", "a\\nb"},
+               {"\x1b[2J", "\\033[2J"},
+               {"\x7f", "\\177"},
+               {"n\xe4m", "n\\344m"},
+               {"\xc2\x9b"
+                "2J",
+                "\\302\\2332J"},
+               {"a\xe2\x80\xae"
+                "b",
+                "a\\342\\200\\256b"}};
+  for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
+    g_autofree char *shown = cbt_printable(cases[i].text);
+    assert_string_equal(shown, cases[i].shown);
+  }
+}
+
 int
 main(void)
 {
@@ -59,6 +82,7 @@ main(void)
       cmocka_unit_test(test_names_that_could_leave_the_folder_are_refused),
       cmocka_unit_test(test_length_limit_is_exact),
       cmocka_unit_test(test_check_names_what_is_wrong),
+      cmocka_unit_test(test_texts_with_anything_unprintable_are_escaped),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
