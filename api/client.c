@@ -6,6 +6,7 @@
 #include <api/json.h>
 #include <gio/gunixoutputstream.h>
 #include <gio/gunixsocketaddress.h>
+#include <glib/gstdio.h>
 #include <libsoup/soup.h>
 #include <string.h>
 #include <sys/un.h>
@@ -67,10 +68,25 @@ new_message(const char *method, const char *path, JsonNode *body, GError **error
   return message;
 }
 
+/* The unit comes with packages, and may not be there. */
+static char *
+how_to_start(void)
+{
+  static const char *const folders[] = {"/etc", "/usr/lib", "/lib", "/usr/local/lib"};
+  gboolean has_unit = FALSE;
+  for (guint i = 0; i < G_N_ELEMENTS(folders); i++) {
+    g_autofree char *path = g_build_filename(folders[i], "systemd/system/cbt-backup.service", NULL);
+    has_unit |= g_access(path, F_OK) == 0;
+  }
+  return g_strdup_printf("Start it with: %s. If it runs with another --runtime-dir, name its socket with "
+                         "--socket PATH or CBT_BACKUP_SOCKET.",
+                         has_unit ? "systemctl start cbt-backup" : "cbt-backupd");
+}
+
 static void
 set_unreachable(ApiClient *self, const GError *cause, GError **error)
 {
-  static const char start[] = "Start it with: cbt-backupd, or systemctl start cbt-backup";
+  g_autofree char *start = how_to_start();
   if (g_error_matches(cause, G_IO_ERROR, G_IO_ERROR_PERMISSION_DENIED))
     cbt_set_error(error, CBT_ERROR_UNREACHABLE,
                   "Run this as root, or join the group of the daemon's configuration.",

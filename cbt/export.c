@@ -17,6 +17,7 @@
  */
 #include <cbt/export-private.h>
 
+#include <cbt/image-use.h>
 #include <common/error.h>
 #include <common/fd.h>
 #include <errno.h>
@@ -63,12 +64,8 @@ cbt_export_open(const char *image, const char *bitmap_directory, const char *wit
   g_autoptr(CbtExport) export = g_new0(CbtExport, 1);
   export->gate = cbt_gate_new();
   atomic_init(&export->session, NULL);
-  export->image_fd = open(image, O_RDWR | O_CLOEXEC | O_NOCTTY);
-  if (export->image_fd < 0) {
-    cbt_set_error_errno(error, errno, "cannot open %s for writing", image);
-    return NULL;
-  }
-  if (!examine_image(export, image, disk_id, error))
+  export->image_fd = cbt_image_open(image, CBT_IMAGE_EXPORT, CBT_EXPORT_BUSY_HINT, error);
+  if (export->image_fd < 0 || !examine_image(export, image, disk_id, error))
     return NULL;
   export->tracker = cbt_tracker_open(cbt_file_ops_default(), bitmap_directory, witness_directory,
                                      export->image_fd, disk_id, error);

@@ -12,8 +12,11 @@
 
 typedef struct CbtExport CbtExport;
 
+#define CBT_EXPORT_BUSY_HINT                                                                                           \
+  "End that use of the image first: all writes have to go through the export, or they are not tracked."
+
 /* Opens IMAGE read-write and the bitmaps of BITMAP_DIRECTORY; WITNESS_DIRECTORY as for cbt_tracker_open(). Errors as
- * cbt_tracker_open(); INVALID for a size that is no multiple of 512. */
+ * cbt_tracker_open() and cbt_image_open(); INVALID for a size that is no multiple of 512. */
 CbtExport *cbt_export_open(const char *image, const char *bitmap_directory, const char *witness_directory,
                            const CbtUuid *disk_id, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Listens on SOCKET_PATH (a stale one is replaced; mode 0600) and answers cbt/control.h requests. */

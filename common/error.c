@@ -121,7 +121,10 @@ cbt_set_error_errno(GError **error, int errsv, const char *format, ...)
   va_start(args, format);
   g_autofree char *message = g_strdup_vprintf(format, args);
   va_end(args);
-  g_set_error(error, CBT_ERROR, (int) cbt_error_code_from_errno(errsv), "%s: %s", message, g_strerror(errsv));
+  CbtErrorCode code = cbt_error_code_from_errno(errsv);
+  cbt_set_error(error, code,
+                code == CBT_ERROR_NO_SPACE ? "Make room there, or raise the quota, and try again." : NULL,
+                "%s: %s", message, g_strerror(errsv));
 }
 
 CbtErrorCode

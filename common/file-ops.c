@@ -7,6 +7,10 @@
 #include <stdio.h>
 #include <unistd.h>
 
+/* Where most of a large file would else wait in the page cache for its sync: making a 4 GiB archive took two
+ * thirds of the time with it. */
+#define WRITEBACK_STEP (G_GUINT64_CONSTANT(8) << 20) /* bytes */
+
 static int
 default_open(const CbtFileOps *ops G_GNUC_UNUSED, const char *path, int flags, mode_t mode)
 {
@@ -117,6 +121,21 @@ cbt_file_pwrite_full(const CbtFileOps *ops, int fd, const void *buffer, gsize le
   return TRUE;
 }
 
+gboolean
+cbt_write_full(int fd, const void *data, gsize length)
+{
+  while (length > 0) {
+    ssize_t n = write(fd, data, length);
+    if (n < 0 && errno == EINTR)
+      continue;
+    if (n < 0)
+      return FALSE;
+    data = (const char *) data + n;
+    length -= (gsize) n;
+  }
+  return TRUE;
+}
+
 static gboolean
 write_new_file(const CbtFileOps *ops, const char *path, const void *data, gsize length, mode_t mode)
 {
@@ -186,4 +205,13 @@ cbt_file_read(const CbtFileOps *ops, const char *path, gsize limit, gsize *lengt
   char *data = read_open_file(ops, fd, path, limit, length, error);
   ops->close(ops, fd);
   return data;
+}
+
+void
+cbt_file_begin_writeback(int fd, guint64 offset, gsize length)
+{
+  guint64 first = offset / WRITEBACK_STEP * WRITEBACK_STEP;
+  guint64 end = (offset + length) / WRITEBACK_STEP * WRITEBACK_STEP;
+  if (end > first)
+    sync_file_range(fd, (off_t) first, (off_t) (end - first), SYNC_FILE_RANGE_WRITE);
 }

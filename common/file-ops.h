@@ -56,6 +56,12 @@ cbt_pwrite_full(int fd, const void *buffer, gsize length, guint64 offset)
   return cbt_file_pwrite_full(cbt_file_ops_default(), fd, buffer, length, offset);
 }
 
+/* Writes all LENGTH bytes to FD where it stands: pipes and other streams. FALSE with errno set. */
+gboolean cbt_write_full(int fd, const void *data, gsize length);
+/* After LENGTH bytes were appended to FD at OFFSET: lets the kernel write what came so far to the disk, some MiB at a
+ * time, so that a sync at the end finds little to do. Only ever a hint. */
+void cbt_file_begin_writeback(int fd, guint64 offset, gsize length);
+
 /*
  * Replaces PATH by LENGTH bytes of DATA so that after a crash there is the old file or the new one: temporary
  * file beside it, fdatasync, rename, fsync of the directory. Errors carry CBT_ERROR codes and name PATH; the

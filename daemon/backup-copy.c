@@ -28,14 +28,15 @@ typedef struct {
   StoreWorker *manifest_worker; /* used under order */
   guint n_slots;
 
-  pthread_mutex_t queue_lock; /* first of the locks; no two are held at once */
+  pthread_mutex_t queue_lock; /* first of the locks; of these here no two are held at once */
   pthread_cond_t queue_changed;
   GQueue queue; /* of CbtReadBlock: read, not yet taken */
   gboolean reading_done;
 
   pthread_mutex_t order; /* the manifest, in order */
   StoreManifestBuilder *builder;
-  DoneBlock *slots; /* ring by sequence */
+  BackupArchivePart *zeros; /* of the archive */
+  DoneBlock *slots;         /* ring by sequence */
   guint64 next_sequence;
   StoreTally tally;           /* of blocks and manifest pages */
   guint64 block_stored_bytes; /* the blocks' share of it, which the job's progress has already */
@@ -77,6 +78,7 @@ set_zeros_before(Pipeline *pipeline, guint64 offset, GError **error)
   CbtExtent zero;
   while (backup_extents_take_zero(pipeline->extents, offset, &zero)) {
     pipeline->tally.zero_bytes += zero.length;
+    backup_archive_part_add_zeros(pipeline->zeros, &zero);
     if (!pipeline->disk->changes_only)
       continue; /* what is not set is zero anyhow */
     guint64 end = cbt_div_up(zero.offset + zero.length, CBT_CLUSTER_SIZE);
@@ -140,17 +142,18 @@ block_done(Pipeline *pipeline, CbtReadBlock *block, const StoreChunkId *ids, con
  * -------------------------------------------------------------------------------------------------- */
 
 static gboolean
-store_block(Pipeline *pipeline, StoreWorker *worker, const CbtReadBlock *block, StoreChunkId *ids,
-            StoreTally *tally, GError **error)
+store_block(Pipeline *pipeline, StoreWorker *worker, BackupArchivePart *archive, const CbtReadBlock *block,
+            StoreChunkId *ids, StoreTally *tally, GError **error)
 {
   CbtSession *session = pipeline->disk->session;
   if (session && !cbt_session_settle(session, block->offset, block->length, block->data, NULL, error))
     return FALSE;
   for (guint i = 0; i < block_clusters(block); i++) {
     StorePutOutcome outcome;
-    if (!store_put(worker, STORE_CHUNK_DATA, block->data + i * CBT_CLUSTER_SIZE, CBT_CLUSTER_SIZE, &ids[i],
-                   &outcome, tally, error))
+    const guint8 *cluster = block->data + i * CBT_CLUSTER_SIZE;
+    if (!store_put(worker, STORE_CHUNK_DATA, cluster, CBT_CLUSTER_SIZE, &ids[i], &outcome, tally, error))
       return FALSE;
+    backup_archive_part_add(archive, block->offset / CBT_CLUSTER_SIZE + i, cluster);
   }
   return TRUE;
 }
@@ -180,16 +183,18 @@ worker_thread(void *data)
 {
   Pipeline *pipeline = data;
   g_autoptr(StoreWorker) worker = store_worker_new(pipeline->disk->backup->daemon->store);
+  BackupArchivePart *archive = backup_archive_part_new(pipeline->disk);
   CbtReadBlock *block;
   while ((block = take_block(pipeline)) != NULL) {
     StoreChunkId ids[MAX_BLOCK_CLUSTERS] = {0};
     StoreTally tally = {0};
     GError *error = NULL;
-    if (!is_stopped(pipeline) && !store_block(pipeline, worker, block, ids, &tally, &error))
+    if (!is_stopped(pipeline) && !store_block(pipeline, worker, archive, block, ids, &tally, &error))
       pipeline_fail(pipeline, error);
     count_block(pipeline, block, &tally);
     block_done(pipeline, block, ids, &tally);
   }
+  backup_archive_part_free(archive);
   return NULL;
 }
 
@@ -282,6 +287,7 @@ pipeline_open(Pipeline *pipeline, BackupDisk *disk, GError **error)
   pipeline->extents = backup_extents_new(
       disk->source, disk->frozen ? cbt_bitmap_file_parent(disk->frozen) : NULL, disk->session);
   pipeline->manifest_worker = store_worker_new(store);
+  pipeline->zeros = backup_archive_part_new(disk);
   pipeline->builder =
       store_manifest_builder_new(pipeline->manifest_worker, disk->changes_only ? &disk->base : NULL,
                                  disk->source->size, &pipeline->tally, error);
@@ -305,6 +311,7 @@ static void
 pipeline_close(Pipeline *pipeline)
 {
   release_waiting_blocks(pipeline);
+  g_clear_pointer(&pipeline->zeros, backup_archive_part_free);
   g_clear_pointer(&pipeline->reader, cbt_reader_free);
   g_clear_pointer(&pipeline->builder, store_manifest_builder_free);
   g_clear_pointer(&pipeline->manifest_worker, store_worker_free);
@@ -327,8 +334,11 @@ check_untouched(BackupDisk *disk, GError **error)
     return FALSE;
   if (!changed)
     return TRUE;
-  cbt_set_error(error, CBT_ERROR_STATE, "Back up running guests through an export: cbt-backup export start",
-                "%s was written by another program during the backup", disk->disk->path);
+  g_autofree char *hint =
+      g_strdup_printf("Back up running guests through an export: cbt-backup export start %s",
+                      disk->backup->request->vm->name);
+  cbt_set_error(error, CBT_ERROR_STATE, hint, "%s was written by another program during the backup",
+                disk->disk->path);
   return FALSE;
 }
 

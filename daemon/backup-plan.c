@@ -6,6 +6,7 @@
  */
 #include <daemon/backup-private.h>
 
+#include <cbt/image-use.h>
 #include <daemon/leases.h>
 #include <string.h>
 
@@ -156,7 +157,7 @@ decide(BackupDisk *disk, const CbtBitmapInfo *info, Lookup *lookup)
   StorePoint *earlier = lookup->base ? lookup->base : lookup->latest;
   if (cbt_uuid_is_nil(&lookup->expected_base) || !earlier) {
     disk->reason = lookup->latest ? g_strdup_printf("no backup on bitmap '%s' yet", info->name)
-                                  : g_strdup("no earlier recovery point");
+                                  : g_strdup("no earlier recovery point of this disk");
     return;
   }
   disk->parent = earlier->uuid;
@@ -182,6 +183,32 @@ check_same_image(const BackupDisk *disk, const CbtBitmapInfo *info, GError **err
   return FALSE;
 }
 
+static gboolean
+check_enabled(const BackupDisk *disk, const CbtBitmapInfo *info, GError **error)
+{
+  if (info->state != CBT_BITMAP_DISABLED)
+    return TRUE;
+  g_autofree char *target = disk_ref_target(disk->ref, info->name);
+  g_autofree char *hint = g_strdup_printf("Enable it with: cbt-backup bitmap enable %s", target);
+  cbt_set_error(error, CBT_ERROR_STATE, hint, "bitmap '%s' of disk '%s' is disabled", info->name,
+                disk->disk->name);
+  return FALSE;
+}
+
+/* A guest that writes past an export: what is read would be of no instant, and what changes is not recorded.
+ */
+static gboolean
+check_not_written(const BackupDisk *disk, GError **error)
+{
+  const char *vm = disk->backup->request->vm->name;
+  if (disk_ref_is_exported(disk->ref))
+    return TRUE;
+  g_autofree char *hint = g_strdup_printf(
+      "Shut the guest down, or connect it to the tracked export: cbt-backup export start %s", vm);
+  return cbt_image_check_use(cbt_source_fd(disk->source, FALSE), disk->disk->path, CBT_IMAGE_READ, hint,
+                             error);
+}
+
 gboolean
 backup_plan_disk(BackupDisk *disk, GError **error)
 {
@@ -190,17 +217,14 @@ backup_plan_disk(BackupDisk *disk, GError **error)
   /* In this order: what was written before the tracker looked at the image, it knows of. */
   disk->ref = disks_acquire(daemon->disks, disk->backup->request->vm->name, disk->disk, error);
   disk->source = disk->ref ? cbt_source_open_file(disk->disk->path, error) : NULL;
-  if (!disk->source)
+  if (!disk->source || !check_not_written(disk, error))
     return FALSE;
   disk->progress->total = disk->source->size;
   if (!get_bitmap(disk, &info, error) || !check_same_image(disk, &info, error) ||
       !backup_settle_bitmap(daemon, disk->ref, disk->disk, &info, error))
     return FALSE;
-  if (info.state == CBT_BITMAP_DISABLED) {
-    cbt_set_error(error, CBT_ERROR_STATE, "Enable it with: cbt-backup bitmap enable",
-                  "bitmap '%s' of disk '%s' is disabled", info.name, disk->disk->name);
+  if (!check_enabled(disk, &info, error))
     return FALSE;
-  }
   Lookup lookup = {.daemon = daemon, .disk = disk};
   main_queue_call(daemon->queue, look_up_base, &lookup);
   disk->audit_next = lookup.audit_next;

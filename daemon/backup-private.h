@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the files of the backup job share: backup.c (the sequence), backup-plan.c (what to read, and why),
  * backup-freeze.c (one instant for all disks), backup-copy.c (reading and storing one disk),
- * backup-audit.c (whether what is called clean is). */
+ * backup-audit.c (whether what is called clean is), backup-archive.c (the archive beside it). */
 #pragma once
 
 #include <cbt/source.h>
@@ -11,6 +11,8 @@
 #include <pthread.h>
 
 typedef struct Backup Backup;
+typedef struct BackupArchive BackupArchive;
+typedef struct BackupArchivePart BackupArchivePart;
 
 typedef struct {
   Backup *backup;
@@ -51,6 +53,7 @@ struct Backup {
   GCancellable *stop; /* cancelled by request, or by the first failure */
   GPtrArray *disks;   /* of BackupDisk */
   Throttle throttle;
+  BackupArchive *archive; /* NULL: none is asked for */
 };
 
 /* Acquires the disk, opens its image, and decides what is read onto what. */
@@ -78,3 +81,20 @@ gboolean backup_copy_disk(BackupDisk *disk, GError **error) G_GNUC_WARN_UNUSED_R
  * disk->lie, if one differs: a change was missed. Does nothing for a disk that was read as a whole.
  */
 gboolean backup_audit_disk(BackupDisk *disk, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* The archive that the request asks for, which is not there yet; it goes away when it is freed unfinished.
+ * Job's thread. */
+BackupArchive *backup_archive_new(Backup *backup, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void backup_archive_free(BackupArchive *archive);
+/* Begins to take clusters, if all of the disks is going to be read. After the freeze. */
+void backup_archive_begin(BackupArchive *archive);
+/* Completes it after the point was committed. */
+gboolean backup_archive_finish(BackupArchive *archive, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* What one thread puts into the archive of DISK: each cluster once, in any order. NULL, which all below take:
+ * nothing is put. */
+BackupArchivePart *backup_archive_part_new(const BackupDisk *disk);
+void backup_archive_part_add(BackupArchivePart *part, guint64 cluster, const guint8 *data);
+void backup_archive_part_add_zeros(BackupArchivePart *part, const CbtExtent *zero);
+/* Writes what is left. */
+void backup_archive_part_free(BackupArchivePart *part);

@@ -29,6 +29,7 @@ backup_request_free(BackupRequest *request)
   g_free(request->bitmap);
   g_strfreev(request->disks);
   g_free(request->note);
+  g_free(request->archive);
   g_free(request);
 }
 
@@ -256,14 +257,25 @@ give_back(BackupDisk *disk)
 }
 
 static gboolean
+open_archive(Backup *backup, GError **error)
+{
+  if (backup->request->archive)
+    backup->archive = backup_archive_new(backup, error);
+  return !backup->request->archive || backup->archive;
+}
+
+static gboolean
 run_steps(Backup *backup, GError **error)
 {
   add_disks(backup);
-  if (!put_configs(backup, error) || !plan_all(backup, error) || !backup_freeze(backup, error))
+  if (!put_configs(backup, error) || !plan_all(backup, error) || !open_archive(backup, error) ||
+      !backup_freeze(backup, error))
     return FALSE;
+  if (backup->archive)
+    backup_archive_begin(backup->archive);
   if (copy_all(backup, error) && commit(backup, error)) {
     abdicate_all(backup);
-    return TRUE;
+    return !backup->archive || backup_archive_finish(backup->archive, error);
   }
   for (guint i = 0; i < backup->disks->len; i++)
     give_back(g_ptr_array_index(backup->disks, i));
@@ -289,6 +301,7 @@ backup_run(Daemon *daemon, Job *job, gpointer data, GError **error)
   gboolean ok = run_steps(&backup, error);
 
   g_cancellable_disconnect(job->cancellable, handler);
+  backup_archive_free(backup.archive);
   g_ptr_array_unref(backup.disks);
   throttle_clear(&backup.throttle);
   g_object_unref(backup.stop);
@@ -305,8 +318,8 @@ backup_job_new(BackupRequest *request, GError **error)
     for (guint i = 0; i < vm->disks->len; i++)
       found |= strcmp(((CatalogueDisk *) g_ptr_array_index(vm->disks, i))->name, *name) == 0;
     if (!found) {
-      cbt_set_error(error, CBT_ERROR_NOT_FOUND, "See cbt-backup vm show.", "vm '%s' has no disk '%s'",
-                    vm->name, *name);
+      g_autofree char *hint = g_strdup_printf("See: cbt-backup vm show %s", vm->name);
+      cbt_set_error(error, CBT_ERROR_NOT_FOUND, hint, "vm '%s' has no disk '%s'", vm->name, *name);
       backup_request_free(request);
       return NULL;
     }

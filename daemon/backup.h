@@ -15,6 +15,7 @@ typedef struct {
   guint64 audit; /* clean clusters of a disk to compare, at most BACKUP_AUDIT_MAX */
   char **disks;  /* (nullable) only these */
   char *note;    /* (nullable) */
+  char *archive; /* (nullable) the vma archive to be made of the point */
 } BackupRequest;
 
 BackupRequest *backup_request_new(CatalogueVm *vm, gboolean incremental, const char *bitmap);

@@ -11,6 +11,7 @@
 
 #include <api/server.h>
 #include <daemon/config.h>
+#include <daemon/free-space.h>
 #include <daemon/main-queue.h>
 #include <store/catalogue.h>
 #include <store/store.h>
@@ -25,6 +26,7 @@ typedef struct {
   const DaemonConfig *config;
   Catalogue *catalogue; /* main thread */
   Store *store;
+  FreeSpace *store_space; /* of the store's file system */
   MainQueue *queue;
   Tasks *tasks;
   Exports *exports;

@@ -11,12 +11,14 @@
 
 /* An export that was just started again needs a moment. */
 #define CONNECT_TIMEOUT_MS 5000
+#define RESERVE_TIMEOUT_S  2
 
 typedef enum { DISK_OPENING, DISK_OPEN, DISK_FAILED, DISK_CLOSING } DiskState;
 
 struct DiskRef {
   Disks *disks; /* constant, up to exported */
   char *vm;
+  char *name;
   CbtUuid disk_id;
   char *bitmap_dir;
   gboolean exported;
@@ -32,6 +34,7 @@ struct Disks {
   pthread_mutex_t lock;
   pthread_cond_t changed; /* some disk's state */
   GPtrArray *local;       /* of DiskRef, the shared ones; under lock */
+  GPtrArray *reserved;    /* names of vms whose disks nobody may open here; under lock */
 };
 
 Disks *
@@ -41,8 +44,13 @@ disks_new(const DaemonConfig *config, Exports *exports)
   disks->config = config;
   disks->exports = exports;
   disks->local = g_ptr_array_new();
+  disks->reserved = g_ptr_array_new_with_free_func(g_free);
   pthread_mutex_init(&disks->lock, NULL);
-  pthread_cond_init(&disks->changed, NULL);
+  pthread_condattr_t attributes;
+  pthread_condattr_init(&attributes);
+  pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+  pthread_cond_init(&disks->changed, &attributes);
+  pthread_condattr_destroy(&attributes);
   return disks;
 }
 
@@ -51,6 +59,7 @@ disks_free(Disks *disks)
 {
   g_assert(disks->local->len == 0);
   g_ptr_array_unref(disks->local);
+  g_ptr_array_unref(disks->reserved);
   pthread_cond_destroy(&disks->changed);
   pthread_mutex_destroy(&disks->lock);
   g_free(disks);
@@ -62,6 +71,7 @@ disk_ref_new(Disks *disks, const char *vm, const CatalogueDisk *disk, DiskState 
   DiskRef *ref = g_new0(DiskRef, 1);
   ref->disks = disks;
   ref->vm = g_strdup(vm);
+  ref->name = g_strdup(disk->name);
   ref->disk_id = disk->id;
   ref->bitmap_dir = daemon_config_bitmap_dir(disks->config, vm, disk->name);
   ref->exported = exported != NULL;
@@ -79,6 +89,7 @@ disk_ref_free(DiskRef *ref)
   pthread_mutex_destroy(&ref->calls);
   g_free(ref->bitmap_dir);
   g_free(ref->vm);
+  g_free(ref->name);
   g_free(ref);
 }
 
@@ -94,11 +105,23 @@ find_local(const Disks *disks, const CbtUuid *disk_id)
   return NULL;
 }
 
-/* Under the lock: the open one, as soon as it is; or a new one, which the caller is to open. */
+/* Under the lock. */
+static gboolean
+is_reserved(const Disks *disks, const char *vm)
+{
+  return g_ptr_array_find_with_equal_func(disks->reserved, vm, g_str_equal, NULL);
+}
+
+/* Under the lock: the open one, as soon as it is; or a new one, which the caller is to open. NULL if there
+ * was a reservation: by now the disk may be exported. */
 static DiskRef *
 share_local(Disks *disks, const char *vm, const CatalogueDisk *disk)
 {
   for (;;) {
+    if (is_reserved(disks, vm)) {
+      pthread_cond_wait(&disks->changed, &disks->lock);
+      return NULL;
+    }
     DiskRef *ref = find_local(disks, &disk->id);
     if (!ref) {
       ref = disk_ref_new(disks, vm, disk, DISK_OPENING, NULL);
@@ -120,14 +143,15 @@ set_state(DiskRef *ref, DiskState state)
   pthread_cond_broadcast(&ref->disks->changed);
 }
 
+/* NULL without an error: see share_local(). */
 static DiskRef *
 acquire_local(Disks *disks, const char *vm, const CatalogueDisk *disk, GError **error)
 {
   pthread_mutex_lock(&disks->lock);
   DiskRef *ref = share_local(disks, vm, disk);
-  gboolean is_open = ref->state == DISK_OPEN;
+  gboolean is_ready = !ref || ref->state == DISK_OPEN;
   pthread_mutex_unlock(&disks->lock);
-  if (is_open)
+  if (is_ready)
     return ref;
   g_autofree char *witness_dir = daemon_config_witness_dir(disks->config);
   ref->disk = cbt_disk_open(disk->path, ref->bitmap_dir, witness_dir, &disk->id, error);
@@ -142,9 +166,16 @@ acquire_local(Disks *disks, const char *vm, const CatalogueDisk *disk, GError **
 DiskRef *
 disks_acquire(Disks *disks, const char *vm, const CatalogueDisk *disk, GError **error)
 {
-  g_autofree char *control = exports_control_socket(disks->exports, vm, disk->name);
-  if (!control)
-    return acquire_local(disks, vm, disk, error);
+  g_autofree char *control = NULL;
+  while (!(control = exports_control_socket(disks->exports, vm, disk->name))) {
+    g_autoptr(GError) local = NULL;
+    DiskRef *ref = acquire_local(disks, vm, disk, &local);
+    if (local)
+      g_propagate_error(error, g_steal_pointer(&local));
+    else if (!ref)
+      continue;
+    return ref;
+  }
   CbtDisk *handle = cbt_disk_connect(control, CONNECT_TIMEOUT_MS, error);
   return handle ? disk_ref_new(disks, vm, disk, DISK_OPEN, handle) : NULL;
 }
@@ -169,21 +200,67 @@ disk_ref_release(DiskRef *ref)
   disk_ref_free(ref);
 }
 
-gboolean
-disks_in_use(Disks *disks, const char *vm)
+/* Under the lock. */
+static gboolean
+has_local(const Disks *disks, const char *vm)
 {
-  gboolean found = FALSE;
-  pthread_mutex_lock(&disks->lock);
   for (guint i = 0; i < disks->local->len; i++)
-    found |= strcmp(((DiskRef *) g_ptr_array_index(disks->local, i))->vm, vm) == 0;
+    if (strcmp(((DiskRef *) g_ptr_array_index(disks->local, i))->vm, vm) == 0)
+      return TRUE;
+  return FALSE;
+}
+
+/* Under the lock: until no disk of VM is open here, or the time is up. */
+static gboolean
+wait_until_closed(Disks *disks, const char *vm)
+{
+  struct timespec until;
+  clock_gettime(CLOCK_MONOTONIC, &until);
+  until.tv_sec += RESERVE_TIMEOUT_S;
+  while (has_local(disks, vm))
+    if (pthread_cond_timedwait(&disks->changed, &disks->lock, &until) != 0)
+      return !has_local(disks, vm);
+  return TRUE;
+}
+
+gboolean
+disks_reserve(Disks *disks, const char *vm, GError **error)
+{
+  pthread_mutex_lock(&disks->lock);
+  while (is_reserved(disks, vm))
+    pthread_cond_wait(&disks->changed, &disks->lock);
+  g_ptr_array_add(disks->reserved, g_strdup(vm));
+  gboolean ok = wait_until_closed(disks, vm);
   pthread_mutex_unlock(&disks->lock);
-  return found;
+  if (ok)
+    return TRUE;
+  disks_unreserve(disks, vm);
+  cbt_set_error(error, CBT_ERROR_BUSY, "Try again when it has ended. Jobs are shown by: cbt-backup job list",
+                "a job or a request has disks of vm '%s' open", vm);
+  return FALSE;
+}
+
+void
+disks_unreserve(Disks *disks, const char *vm)
+{
+  guint i;
+  pthread_mutex_lock(&disks->lock);
+  if (g_ptr_array_find_with_equal_func(disks->reserved, vm, g_str_equal, &i))
+    g_ptr_array_remove_index_fast(disks->reserved, i);
+  pthread_cond_broadcast(&disks->changed);
+  pthread_mutex_unlock(&disks->lock);
 }
 
 const char *
 disk_ref_vm(const DiskRef *ref)
 {
   return ref->vm;
+}
+
+char *
+disk_ref_target(const DiskRef *ref, const char *bitmap)
+{
+  return g_strdup_printf("%s/%s:%s", ref->vm, ref->name, bitmap);
 }
 
 gboolean
@@ -233,8 +310,15 @@ disk_ref_apply(DiskRef *ref, const char *bitmap, CbtBitmapEvent event, const Cbt
 gboolean
 disk_ref_info(DiskRef *ref, const char *bitmap, CbtBitmapInfo *info, GError **error)
 {
+  g_autoptr(GError) local = NULL;
   pthread_mutex_lock(&ref->calls);
-  gboolean ok = cbt_disk_info(ref->disk, bitmap, info, error);
+  gboolean ok = cbt_disk_info(ref->disk, bitmap, info, &local);
   pthread_mutex_unlock(&ref->calls);
+  if (g_error_matches(local, CBT_ERROR, CBT_ERROR_NOT_FOUND)) { /* the owner knows its files, not our names */
+    g_autofree char *hint = g_strdup_printf("See: cbt-backup bitmap list %s/%s", ref->vm, ref->name);
+    cbt_set_error(error, CBT_ERROR_NOT_FOUND, hint, "disk '%s' of vm '%s' has no bitmap '%s'", ref->name,
+                  ref->vm, bitmap);
+  } else if (local)
+    g_propagate_error(error, g_steal_pointer(&local));
   return ok;
 }

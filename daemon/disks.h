@@ -22,11 +22,19 @@ DiskRef *disks_acquire(Disks *disks, const char *vm, const CatalogueDisk *disk,
                        GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void disk_ref_release(DiskRef *ref);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(DiskRef, disk_ref_release)
-/* TRUE if some disk of VM is open here, so that an export would find it locked. */
-gboolean disks_in_use(Disks *disks, const char *vm);
+
+/*
+ * Keeps all others from opening disks of VM here until disks_unreserve(): they wait. Who has one open already
+ * (a request, for milliseconds) is waited for; BUSY if that takes longer than 2 s. One reservation of a vm
+ * waits for the other. Not the main thread.
+ */
+gboolean disks_reserve(Disks *disks, const char *vm, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void disks_unreserve(Disks *disks, const char *vm);
 
 /* The name of the disk's vm (transfer none). */
 const char *disk_ref_vm(const DiskRef *ref);
+/* "VM/DISK:BITMAP", as the command line takes it (transfer full). */
+char *disk_ref_target(const DiskRef *ref, const char *bitmap);
 gboolean disk_ref_is_exported(const DiskRef *ref);
 /* TRUE if the export that it is connected to is gone. */
 gboolean disk_ref_is_lost(const DiskRef *ref);

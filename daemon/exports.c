@@ -9,6 +9,8 @@
 #include <daemon/exports.h>
 
 #include <cbt/disk.h>
+#include <cbt/export.h>
+#include <cbt/image-use.h>
 #include <common/fd.h>
 #include <errno.h>
 #include <glib/gstdio.h>
@@ -246,10 +248,18 @@ find_process(Export *export, GError **error)
   return TRUE;
 }
 
+/* The process finds out by itself who else uses the image, but cannot tell us more than a message. */
+static gboolean
+check_image_free(const Export *export, GError **error)
+{
+  CBT_AUTO_FD int fd = cbt_image_open(export->image, CBT_IMAGE_EXPORT, CBT_EXPORT_BUSY_HINT, error);
+  return fd >= 0;
+}
+
 static gboolean
 start_process(Export *export, GError **error)
 {
-  return spawn_process(export, error) && find_process(export, error);
+  return check_image_free(export, error) && spawn_process(export, error) && find_process(export, error);
 }
 
 /* ---- supervision
@@ -516,10 +526,11 @@ exports_stop(Exports *exports, const char *vm, GError **error)
     ok = stop_export(export, error);
   }
   pthread_mutex_unlock(&exports->change);
-  if (!found)
-    cbt_set_error(error, CBT_ERROR_NOT_FOUND, "Start it with: cbt-backup export start",
-                  "vm '%s' is not exported", vm);
-  return found && ok;
+  if (found)
+    return ok;
+  g_autofree char *hint = g_strdup_printf("Start it with: cbt-backup export start %s", vm);
+  cbt_set_error(error, CBT_ERROR_NOT_FOUND, hint, "vm '%s' is not exported", vm);
+  return FALSE;
 }
 
 GPtrArray *

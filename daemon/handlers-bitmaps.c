@@ -184,9 +184,9 @@ run_bitmap_call(Daemon *daemon, gpointer data, guint *status, GError **error)
         !find_leases(daemon, call->disk, &reply, leases, &complete, error))
       return NULL;
   JsonNode *body = reply_to_json(call->disk, &reply, leases, call->control.name);
-  if (!body)
-    cbt_set_error(error, CBT_ERROR_NOT_FOUND, "See cbt-backup bitmap list.", "disk '%s' has no bitmap '%s'",
-                  call->disk->name, call->control.name);
+  CbtBitmapInfo none;
+  if (!body && disk_ref_info(ref, call->control.name, &none, error)) /* says that it is not there */
+    cbt_set_error(error, CBT_ERROR_BUSY, "Try again.", "bitmap '%s' was just made", none.name);
   return body;
 }
 

@@ -244,17 +244,20 @@ changes_to_live(Daemon *daemon, Changes *changes, GError **error)
 
 /* Whether the bits of the bitmap name all that changed: those that do not are no answer. */
 static gboolean
-check_bits_say_all(const CbtBitmapInfo *info, GError **error)
+check_bits_say_all(const DiskRef *ref, const CbtBitmapInfo *info, GError **error)
 {
+  g_autofree char *target = disk_ref_target(ref, info->name);
+  g_autofree char *enable = g_strdup_printf("Enable it with: cbt-backup bitmap enable %s", target);
+  g_autofree char *freeze = g_strdup_printf(
+      "Freeze it (cbt-backup bitmap create-successor %s): then the whole disk counts as changed, "
+      "and after abdicate the bitmap is good again.",
+      target);
   if (info->state == CBT_BITMAP_DISABLED)
-    cbt_set_error(error, CBT_ERROR_STATE, "Enable it with: cbt-backup bitmap enable",
-                  "bitmap '%s' is disabled: it does not record what changes", info->name);
+    cbt_set_error(error, CBT_ERROR_STATE, enable, "bitmap '%s' is disabled: it does not record what changes",
+                  info->name);
   else if (info->state == CBT_BITMAP_INCONSISTENT)
-    cbt_set_error(
-        error, CBT_ERROR_INCONSISTENT,
-        "Freeze it (cbt-backup bitmap create-successor): then the whole disk counts as changed, and "
-        "after abdicate the bitmap is good again.",
-        "bitmap '%s' may miss changes: %s", info->name, info->reason);
+    cbt_set_error(error, CBT_ERROR_INCONSISTENT, freeze, "bitmap '%s' may miss changes: %s", info->name,
+                  info->reason);
   else
     return TRUE;
   return FALSE;
@@ -265,8 +268,8 @@ look_at_bitmap(Daemon *daemon, DiskRef *ref, Changes *changes, GError **error)
 {
   return disk_ref_info(ref, changes->bitmap, &changes->info, error) &&
          (cbt_uuid_is_nil(&changes->lease) ||
-          leases_check_current(daemon, changes->disk, &changes->info, &changes->lease, error)) &&
-         check_bits_say_all(&changes->info, error);
+          leases_check_current(daemon, ref, changes->disk, &changes->info, &changes->lease, error)) &&
+         check_bits_say_all(ref, &changes->info, error);
 }
 
 /* A transition while the bits are copied: they are those of another state, and copied again. */

@@ -95,7 +95,11 @@ static JsonNode *
 start_exports(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError **error)
 {
   const CatalogueVm *vm = data;
-  if (!start_locked(daemon, vm, error))
+  if (!disks_reserve(daemon->disks, vm->name, error))
+    return NULL;
+  gboolean ok = start_locked(daemon, vm, error);
+  disks_unreserve(daemon->disks, vm->name);
+  if (!ok)
     return NULL;
   if (note_state(daemon, vm, TRUE, error))
     return exports_to_json(daemon, vm->name);
@@ -116,7 +120,7 @@ stop_exports(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError 
 static gboolean
 check_no_backup(Daemon *daemon, const char *vm, GError **error)
 {
-  if (!engine_user_of(daemon->engine, vm) && !disks_in_use(daemon->disks, vm))
+  if (!engine_user_of(daemon->engine, vm))
     return TRUE;
   cbt_set_error(error, CBT_ERROR_BUSY, "Wait for it, or cancel it: cbt-backup job list",
                 "a backup or restore of vm '%s' is under way", vm);

@@ -3,10 +3,12 @@
 
 #include <api/json.h>
 #include <common/name.h>
+#include <daemon/archive-file.h>
 #include <daemon/backup.h>
 #include <daemon/engine.h>
 #include <daemon/leases.h>
 #include <daemon/task.h>
+#include <daemon/throttle.h>
 #include <string.h>
 
 #define DEFAULT_LIMIT 100
@@ -33,10 +35,17 @@ check_audit(guint64 audit, GError **error)
   return FALSE;
 }
 
+static gboolean
+check_archive(const char *path, GError **error)
+{
+  g_autoptr(GPtrArray) paths = archive_paths_of_vma(path);
+  return handler_check_absolute(path, error) && archive_paths_check(paths, error);
+}
+
 static BackupRequest *
 backup_request_from_json(const Daemon *daemon, CatalogueVm *vm, JsonObject *body, GError **error)
 {
-  const char *kind = NULL, *bitmap = "default", *note = NULL;
+  const char *kind = NULL, *bitmap = "default", *note = NULL, *archive = NULL;
   gboolean incremental;
   g_autoptr(BackupRequest) backup = backup_request_new(vm, FALSE, NULL);
   backup->audit = daemon->config->audit;
@@ -44,9 +53,12 @@ backup_request_from_json(const Daemon *daemon, CatalogueVm *vm, JsonObject *body
       !api_json_get_string(body, "bitmap", FALSE, &bitmap, error) ||
       !cbt_name_check("bitmap", bitmap, error) ||
       !api_json_get_size(body, "speed", FALSE, &backup->speed, error) ||
+      !throttle_check_speed(backup->speed, error) ||
       !api_json_get_size(body, "audit", FALSE, &backup->audit, error) || !check_audit(backup->audit, error) ||
       !api_json_get_strings(body, "disks", FALSE, &backup->disks, error) ||
-      !api_json_get_string(body, "note", FALSE, &note, error))
+      !api_json_get_string(body, "note", FALSE, &note, error) ||
+      !api_json_get_string(body, "archive", FALSE, &archive, error) ||
+      (archive && !check_archive(archive, error)))
     return NULL;
   if (backup->disks && !backup->disks[0])
     g_clear_pointer(&backup->disks, g_strfreev);
@@ -54,6 +66,7 @@ backup_request_from_json(const Daemon *daemon, CatalogueVm *vm, JsonObject *body
   g_free(backup->bitmap);
   backup->bitmap = g_strdup(bitmap);
   backup->note = g_strdup(note);
+  backup->archive = g_strdup(archive);
   return g_steal_pointer(&backup);
 }
 

@@ -5,9 +5,11 @@
 #include <daemon/import.h>
 
 #include <api/json.h>
+#include <common/size.h>
 #include <daemon/engine.h>
 #include <daemon/json-util.h>
 #include <daemon/restore.h>
+#include <daemon/throttle.h>
 
 static void
 put_point_disk(JsonBuilder *builder, const StorePointDisk *disk)
@@ -130,6 +132,51 @@ handle_point_change(ApiRequest *request, gpointer daemon)
     api_request_reply_error(request, error);
 }
 
+static gboolean
+is_base(Daemon *daemon, const StorePoint *point, const StorePointDisk *disk, const CatalogueVm *vm)
+{
+  CbtUuid base;
+  gboolean has_disk = FALSE;
+  for (guint i = 0; i < vm->disks->len; i++)
+    has_disk |= cbt_uuid_equal(&((CatalogueDisk *) g_ptr_array_index(vm->disks, i))->id, &disk->disk_id);
+  return has_disk && catalogue_get_base(daemon->catalogue, &disk->disk_id, disk->bitmap, &base, NULL) &&
+         cbt_uuid_equal(&base, &point->uuid);
+}
+
+/* What the next incremental will cost without POINT (transfer full); NULL if none builds on it. */
+static char *
+cost_of_forgetting(Daemon *daemon, const StorePoint *point)
+{
+  g_autoptr(CatalogueVm) vm = catalogue_get_vm(daemon->catalogue, point->vm, NULL);
+  g_autoptr(GString) disks = g_string_new(NULL);
+  guint64 bytes = 0;
+  for (guint i = 0; vm && i < point->disks->len; i++) {
+    const StorePointDisk *disk = g_ptr_array_index(point->disks, i);
+    if (!is_base(daemon, point, disk, vm))
+      continue;
+    g_string_append_printf(disks, "%s'%s'", disks->len > 0 ? ", " : "", disk->name);
+    bytes += disk->manifest.size;
+  }
+  if (disks->len == 0)
+    return NULL;
+  g_autofree char *size = cbt_size_format(bytes);
+  return g_strdup_printf(
+      "the next incremental of vm '%s' was to build on this point: it will read disk %s as a "
+      "whole (%s), and store what differs from what the store has",
+      point->vm, disks->str, size);
+}
+
+static JsonNode *
+forgotten_to_json(const StorePoint *point, const char *warning)
+{
+  JsonBuilder *builder = json_builder_new_immutable();
+  json_builder_begin_object(builder);
+  json_put_uuid(builder, "uuid", &point->uuid);
+  json_put_string(builder, "warning", warning);
+  json_builder_end_object(builder);
+  return json_finish(builder);
+}
+
 void
 handle_point_forget(ApiRequest *request, gpointer daemon)
 {
@@ -137,10 +184,13 @@ handle_point_forget(ApiRequest *request, gpointer daemon)
   g_autoptr(StorePoint) point = handler_get_point(request, daemon);
   if (!point)
     return;
-  if (handler_forget_point(daemon, point, &error))
-    api_request_reply(request, 204, NULL);
-  else
+  g_autofree char *warning = cost_of_forgetting(daemon, point);
+  if (!handler_forget_point(daemon, point, &error))
     api_request_reply_error(request, error);
+  else if (warning)
+    api_request_reply(request, 200, forgotten_to_json(point, warning));
+  else
+    api_request_reply(request, 204, NULL);
 }
 
 /* ---- restore
@@ -200,12 +250,42 @@ handle_point_restore(ApiRequest *request, gpointer data)
 
 /* ---- archives ---- */
 
-static void
-submit_archive(ApiRequest *request, Daemon *daemon, ArchiveRequest *archive)
+/* What both ways to ask have in common; TEXT: the format, NULL: vma. The chain of a point is chosen from all
+ * points of the vm. */
+static gboolean
+complete_archive(Daemon *daemon, ArchiveRequest *archive, const char *text, const char *disk, GError **error)
 {
+  archive->disk = g_strdup(disk);
+  if (!archive_format_parse(text ? text : "vma", &archive->format, error) ||
+      !archive_request_check(archive, error))
+    return FALSE;
+  if (archive->format == ARCHIVE_CHAIN)
+    archive->points = catalogue_list_points(daemon->catalogue, archive->point->vm, error);
+  return archive->format != ARCHIVE_CHAIN || archive->points;
+}
+
+void
+handle_point_archive(ApiRequest *request, gpointer data)
+{
+  Daemon *daemon = data;
   GError *error = NULL;
-  Job *job = archive_job_new(archive, &error);
-  job = job ? engine_submit(daemon->engine, job, &error) : NULL;
+  JsonObject *body = api_request_body(request);
+  const char *format = NULL, *path = NULL, *disk = NULL;
+  StorePoint *point = handler_get_point(request, daemon);
+  Job *job = NULL;
+  if (!point)
+    return;
+  g_autoptr(ArchiveRequest) archive = g_new0(ArchiveRequest, 1);
+  archive->point = point;
+  if (api_json_get_string(body, "format", FALSE, &format, &error) &&
+      api_json_get_string(body, "path", TRUE, &path, &error) && handler_check_absolute(path, &error) &&
+      api_json_get_string(body, "disk", FALSE, &disk, &error) &&
+      api_json_get_size(body, "speed", FALSE, &archive->speed, &error) &&
+      throttle_check_speed(archive->speed, &error)) {
+    archive->path = g_strdup(path);
+    if (complete_archive(daemon, archive, format, disk, &error))
+      job = engine_submit(daemon->engine, archive_job_new(g_steal_pointer(&archive)), &error);
+  }
   if (job)
     api_request_reply(request, 202, job_to_json(job));
   else
@@ -213,46 +293,24 @@ submit_archive(ApiRequest *request, Daemon *daemon, ArchiveRequest *archive)
 }
 
 void
-handle_point_archive(ApiRequest *request, gpointer daemon)
-{
-  GError *error = NULL;
-  JsonObject *body = api_request_body(request);
-  const char *format = "vma", *path = NULL;
-  StorePoint *point = handler_get_point(request, daemon);
-  if (!point)
-    return;
-  g_autoptr(ArchiveRequest) archive = g_new0(ArchiveRequest, 1);
-  archive->point = point;
-  if (!api_json_get_string(body, "format", FALSE, &format, &error) ||
-      !archive_format_parse(format, &archive->format, &error) ||
-      !api_json_get_string(body, "path", TRUE, &path, &error) || !handler_check_absolute(path, &error) ||
-      !api_json_get_size(body, "speed", FALSE, &archive->speed, &error)) {
-    api_request_reply_error(request, error);
-    return;
-  }
-  archive->path = g_strdup(path);
-  submit_archive(request, daemon, g_steal_pointer(&archive));
-}
-
-void
 handle_point_stream(ApiRequest *request, gpointer data)
 {
   Daemon *daemon = data;
   GError *error = NULL;
-  const char *format = api_request_query(request, "format");
   StorePoint *point = handler_get_point(request, daemon);
   if (!point)
     return;
   g_autoptr(ArchiveRequest) archive = g_new0(ArchiveRequest, 1);
   archive->point = point;
-  if (!archive_format_parse(format ? format : "vma", &archive->format, &error) ||
-      !api_query_get_u64("speed", api_request_query(request, "speed"), &archive->speed, &error)) {
+  if (!api_query_get_u64("speed", api_request_query(request, "speed"), &archive->speed, &error) ||
+      !throttle_check_speed(archive->speed, &error) ||
+      !complete_archive(daemon, archive, api_request_query(request, "format"),
+                        api_request_query(request, "disk"), &error)) {
     api_request_reply_error(request, error);
     return;
   }
   archive->stream = api_request_reply_stream(request, "application/octet-stream");
-  Job *job = archive->stream ? archive_job_new(g_steal_pointer(&archive), &error) : NULL;
-  if (job && !engine_submit(daemon->engine, job, &error))
+  if (archive->stream && !engine_submit(daemon->engine, archive_job_new(g_steal_pointer(&archive)), &error))
     g_message("a stream was not begun: %s", error->message);
   g_clear_error(&error);
 }

@@ -5,22 +5,28 @@
 #include <daemon/engine.h>
 #include <daemon/json-util.h>
 #include <daemon/task.h>
-#include <sys/statvfs.h>
+
+/* Status is what one looks at when something hangs. */
+#define FREE_SPACE_TIMEOUT_MS 500
 
 static void
 put_store(JsonBuilder *builder, Daemon *daemon)
 {
   StoreStatistics statistics = {0};
-  struct statvfs vfs = {0};
+  guint64 free_bytes;
+  gboolean is_known;
   store_statistics(daemon->store, &statistics);
-  guint64 free_bytes =
-      statvfs(store_directory(daemon->store), &vfs) == 0 ? (guint64) vfs.f_bavail * vfs.f_frsize : 0;
+  gboolean answers = free_space_get(daemon->store_space, FREE_SPACE_TIMEOUT_MS, &free_bytes, &is_known);
   json_builder_set_member_name(builder, "store");
   json_builder_begin_object(builder);
   json_put_int(builder, "chunks", statistics.n_chunks);
   json_put_int(builder, "packs", statistics.n_packs);
   json_put_int(builder, "bytes", statistics.pack_bytes);
-  json_put_int(builder, "free", free_bytes);
+  if (is_known)
+    json_put_int(builder, "free", free_bytes);
+  else
+    json_put_string(builder, "free", NULL);
+  json_put_bool(builder, "answers", answers);
   json_builder_end_object(builder);
 }
 

@@ -3,6 +3,7 @@
 
 #include <api/json.h>
 #include <cbt/bitmap.h>
+#include <cbt/image-format.h>
 #include <cbt/source.h>
 #include <daemon/disks.h>
 #include <daemon/engine.h>
@@ -106,6 +107,19 @@ path_to_keep(const char *path)
 }
 
 static gboolean
+check_raw(CbtSource *source, const char *path, GError **error)
+{
+  const char *format = cbt_image_format_probe(cbt_source_fd(source, FALSE));
+  if (!format)
+    return TRUE;
+  g_autofree char *hint =
+      g_strdup_printf("Convert it, and let the guest use the result: qemu-img convert -f %s -O raw %s %s.raw",
+                      format, path, path);
+  cbt_set_error(error, CBT_ERROR_INVALID, hint, "%s is a %s image, not a raw one", path, format);
+  return FALSE;
+}
+
+static gboolean
 add_disk(CatalogueVm *vm, JsonObject *object, guint64 granularity, GError **error)
 {
   const char *name = NULL, *path = NULL;
@@ -116,7 +130,7 @@ add_disk(CatalogueVm *vm, JsonObject *object, guint64 granularity, GError **erro
     return FALSE;
   g_autofree char *kept = path_to_keep(path);
   g_autoptr(CbtSource) source = cbt_source_open_file(kept, error);
-  if (!source)
+  if (!source || !check_raw(source, kept, error))
     return FALSE;
   for (guint i = 0; i < vm->disks->len; i++) {
     const CatalogueDisk *other = g_ptr_array_index(vm->disks, i);
@@ -317,11 +331,12 @@ static gboolean
 check_idle(Daemon *daemon, const char *vm, GError **error)
 {
   if (exports_has(daemon->exports, vm)) {
-    cbt_set_error(error, CBT_ERROR_BUSY, "Stop it with: cbt-backup export stop", "vm '%s' is exported", vm);
+    g_autofree char *hint = g_strdup_printf("Stop it with: cbt-backup export stop %s", vm);
+    cbt_set_error(error, CBT_ERROR_BUSY, hint, "vm '%s' is exported", vm);
     return FALSE;
   }
-  if (engine_user_of(daemon->engine, vm) || disks_in_use(daemon->disks, vm)) {
-    cbt_set_error(error, CBT_ERROR_BUSY, "See cbt-backup job list.",
+  if (engine_user_of(daemon->engine, vm)) {
+    cbt_set_error(error, CBT_ERROR_BUSY, "Wait for it, or cancel it: cbt-backup job list",
                   "a backup or restore of vm '%s' is under way", vm);
     return FALSE;
   }
@@ -333,9 +348,53 @@ forget_points(Daemon *daemon, const char *vm, GError **error)
 {
   g_autoptr(GPtrArray) points = catalogue_list_points(daemon->catalogue, vm, error);
   for (guint i = 0; points && i < points->len; i++)
+    if (!handler_check_unprotected(g_ptr_array_index(points, i), error))
+      return FALSE;
+  for (guint i = 0; points && i < points->len; i++)
     if (!handler_forget_point(daemon, g_ptr_array_index(points, i), error))
       return FALSE;
   return points != NULL;
+}
+
+typedef struct {
+  Daemon *daemon;
+  CatalogueVm *vm;
+  gboolean forget;
+  GError *error;
+} Removal;
+
+static void
+removal_free(gpointer data)
+{
+  Removal *removal = data;
+  catalogue_vm_free(removal->vm);
+  g_free(removal);
+}
+
+static void
+remove_vm(gpointer data)
+{
+  Removal *removal = data;
+  Daemon *daemon = removal->daemon;
+  const char *name = removal->vm->name;
+  if (check_idle(daemon, name, &removal->error) &&
+      (!removal->forget || forget_points(daemon, name, &removal->error)) &&
+      catalogue_remove_vm(daemon->catalogue, name, &removal->error))
+    remove_bitmap_files(daemon, removal->vm);
+}
+
+/* Requests that have a disk open at this moment end soon. */
+static JsonNode *
+remove_when_free(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError **error)
+{
+  Removal *removal = data;
+  if (!disks_reserve(daemon->disks, removal->vm->name, error))
+    return NULL;
+  main_queue_call(daemon->queue, remove_vm, removal);
+  disks_unreserve(daemon->disks, removal->vm->name);
+  if (removal->error)
+    g_propagate_error(error, removal->error);
+  return NULL;
 }
 
 void
@@ -343,15 +402,16 @@ handle_vm_remove(ApiRequest *request, gpointer data)
 {
   Daemon *daemon = data;
   GError *error = NULL;
-  g_autoptr(CatalogueVm) vm = handler_get_vm(request, daemon);
+  CatalogueVm *vm = handler_get_vm(request, daemon);
   if (!vm)
     return;
-  gboolean forget = g_strcmp0(api_request_query(request, "forget-points"), "true") == 0;
-  if (!check_idle(daemon, vm->name, &error) || (forget && !forget_points(daemon, vm->name, &error)) ||
-      !catalogue_remove_vm(daemon->catalogue, vm->name, &error)) {
+  if (!check_idle(daemon, vm->name, &error)) {
+    catalogue_vm_free(vm);
     api_request_reply_error(request, error);
     return;
   }
-  remove_bitmap_files(daemon, vm);
-  api_request_reply(request, 204, NULL);
+  Removal *removal = g_new0(Removal, 1);
+  *removal = (Removal){.daemon = daemon, .vm = vm};
+  removal->forget = g_strcmp0(api_request_query(request, "forget-points"), "true") == 0;
+  task_run(daemon, request, 204, remove_when_free, removal, removal_free);
 }

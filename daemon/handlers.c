@@ -24,8 +24,8 @@ handler_get_disk(ApiRequest *request, const CatalogueVm *vm)
       return disk;
   }
   GError *error = NULL;
-  cbt_set_error(&error, CBT_ERROR_NOT_FOUND, "See cbt-backup vm show.", "vm '%s' has no disk '%s'", vm->name,
-                name);
+  g_autofree char *hint = g_strdup_printf("See: cbt-backup vm show %s", vm->name);
+  cbt_set_error(&error, CBT_ERROR_NOT_FOUND, hint, "vm '%s' has no disk '%s'", vm->name, name);
   api_request_reply_error(request, error);
   return NULL;
 }
@@ -45,8 +45,21 @@ handler_parse_lease(const char *text, CbtUuid *id, GError **error)
 {
   if (!text || (cbt_uuid_parse(text, id) && !cbt_uuid_is_nil(id)))
     return TRUE;
-  cbt_set_error(error, CBT_ERROR_INVALID, "cbt-backup bitmap show names the lease.",
+  cbt_set_error(error, CBT_ERROR_INVALID,
+                "It is the lease-id that the freeze answered with, and that the bitmap shows.",
                 "'lease': '%s' is no id of a lease", text);
+  return FALSE;
+}
+
+gboolean
+handler_check_unprotected(const StorePoint *point, GError **error)
+{
+  char text[CBT_UUID_TEXT_SIZE];
+  if (!point->is_protected)
+    return TRUE;
+  cbt_uuid_format(&point->uuid, text);
+  g_autofree char *hint = g_strdup_printf("Lift that with: cbt-backup unprotect %s", text);
+  cbt_set_error(error, CBT_ERROR_STATE, hint, "recovery point %s is protected", text);
   return FALSE;
 }
 
@@ -54,12 +67,8 @@ handler_parse_lease(const char *text, CbtUuid *id, GError **error)
 gboolean
 handler_forget_point(Daemon *daemon, const StorePoint *point, GError **error)
 {
-  if (point->is_protected) {
-    char text[CBT_UUID_TEXT_SIZE];
-    cbt_set_error(error, CBT_ERROR_STATE, "Lift that with: cbt-backup unprotect",
-                  "recovery point %s is protected", cbt_uuid_format(&point->uuid, text));
+  if (!handler_check_unprotected(point, error))
     return FALSE;
-  }
   g_autofree char *folder = g_build_filename(store_directory(daemon->store), "points", NULL);
   g_autoptr(GError) local = NULL;
   if (!store_point_remove(cbt_file_ops_default(), folder, &point->uuid, &local) &&

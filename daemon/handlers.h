@@ -58,7 +58,9 @@ StorePoint *handler_get_point(ApiRequest *request, Daemon *daemon);
 const CatalogueDisk *handler_get_disk(ApiRequest *request, const CatalogueVm *vm);
 /* The id of a lease, TEXT of the key or parameter `lease`; NULL: *id stays. INVALID. */
 gboolean handler_parse_lease(const char *text, CbtUuid *id, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Removes POINT from the store and the catalogue. */
+/* STATE if POINT is protected. */
+gboolean handler_check_unprotected(const StorePoint *point, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Removes POINT, which must not be protected, from the store and the catalogue. */
 gboolean handler_forget_point(Daemon *daemon, const StorePoint *point,
                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* INVALID if PATH is relative: the daemon's working directory means nothing to its clients. */

@@ -119,17 +119,22 @@ set_frozen(DiskRef *ref, const CatalogueDisk *disk, const char *bitmap, const Ca
 {
   char id[CBT_UUID_TEXT_SIZE];
   g_autofree char *end = format_time(lease->expires);
-  g_autofree char *hint = g_strdup_printf("Its lease ends at %s. Before that end it with: cbt-backup bitmap "
-                                          "abdicate %s/%s:%s (the reading succeeded), or bitmap reclaim",
-                                          end, disk_ref_vm(ref), disk->name, bitmap);
+  g_autofree char *target = disk_ref_target(ref, bitmap);
+  g_autofree char *hint =
+      g_strdup_printf("Its lease ends at %s. Before that end it with: cbt-backup bitmap "
+                      "abdicate %s (the reading succeeded), or: cbt-backup bitmap reclaim %s",
+                      end, target, target);
   cbt_set_error(error, CBT_ERROR_STATE, hint, "bitmap '%s' of disk '%s' was frozen by hand (lease %s)",
                 bitmap, disk->name, cbt_uuid_format(&lease->id, id));
 }
 
 static gboolean
-check_current(const CbtBitmapInfo *info, const CatalogueLease *lease, const CbtUuid *id, GError **error)
+check_current(const DiskRef *ref, const CbtBitmapInfo *info, const CatalogueLease *lease, const CbtUuid *id,
+              GError **error)
 {
   char text[CBT_UUID_TEXT_SIZE], current[CBT_UUID_TEXT_SIZE];
+  g_autofree char *target = disk_ref_target(ref, info->name);
+  g_autofree char *hint = g_strdup_printf("See: cbt-backup bitmap show %s", target);
   cbt_uuid_format(id, text);
   if (!lease_is_by_hand(info))
     cbt_set_error(error, CBT_ERROR_STATE, "What it froze was taken back with all changes: freeze it again.",
@@ -137,9 +142,8 @@ check_current(const CbtBitmapInfo *info, const CatalogueLease *lease, const CbtU
                   info->state == CBT_BITMAP_FROZEN ? "frozen for a backup"
                                                    : cbt_bitmap_state_name(info->state));
   else if (!cbt_uuid_equal(&lease->id, id))
-    cbt_set_error(error, CBT_ERROR_STATE, "cbt-backup bitmap show names the lease that does.",
-                  "lease %s does not hold bitmap '%s': lease %s does", text, info->name,
-                  cbt_uuid_format(&lease->id, current));
+    cbt_set_error(error, CBT_ERROR_STATE, hint, "lease %s does not hold bitmap '%s': lease %s does", text,
+                  info->name, cbt_uuid_format(&lease->id, current));
   else if (has_ended(lease)) {
     g_autofree char *end = format_time(lease->expires);
     cbt_set_error(error, CBT_ERROR_STATE, "Freeze the bitmap again: it has all changes.",
@@ -251,7 +255,7 @@ leases_end(Daemon *daemon, DiskRef *ref, const CatalogueDisk *disk, const CbtCon
   CatalogueLease lease;
   if (!disk_ref_info(ref, request->name, &info, error) ||
       !leases_get(daemon, &disk->id, info.name, &lease, error) ||
-      (!cbt_uuid_is_nil(id) && !check_current(&info, &lease, id, error)) ||
+      (!cbt_uuid_is_nil(id) && !check_current(ref, &info, &lease, id, error)) ||
       !disk_ref_call(ref, request, NULL, reply, error))
     return FALSE;
   drop(daemon, &lease);
@@ -265,8 +269,8 @@ leases_renew(Daemon *daemon, DiskRef *ref, const CatalogueDisk *disk, const char
   CbtBitmapInfo info;
   CatalogueLease lease;
   return disk_ref_info(ref, bitmap, &info, error) &&
-         leases_get(daemon, &disk->id, info.name, &lease, error) && check_current(&info, &lease, id, error) &&
-         note(daemon, &lease, seconds, error);
+         leases_get(daemon, &disk->id, info.name, &lease, error) &&
+         check_current(ref, &info, &lease, id, error) && note(daemon, &lease, seconds, error);
 }
 
 /* ---- for all others ---- */
@@ -284,11 +288,12 @@ settle_locked(Daemon *daemon, DiskRef *ref, const CatalogueDisk *disk, CbtBitmap
 }
 
 gboolean
-leases_check_current(Daemon *daemon, const CatalogueDisk *disk, const CbtBitmapInfo *info, const CbtUuid *id,
-                     GError **error)
+leases_check_current(Daemon *daemon, const DiskRef *ref, const CatalogueDisk *disk, const CbtBitmapInfo *info,
+                     const CbtUuid *id, GError **error)
 {
   CatalogueLease lease;
-  return leases_get(daemon, &disk->id, info->name, &lease, error) && check_current(info, &lease, id, error);
+  return leases_get(daemon, &disk->id, info->name, &lease, error) &&
+         check_current(ref, info, &lease, id, error);
 }
 
 gboolean

@@ -61,8 +61,9 @@ gboolean leases_expire(Daemon *daemon, DiskRef *ref, const CatalogueDisk *disk, 
                        GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* STATE unless ID is the lease that holds the bitmap of INFO, and has not ended. */
-gboolean leases_check_current(Daemon *daemon, const CatalogueDisk *disk, const CbtBitmapInfo *info,
-                              const CbtUuid *id, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean leases_check_current(Daemon *daemon, const DiskRef *ref, const CatalogueDisk *disk,
+                              const CbtBitmapInfo *info, const CbtUuid *id,
+                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Brings a freeze by hand in order: one without a lease gets one, one whose lease has ended is taken back.
  * INFO is brought up to date. */
 gboolean leases_settle(Daemon *daemon, DiskRef *ref, const CatalogueDisk *disk, CbtBitmapInfo *info,

@@ -70,6 +70,7 @@ start(Daemon *daemon, GError **error)
   const ApiServerOptions options = {.socket_path = socket, .group = daemon->config->group};
   if (!open_data(daemon, error))
     return FALSE;
+  daemon->store_space = free_space_new(store_directory(daemon->store));
   daemon->queue = main_queue_new();
   daemon->tasks = tasks_new();
   daemon->exports = exports_new(daemon->config);
@@ -99,6 +100,7 @@ stop(Daemon *daemon)
   g_clear_pointer(&daemon->disks, disks_free);
   g_clear_pointer(&daemon->exports, exports_free);
   g_clear_pointer(&daemon->queue, main_queue_free);
+  g_clear_pointer(&daemon->store_space, free_space_free);
   g_clear_pointer(&daemon->store, store_close);
   g_clear_pointer(&daemon->catalogue, catalogue_close);
 }

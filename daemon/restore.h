@@ -2,16 +2,19 @@
 /* The restore job: disks of a recovery point as raw images, and its configuration files. */
 #pragma once
 
+#include <daemon/disks.h>
 #include <daemon/job.h>
 
 /* Where one disk goes. */
 typedef struct {
   char *disk;
   char *path;
-  gboolean created; /* by the job, which removes it if it fails */
+  char *made; /* (nullable) what the job has made of it, and removes if it fails: PATH.partial, then PATH */
+  int fd;     /* -1 unless the job runs */
   /* the registered disk that has this image, whose bitmaps are told (both NULL: none) */
   CatalogueVm *owner;
   const CatalogueDisk *owner_disk;
+  DiskRef *ref; /* of owner_disk, while the job runs: no export of it can start */
 } RestoreTarget;
 
 /* All fields are owned. */
@@ -29,5 +32,5 @@ RestoreTarget *restore_request_add_target(RestoreRequest *request, const char *d
 
 /* A job for REQUEST (transfer full). NOT_FOUND for a disk that the point does not have; EXISTS for a target
  * that exists, without in_place; BUSY for the image of an exported disk, or of one that is being backed up.
- * Main thread. */
+ * The job itself is BUSY if another program uses a target, before it writes to any. Main thread. */
 Job *restore_job_new(Daemon *daemon, RestoreRequest *request, GError **error) G_GNUC_WARN_UNUSED_RESULT;

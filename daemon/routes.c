@@ -14,7 +14,7 @@ const ApiRoute daemon_routes[] = {
     {"GET", VM, handle_vm_show, NULL, NULL},
     {"DELETE", VM, handle_vm_remove, NULL, "forget-points"},
 
-    {"POST", VM "/backups", handle_backup, "kind bitmap speed audit disks note", NULL},
+    {"POST", VM "/backups", handle_backup, "kind bitmap speed audit disks note archive", NULL},
     {"POST", VM "/import", handle_import, "path note", NULL},
     {"GET", "/v1/jobs", handle_job_list, NULL, "vm limit"},
     {"GET", "/v1/jobs/{id}", handle_job_show, NULL, "wait-ms"},
@@ -24,8 +24,8 @@ const ApiRoute daemon_routes[] = {
     {"GET", POINT, handle_point_show, NULL, NULL},
     {"PATCH", POINT, handle_point_change, "note protected", NULL},
     {"DELETE", POINT, handle_point_forget, NULL, NULL},
-    {"GET", POINT "/archive", handle_point_stream, NULL, "format speed"},
-    {"POST", POINT "/archive", handle_point_archive, "format path speed", NULL},
+    {"GET", POINT "/archive", handle_point_stream, NULL, "format disk speed"},
+    {"POST", POINT "/archive", handle_point_archive, "format path disk speed", NULL},
     {"POST", POINT "/restore", handle_point_restore, "to targets in-place", NULL},
 
     {"GET", DISK "/changes", handle_changes, NULL, "from to bitmap lease offset limit"},

@@ -1,7 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <daemon/throttle.h>
 
+#include <common/error.h>
+
 #define SLEEP_SLICE_US 50000 /* how soon a cancel is seen */
+
+gboolean
+throttle_check_speed(guint64 speed, GError **error)
+{
+  if (speed == 0 || speed >= THROTTLE_SPEED_MIN)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_INVALID, "Name at least 64K, or 0 for no limit.",
+                "speed: %" G_GUINT64_FORMAT " bytes a second is less than one cluster, 65536", speed);
+  return FALSE;
+}
 
 void
 throttle_init(Throttle *throttle, guint64 speed)

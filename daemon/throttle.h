@@ -11,6 +11,10 @@ typedef struct {
   gint64 next; /* monotonic time at which the next bytes may go; under lock */
 } Throttle;
 
+#define THROTTLE_SPEED_MIN 65536 /* bytes a second: a cluster */
+
+/* INVALID for a SPEED below the minimum that is not 0. */
+gboolean throttle_check_speed(guint64 speed, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void throttle_init(Throttle *throttle, guint64 speed);
 void throttle_clear(Throttle *throttle);
 /* Sleeps until BYTES more may go, or CANCELLABLE is cancelled. Any thread. */

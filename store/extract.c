@@ -108,21 +108,6 @@ is_hole(int fd, guint64 offset, guint64 length)
   return data < 0 ? errno == ENXIO : (guint64) data >= offset + length;
 }
 
-static gboolean
-get_cluster(ExtractThread *thread, const StoreChunkId *id, guint8 *data, guint64 offset, GError **error)
-{
-  gsize length;
-  if (!store_manifest_get_chunk(thread->worker, id, data, &length, error)) {
-    g_prefix_error(error, "extent at offset %" G_GUINT64_FORMAT ": ", offset);
-    return FALSE;
-  }
-  if (length == CBT_CLUSTER_SIZE)
-    return TRUE;
-  cbt_set_error(error, CBT_ERROR_CORRUPT, NULL,
-                "extent at offset %" G_GUINT64_FORMAT ": its chunk has %zu bytes", offset, length);
-  return FALSE;
-}
-
 static Action
 decide(const ExtractThread *thread, const StoreChunkId *id, guint64 start, guint64 length)
 {
@@ -164,7 +149,7 @@ fill_wanted(ExtractThread *thread, const StoreChunkId *id, guint i, guint64 wind
   guint64 start = i * CBT_CLUSTER_SIZE;
   if (store_chunk_id_is_zero(id))
     atomic_fetch_add(&thread->extract->zero, MIN(CBT_CLUSTER_SIZE, length - start));
-  return get_cluster(thread, id, thread->wanted + start, window + start, error);
+  return store_manifest_get_cluster(thread->worker, id, thread->wanted + start, window + start, error);
 }
 
 static gboolean

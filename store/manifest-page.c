@@ -70,6 +70,22 @@ store_manifest_get_chunk(StoreWorker *worker, const StoreChunkId *id, void *buff
 }
 
 gboolean
+store_manifest_get_cluster(StoreWorker *worker, const StoreChunkId *id, guint8 *data, guint64 offset,
+                           GError **error)
+{
+  gsize length;
+  if (!store_manifest_get_chunk(worker, id, data, &length, error)) {
+    g_prefix_error(error, "extent at offset %" G_GUINT64_FORMAT ": ", offset);
+    return FALSE;
+  }
+  if (length == CBT_CLUSTER_SIZE)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_CORRUPT, NULL,
+                "extent at offset %" G_GUINT64_FORMAT ": its chunk has %zu bytes", offset, length);
+  return FALSE;
+}
+
+gboolean
 store_page_load(StoreWorker *worker, const StoreChunkId *id, guint level, StorePage *page, GError **error)
 {
   char text[STORE_CHUNK_ID_TEXT_SIZE];

@@ -20,6 +20,9 @@ store_page_entry_bits(guint level)
 /* As store_get(), for a chunk that a manifest or point names: one that is missing is CORRUPT, not NOT_FOUND. */
 gboolean store_manifest_get_chunk(StoreWorker *worker, const StoreChunkId *id, void *buffer, gsize *length,
                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* The same for the cluster of a disk at OFFSET: DATA gets 64 KiB. CORRUPT names the extent. */
+gboolean store_manifest_get_cluster(StoreWorker *worker, const StoreChunkId *id, guint8 *data, guint64 offset,
+                                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Bytes of PAGE into BUFFER (STORE_PAGE_SIZE_MAX); 0 if it is all zeros. */
 gsize store_page_encode(const StorePage *page, guint level, guint8 *buffer);
 /* CORRUPT says what is wrong. */

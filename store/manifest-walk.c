@@ -84,9 +84,102 @@ store_manifest_get(StoreWorker *worker, const StoreManifest *manifest, guint64 c
 
 typedef struct {
   StoreWorker *worker;
+  guint64 first; /* clusters [first, end) */
+  guint64 end;
+  StoreClusterFunc func;
+  gpointer user_data;
+  gboolean stopped;
+} Compare;
+
+static gboolean compare_pages(Compare *compare, const StoreChunkId *from, const StoreChunkId *to, guint level,
+                              guint64 base, GError **error);
+
+static gboolean
+compare_entry(Compare *compare, const StoreChunkId *from, const StoreChunkId *to, guint level,
+              guint64 cluster, GError **error)
+{
+  if (store_chunk_id_equal(from, to))
+    return TRUE;
+  if (level > 0)
+    return compare_pages(compare, from, to, level - 1, cluster, error);
+  compare->stopped = !compare->func(cluster, to, compare->user_data);
+  return TRUE;
+}
+
+static gboolean
+compare_pages(Compare *compare, const StoreChunkId *from, const StoreChunkId *to, guint level, guint64 base,
+              GError **error)
+{
+  StorePage from_page, to_page;
+  guint first, end;
+  if (!store_page_load(compare->worker, from, level, &from_page, error) ||
+      !store_page_load(compare->worker, to, level, &to_page, error))
+    return FALSE;
+  entries_in_range(level, base, compare->first, compare->end, &first, &end);
+  for (guint i = first; i < end && !compare->stopped; i++) {
+    guint64 cluster = base + ((guint64) i << store_page_entry_bits(level));
+    if (!compare_entry(compare, &from_page.entries[i], &to_page.entries[i], level, cluster, error))
+      return FALSE;
+  }
+  return TRUE;
+}
+
+/* A FROM tree that is higher than TO: only its first subtree of WANTED levels lies inside TO. */
+static gboolean
+descend(StoreWorker *worker, StoreChunkId *root, guint n_levels, guint wanted, GError **error)
+{
+  StorePage page;
+  for (; n_levels > wanted; n_levels--) {
+    if (!store_page_load(worker, root, n_levels - 1, &page, error))
+      return FALSE;
+    *root = page.entries[0];
+  }
+  return TRUE;
+}
+
+/* A TO tree that is higher than FROM: its first subtree is compared with FROM, all others with zeros. */
+static gboolean
+compare_roots(Compare *compare, const StoreChunkId *from, guint from_levels, const StoreChunkId *to,
+              guint level, GError **error)
+{
+  static const StoreChunkId zero;
+  StorePage page;
+  guint first, end;
+  if (level + 1 == from_levels)
+    return store_chunk_id_equal(from, to) || compare_pages(compare, from, to, level, 0, error);
+  if (!store_page_load(compare->worker, to, level, &page, error))
+    return FALSE;
+  entries_in_range(level, 0, compare->first, compare->end, &first, &end);
+  for (guint i = first; i < end && !compare->stopped; i++) {
+    guint64 cluster = (guint64) i << store_page_entry_bits(level);
+    gboolean ok = i == 0 ? compare_roots(compare, from, from_levels, &page.entries[0], level - 1, error)
+                         : compare_entry(compare, &zero, &page.entries[i], level, cluster, error);
+    if (!ok)
+      return FALSE;
+  }
+  return TRUE;
+}
+
+gboolean
+store_manifest_changes(StoreWorker *worker, const StoreManifest *from, const StoreManifest *to, guint64 first,
+                       guint64 count, StoreClusterFunc func, gpointer user_data, GError **error)
+{
+  guint64 n_clusters = store_manifest_n_clusters(to->size);
+  guint64 end = count > n_clusters || first > n_clusters - count ? n_clusters : first + count;
+  guint to_levels = store_manifest_n_levels(to->size);
+  guint from_levels = from ? store_manifest_n_levels(from->size) : to_levels;
+  StoreChunkId older = from ? from->root : (StoreChunkId){{0}};
+  Compare compare = {worker, first, end, func, user_data, FALSE};
+  if (first >= end)
+    return TRUE;
+  return descend(worker, &older, from_levels, to_levels, error) &&
+         compare_roots(&compare, &older, MIN(from_levels, to_levels), &to->root, to_levels - 1, error);
+}
+
+/* ---- runs of what differs ---- */
+
+typedef struct {
   guint64 offset; /* bytes */
-  guint64 first;  /* the cluster that has it */
-  guint64 to_clusters;
   guint64 to_size;
   StoreDifferenceFunc func;
   gpointer user_data;
@@ -109,107 +202,30 @@ flush_run(Difference *difference)
     difference->stopped = TRUE;
 }
 
-static void
-add_run(Difference *difference, guint64 cluster, guint64 count, gboolean zero)
+static gboolean
+add_to_run(guint64 cluster, const StoreChunkId *id, gpointer user_data)
 {
+  Difference *difference = user_data;
+  gboolean zero = store_chunk_id_is_zero(id);
   if (difference->run_start == difference->run_end || difference->run_end != cluster ||
       difference->run_zero != zero) {
     flush_run(difference);
     difference->run_start = cluster;
     difference->run_zero = zero;
   }
-  difference->run_end = cluster + count;
-}
-
-static gboolean compare_pages(Difference *difference, const StoreChunkId *from, const StoreChunkId *to,
-                              guint level, guint64 base, GError **error);
-
-static gboolean
-compare_entry(Difference *difference, const StoreChunkId *from, const StoreChunkId *to, guint level,
-              guint64 cluster, GError **error)
-{
-  if (store_chunk_id_equal(from, to))
-    return TRUE;
-  if (level > 0)
-    return compare_pages(difference, from, to, level - 1, cluster, error);
-  add_run(difference, cluster, 1, store_chunk_id_is_zero(to));
-  return TRUE;
-}
-
-static gboolean
-compare_pages(Difference *difference, const StoreChunkId *from, const StoreChunkId *to, guint level,
-              guint64 base, GError **error)
-{
-  StorePage from_page, to_page;
-  guint first, end;
-  if (!store_page_load(difference->worker, from, level, &from_page, error) ||
-      !store_page_load(difference->worker, to, level, &to_page, error))
-    return FALSE;
-  entries_in_range(level, base, difference->first, difference->to_clusters, &first, &end);
-  for (guint i = first; i < end && !difference->stopped; i++) {
-    guint64 cluster = base + ((guint64) i << store_page_entry_bits(level));
-    if (!compare_entry(difference, &from_page.entries[i], &to_page.entries[i], level, cluster, error))
-      return FALSE;
-  }
-  return TRUE;
-}
-
-/* A FROM tree that is higher than TO: only its first subtree of WANTED levels lies inside TO. */
-static gboolean
-descend(StoreWorker *worker, StoreChunkId *root, guint n_levels, guint wanted, GError **error)
-{
-  StorePage page;
-  for (; n_levels > wanted; n_levels--) {
-    if (!store_page_load(worker, root, n_levels - 1, &page, error))
-      return FALSE;
-    *root = page.entries[0];
-  }
-  return TRUE;
-}
-
-/* A TO tree that is higher than FROM: its first subtree is compared with FROM, all others with zeros. */
-static gboolean
-compare_roots(Difference *difference, const StoreChunkId *from, guint from_levels, const StoreChunkId *to,
-              guint level, GError **error)
-{
-  static const StoreChunkId zero;
-  StorePage page;
-  guint first, end;
-  if (level + 1 == from_levels)
-    return store_chunk_id_equal(from, to) || compare_pages(difference, from, to, level, 0, error);
-  if (!store_page_load(difference->worker, to, level, &page, error))
-    return FALSE;
-  entries_in_range(level, 0, difference->first, difference->to_clusters, &first, &end);
-  for (guint i = first; i < end && !difference->stopped; i++) {
-    guint64 cluster = (guint64) i << store_page_entry_bits(level);
-    gboolean ok = i == 0 ? compare_roots(difference, from, from_levels, &page.entries[0], level - 1, error)
-                         : compare_entry(difference, &zero, &page.entries[i], level, cluster, error);
-    if (!ok)
-      return FALSE;
-  }
-  return TRUE;
+  difference->run_end = cluster + 1;
+  return !difference->stopped;
 }
 
 gboolean
 store_manifest_difference(StoreWorker *worker, const StoreManifest *from, const StoreManifest *to,
                           guint64 offset, StoreDifferenceFunc func, gpointer user_data, GError **error)
 {
-  StoreChunkId older = from ? from->root : (StoreChunkId){{0}};
-  guint to_levels = store_manifest_n_levels(to->size);
-  guint from_levels = from ? store_manifest_n_levels(from->size) : to_levels;
-  Difference difference = {
-      .worker = worker,
-      .offset = offset,
-      .first = offset / CBT_CLUSTER_SIZE,
-      .to_clusters = store_manifest_n_clusters(to->size),
-      .to_size = to->size,
-      .func = func,
-      .user_data = user_data,
-  };
+  Difference difference = {.offset = offset, .to_size = to->size, .func = func, .user_data = user_data};
   if (offset >= to->size)
     return TRUE;
-  if (!descend(worker, &older, from_levels, to_levels, error) ||
-      !compare_roots(&difference, &older, MIN(from_levels, to_levels), &to->root, to_levels - 1, error))
+  if (!store_manifest_changes(worker, from, to, offset / CBT_CLUSTER_SIZE, G_MAXUINT64, add_to_run,
+                              &difference, error))
     return FALSE;
   if (!difference.stopped)
     flush_run(&difference);

@@ -45,10 +45,19 @@ gboolean store_manifest_walk(StoreWorker *worker, const StoreManifest *manifest,
 gboolean store_manifest_get(StoreWorker *worker, const StoreManifest *manifest, guint64 cluster, StoreChunkId *id,
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/*
+ * One call for each cluster of [first, first + count) that FROM (NULL: zeros) and TO have different ids for, ascending,
+ * with TO's: the zero id where TO has zeros. What is behind the end of FROM is zeros. FALSE stops without an error.
+ * Costs what differs: equal subtrees are skipped.
+ */
+gboolean store_manifest_changes(StoreWorker *worker, const StoreManifest *from, const StoreManifest *to, guint64 first,
+                                guint64 count, StoreClusterFunc func, gpointer user_data, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+
 /* One call for each run of clusters that differ; ZERO if TO has zeros there. EXTENT is clipped to the size of TO. FALSE
  * stops without an error. */
 typedef gboolean (*StoreDifferenceFunc)(const CbtExtent *extent, gboolean zero, gpointer user_data);
-/* What is in TO and not the same in FROM (NULL: zeros), from OFFSET on. Costs what differs: equal subtrees are skipped. */
+/* The same as runs, from OFFSET on. */
 gboolean store_manifest_difference(StoreWorker *worker, const StoreManifest *from, const StoreManifest *to,
                                    guint64 offset, StoreDifferenceFunc func, gpointer user_data, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <store/vma-sums.h>
 #include <string.h>
-#include <unistd.h>
 #include <zstd.h>
 
 struct StoreVmaSink {
@@ -21,26 +20,13 @@ struct StoreVmaSink {
 };
 
 static gboolean
-write_all(int fd, const void *data, gsize length)
-{
-  while (length > 0) {
-    ssize_t n = write(fd, data, length);
-    if (n < 0 && errno == EINTR)
-      continue;
-    if (n < 0)
-      return FALSE;
-    data = (const guint8 *) data + n;
-    length -= (gsize) n;
-  }
-  return TRUE;
-}
-
-static gboolean
 write_to_fd(gpointer user_data, const guint8 *data, gsize length, GError **error)
 {
   const StoreVmaSink *sink = user_data;
-  if (write_all(sink->fd, data, length))
+  if (cbt_write_full(sink->fd, data, length)) {
+    cbt_file_begin_writeback(sink->fd, sink->written, length);
     return TRUE;
+  }
   cbt_set_error_errno(error, errno, "cannot write the archive");
   return FALSE;
 }
@@ -57,7 +43,7 @@ put_bytes(StoreVmaSink *sink, const guint8 *data, gsize length, GError **error)
 static gboolean
 put_text(const StoreVmaSink *sink, const char *text, GError **error)
 {
-  if (sink->sums_fd < 0 || write_all(sink->sums_fd, text, strlen(text)))
+  if (sink->sums_fd < 0 || cbt_write_full(sink->sums_fd, text, strlen(text)))
     return TRUE;
   cbt_set_error_errno(error, errno, "cannot write the checksums of the archive");
   return FALSE;

@@ -43,6 +43,21 @@ add_audit(Cli *cli, JsonObject *body, GError **error)
   return TRUE;
 }
 
+static gboolean
+add_archive(Cli *cli, JsonObject *body, GError **error)
+{
+  const char *file = cli_option(cli, "archive");
+  if (!file)
+    return TRUE;
+  if (*file == '\0' || g_str_equal(file, "-")) {
+    cli_set_usage(error, "--archive names a file; for a stream: cbt-backup archive POINT --output -");
+    return FALSE;
+  }
+  g_autofree char *absolute = cli_absolute(file);
+  json_object_set_string_member(body, "archive", absolute);
+  return TRUE;
+}
+
 static JsonObject *
 make_body(Cli *cli, const char *kind, GError **error)
 {
@@ -50,8 +65,8 @@ make_body(Cli *cli, const char *kind, GError **error)
   guint64 speed = 0;
   gboolean has_speed;
   const char *bitmap = cli_option(cli, "bitmap"), *note = cli_option(cli, "note");
-  if (!check_quiesce(cli, error) || !cli_option_size(cli, "speed", &speed, &has_speed, error) ||
-      !add_audit(cli, body, error) || !add_disks(cli, body, error) ||
+  if (!check_quiesce(cli, error) || !cli_option_speed(cli, &speed, &has_speed, error) ||
+      !add_audit(cli, body, error) || !add_disks(cli, body, error) || !add_archive(cli, body, error) ||
       (bitmap && !cli_check_name("Bitmap", bitmap, error)))
     return NULL;
   json_object_set_string_member(body, "kind", kind);
@@ -88,20 +103,22 @@ incremental(Cli *cli, GError **error)
 
 static const CliOption options[] = {
     {"bitmap", "BITMAP", FALSE, "the bitmap that says what changed (default 'default')"},
-    {"speed", "SIZE", FALSE, "read at most so many bytes a second"},
+    {"speed", "SIZE", FALSE, "read at most so many bytes a second (64K or more; 0: no limit)"},
     {"audit", "N", FALSE,
      "compare so many clusters that the bitmap calls clean with the latest point (default 256, 0: none)"},
     {"disk", "DISK", TRUE, "back up this disk only"},
     {"note", "TEXT", FALSE, "a note for the recovery point"},
     {"no-wait", NULL, FALSE, "print the job and leave it running"},
-    {"archive", "FILE", FALSE, NULL},
+    {"archive", "FILE", FALSE,
+     "also write the point as a vma archive, a full backup's in the same pass; compressed if it ends in "
+     ".zst"},
     {"quiesce", "LEVEL", FALSE, "none: the guest is not asked to stand still (other levels come later)"},
     {0},
 };
 
 #define ARGS                                                                                                 \
-  "NAME [--bitmap BITMAP] [--speed SIZE] [--audit N] [--disk DISK ...] [--note TEXT] [--quiesce none] "      \
-  "[--no-wait]"
+  "NAME [--bitmap BITMAP] [--speed SIZE] [--audit N] [--disk DISK ...] [--note TEXT] [--archive FILE] "      \
+  "[--quiesce none] [--no-wait]"
 
 const CliCommand cli_backup_commands[] = {
     {"--full", ARGS, "Back up all data of a vm and print the finished job; with --quiet the new point's uuid",

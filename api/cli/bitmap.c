@@ -12,7 +12,8 @@ add_row(CliTable *table, JsonObject *bitmap)
   cli_table_add(table, cli_format_size(bitmap, "count"));
   cli_table_add(table, cli_format_size(bitmap, "successor"));
   cli_table_add(table, cli_format_size(bitmap, "granularity"));
-  cli_table_add(table, cli_format_yes(bitmap, "persistent"));
+  cli_table_add(table, cli_format_short(bitmap, "base"));
+  cli_table_add(table, cli_format_text(bitmap, "reason"));
 }
 
 static gboolean
@@ -22,7 +23,7 @@ list(Cli *cli, GError **error)
   if (!cli_split_target(cli_arg(cli, 0), &vm, &disk, NULL, error))
     return FALSE;
   g_autofree char *path = cli_path(error, "/v1/vms/%s/disks/%s/bitmaps", vm, disk);
-  return cli_list(cli, path, "BITMAP|STATE|DIRTY>|SUCCESSOR>|GRANULARITY>|PERSISTENT", add_row, error);
+  return cli_list(cli, path, "BITMAP|STATE|DIRTY>|SUCCESSOR>|GRANULARITY>|BASE|REASON", add_row, error);
 }
 
 /* ".../bitmaps/B" of the first argument, with "/ACTION" behind it if there is one. */
@@ -55,6 +56,8 @@ show(Cli *cli, GError **error)
   cli_print_field("Successor", cli_format_size(bitmap, "successor"));
   cli_print_field("Granularity", cli_format_size(bitmap, "granularity"));
   cli_print_field("Persistent", cli_format_yes(bitmap, "persistent"));
+  cli_print_field("Base", cli_format_text(bitmap, "base"));
+  cli_print_field("Reason", cli_format_text(bitmap, "reason"));
   cli_print_field("Lease", cli_format_text(bitmap, "lease-id"));
   cli_print_field("Lease ends", cli_format_time(bitmap, "lease-expires"));
   return TRUE;

@@ -62,6 +62,8 @@ const char *const *cli_option_values(Cli *cli, const char *name);
 void cli_set_usage(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 /* A size option into *value, which stays if it is not given. */
 gboolean cli_option_size(Cli *cli, const char *name, guint64 *value, gboolean *is_given, GError **error);
+/* --speed, of bytes a second: 0, or at least a cluster. */
+gboolean cli_option_speed(Cli *cli, guint64 *speed, gboolean *is_given, GError **error);
 /* The same in seconds. */
 gboolean cli_option_duration(Cli *cli, const char *name, guint64 *seconds, gboolean *is_given,
                              GError **error);
@@ -84,6 +86,9 @@ char *cli_path(GError **error, const char *format, ...) G_GNUC_WARN_UNUSED_RESUL
 /* One call; BODY (transfer full) may be NULL. */
 JsonNode *cli_call(Cli *cli, const char *method, const char *path, JsonObject *body,
                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Ends the program, by SIGPIPE as is usual, if standard output is a pipe that nobody reads any more (head).
+ */
+void cli_end_if_nobody_reads(void);
 /* Prints NODE as the one JSON document. */
 void cli_print_json(Cli *cli, JsonNode *node);
 /* Answers a command that changes something: the JSON with --json, nothing with --quiet, else the one line. A

@@ -25,13 +25,10 @@ print_backup(JsonObject *job)
   g_autofree char *dirty = cli_format_size(job, "dirty"), *total = cli_format_size(job, "total");
   g_autofree char *stored = cli_format_size(job, "stored"), *reused = cli_format_size(job, "reused");
   g_autofree char *zero = cli_format_size(job, "zero-bytes"), *time = cli_format_duration(duration(job));
-  const char *reason = cli_text(job, "reason");
   printf("%s: %s %s %s\n", shown(cli_text(job, "vm")), shown(cli_text(job, "kind")),
          shown(cli_text(job, "type")), shown(cli_text(job, "uuid")));
   printf("  %s dirty of %s: %s stored, %s reused, %s zero, in %s\n", shown(dirty), shown(total),
          shown(stored), shown(reused), shown(zero), time);
-  if (reason)
-    printf("  Reason: %s\n", reason);
 }
 
 static gboolean
@@ -50,6 +47,8 @@ print_done(JsonObject *job)
   else
     printf("%s: %s done, %s in %s\n", shown(cli_text(job, "vm")), shown(cli_text(job, "type")), shown(bytes),
            time);
+  if (cli_text(job, "reason"))
+    printf("  Reason: %s\n", cli_text(job, "reason"));
 }
 
 /* For scripts: the uuid of the new point, or the number of the job that is left running. */

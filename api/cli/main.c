@@ -3,6 +3,9 @@
 #include "options.h"
 
 #include <api/json.h>
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -139,12 +142,26 @@ run(Cli *cli, char **words)
   return cli->command->run(cli, &error) ? EXIT_SUCCESS : fail(cli, error);
 }
 
+/* GIO ignores SIGPIPE. */
+void
+cli_end_if_nobody_reads(void)
+{
+  struct pollfd output = {.fd = STDOUT_FILENO, .events = POLLOUT};
+  if (poll(&output, 1, 0) <= 0 || !(output.revents & POLLERR))
+    return;
+  signal(SIGPIPE, SIG_DFL);
+  raise(SIGPIPE);
+}
+
 /* A result that did not get out, to a full disk for example, is no success. */
 static int
 flush(int status)
 {
   if (fflush(stdout) == 0 && !ferror(stdout))
     return status;
+  int errsv = errno;
+  cli_end_if_nobody_reads();
+  errno = errsv;
   perror("cbt-backup: Cannot write the result");
   return status != EXIT_SUCCESS ? status : EXIT_FAILURE;
 }

@@ -75,7 +75,9 @@ forget(Cli *cli, GError **error)
   g_autoptr(JsonNode) node = path ? cli_call(cli, "DELETE", path, NULL, error) : NULL;
   if (!node)
     return FALSE;
-  cli_print_done(cli, node, "Forgot recovery point %s", cli_arg(cli, 0));
+  const char *warning = JSON_NODE_HOLDS_OBJECT(node) ? cli_text(cli_object(node), "warning") : NULL;
+  cli_print_done(cli, node, "Forgot recovery point %s%s%s", cli_arg(cli, 0), warning ? "\nWarning: " : "",
+                 warning ? warning : "");
   return TRUE;
 }
 

@@ -23,6 +23,8 @@ print_store(JsonObject *store)
   g_autofree char *chunks = cli_format_number(store, "chunks"), *packs = cli_format_number(store, "packs");
   cli_print_field("Store", g_strdup_printf("%s in %s chunks, %s packs; %s free", bytes ? bytes : "-",
                                            chunks ? chunks : "-", packs ? packs : "-", space ? space : "-"));
+  if (json_object_has_member(store, "answers") && !cli_true(store, "answers"))
+    cli_print_field("Problem", g_strdup("the store's file system does not answer"));
 }
 
 static void

@@ -8,6 +8,8 @@
 #include <stdarg.h>
 #include <string.h>
 
+#define SPEED_MIN 65536
+
 /* Moves LOCAL (transfer full) to ERROR as a usage error. */
 static gboolean
 fail_usage(GError *local, const char *prefix, GError **error)
@@ -26,6 +28,18 @@ cli_option_size(Cli *cli, const char *name, guint64 *value, gboolean *is_given, 
   *is_given = text != NULL;
   g_autofree char *prefix = g_strdup_printf("--%s: ", name);
   return !text || cbt_size_parse(text, value, &local) || fail_usage(local, prefix, error);
+}
+
+gboolean
+cli_option_speed(Cli *cli, guint64 *speed, gboolean *is_given, GError **error)
+{
+  if (!cli_option_size(cli, "speed", speed, is_given, error))
+    return FALSE;
+  if (!*is_given || *speed == 0 || *speed >= SPEED_MIN)
+    return TRUE;
+  cli_set_usage(error, "--speed: %s is less than the minimum of 64K a second (0: no limit)",
+                cli_option(cli, "speed"));
+  return FALSE;
 }
 
 gboolean

@@ -89,7 +89,7 @@ cleanup() {
       [ -s "$log" ] && { printf '== %s\n' "$log"; tail -n 40 "$log"; } >&2
     done
     echo >&2
-    cat "$WORK/failure" >&2 2>/dev/null || echo "FAILED: a command ended with status $result" >&2
+    cat "$WORK/failure" >&2 2>/dev/null || echo "FAILED: status $result of $failed_at" >&2
     if [ -n "${CBT_TEST_KEEP:-}" ]; then
       echo "kept: $WORK" >&2
       exit "$result"
@@ -99,6 +99,9 @@ cleanup() {
   exit "$result"
 }
 trap cleanup EXIT
+set -E
+failed_at=
+trap 'failed_at="${BASH_SOURCE[0]##*/}:$LINENO: $BASH_COMMAND"' ERR
 trap 'exit 130' INT TERM
 
 ### what a test needs

@@ -86,10 +86,11 @@ archives_ended() { api GET /v1/jobs && jq -e 'all(.[]; .status != "active" and .
 wait_until 20 archives_ended
 api POST "/v1/points/$uuid/archive" "{\"path\":\"$WORK/slow.vma\",\"speed\":\"1M\"}"
 id=$(jq .id <<<"$body")
-wait_until 10 test -s "$WORK/slow.vma"
+wait_until 60 test -s "$WORK/slow.vma.$id.part" || fail "the archive is not being written: $(ls "$WORK")"
+[ ! -e "$WORK/slow.vma" ] || fail "a part of an archive has its name already"
 cbt --quiet job cancel "$id" >/dev/null
 assert_eq "status" "$(wait_job "$id" | jq -r .status)" cancelled
-[ ! -e "$WORK/slow.vma" ] && [ ! -e "$WORK/slow.vma.xxh3" ] || fail "the cancelled archive is left"
+assert_eq "what the cancelled archive left" "$(find "$WORK" -maxdepth 1 -name 'slow.vma*')" ""
 
 say "an archive becomes a recovery point, ours and those of the original tool; nothing is stored twice"
 job=$(cbt_json import other "$WORK/$n_rounds.vma" --note imported)

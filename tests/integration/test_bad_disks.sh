@@ -33,6 +33,7 @@ for _ in 1 2; do
   assert_eq "status" "$(jq -r .status <<<"$job")" error
   assert_eq "code" "$(jq -r .code <<<"$job")" no-space
   assert_has "errmsg" "$(jq -r .errmsg <<<"$job")" "space"
+  assert_has "hint" "$(jq -r .hint <<<"$job")" "make room"
   assert_eq "bitmap" "$(cbt_json bitmap show vm1/root | jq -c '[.state, .count]')" "[\"active\",$((40 * MIB))]"
 done
 expect_exit 1 space cbt --incremental vm1

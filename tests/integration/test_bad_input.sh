@@ -17,6 +17,12 @@ post_vm "400 404" "$WORK/none.img" bad "$WORK/none.img"
 expect_exit "1 3" "$WORK/none.img" cbt vm add bad --disk "root=$WORK/none.img"
 post_vm 400 director bad "$WORK"
 expect_exit 1 director cbt vm add bad --disk "root=$WORK"
+for format in qcow2 vmdk vdi vhdx vpc qed parallels; do
+  qemu-img create -q -f "$format" "$WORK/$format.img" 16M
+  truncate -s %512 "$WORK/$format.img"
+  expect_exit 1 "is a $format image" cbt vm add bad --disk "root=$WORK/$format.img"
+  expect_exit 1 "qemu-img convert -f $format -O raw $WORK/$format.img" cbt vm add bad --disk "root=$WORK/$format.img"
+done
 head -c 1000 /dev/urandom >"$WORK/odd.img"
 post_vm 400 512 bad "$WORK/odd.img"
 : >"$WORK/empty.img"

@@ -97,6 +97,7 @@ expect 2 'either --to DIR or --target' restore web@latest
 expect 2 'either --to DIR or --target' restore web@latest --to x --target root=y
 expect 2 'DISK=PATH' restore web@latest --target root
 expect 2 'number of a job' job show x
+expect 2 'names a file' --full web --archive -
 expect 2 'cannot be a name' show ..
 expect 2 'cannot be a name' show ''
 
@@ -104,17 +105,25 @@ expect 2 'cannot be a name' show ''
 for command in prune gc verify rebuild-catalogue policy; do
     expect 2 'not available in this version' $command
 done
-expect 2 "not available in this version" archive web@latest --chain --output x
 expect 2 'not available in this version' prune web --keep-last 3
-expect 2 'not available in this version' --full web --archive x
 expect 2 'not available in this version' --incremental web --quiesce fs
 expect 2 'not available in this version' vm add web --disk root=x --qmp /run/qmp
 
 # No daemon
 expect 5 "does not answer on $CBT_BACKUP_SOCKET" status
-expect 5 'systemctl start cbt-backup' --full web
+expect 5 'Start it with: ' --full web
+expect 5 '--socket PATH or CBT_BACKUP_SOCKET' --full web
 expect 5 "does not answer on $dir/other" vm list --socket "$dir/other"
 expect 5 'does not answer on /' --socket="$dir/other" vm list
+
+# Who reads the output may stop when he likes, as with any other program
+exec {gone}> >(exit)
+wait $!
+"$program" --help >&"$gone" 2>"$dir/err"
+status=$?
+[ "$status" -eq 141 ] || complain "output that nobody reads ended with $status, not by SIGPIPE"
+[ ! -s "$dir/err" ] || complain "output that nobody reads: $(cat "$dir/err")"
+exec {gone}>&-
 
 # One JSON document, for errors as well
 expect 5 'does not answer' --json status

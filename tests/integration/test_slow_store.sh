@@ -45,18 +45,21 @@ say "bad values of --speed are refused"
 for value in -1 fast 5X 1.5M '' 99999999999999999999 16E; do
   expect_exit 2 "speed" cbt --incremental vm1 "--speed=$value"
 done
+expect_exit 2 "64K" cbt --incremental vm1 --speed 65535
+expect_exit 2 "64K" cbt archive vm1@latest --speed 1 --output "$WORK/archive"
+expect_status 400 "64K" POST /v1/vms/vm1/backups '{"kind":"incremental","speed":"1K"}'
 for value in -1 1.5 '"fast"' '"-5M"' true '""' 1e30; do
   expect_status 400 "speed" POST /v1/vms/vm1/backups "{\"kind\":\"incremental\",\"speed\":$value}"
 done
 
 say "a throttled backup is cancelled at once: by job cancel, and by Ctrl-C"
-id=$(start_backup full vm1 --speed 1K)
+id=$(start_backup full vm1 --speed 64K)
 wait_until 10 bitmap_is vm1/root frozen || fail "the bitmap does not freeze"
 cbt --quiet job cancel "$id"
 assert_eq "after job cancel" "$(wait_job "$id" 10 | jq -r .status)" cancelled
 assert_eq "bitmap" "$(bitmap_state vm1/root)" active
 result=0
-(trap - INT; exec "$BUILD/bin/cbt-backup" --socket "$SOCKET" --json --full vm1 --speed 1K >"$WORK/interrupted.json" 2>&1) &
+(trap - INT; exec "$BUILD/bin/cbt-backup" --socket "$SOCKET" --json --full vm1 --speed 64K >"$WORK/interrupted.json" 2>&1) &
 client=$!
 wait_until 10 bitmap_is vm1/root frozen || fail "the bitmap does not freeze"
 kill -INT "$client"

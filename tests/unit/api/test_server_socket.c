@@ -110,7 +110,7 @@ test_a_missing_server_is_unreachable(void **state)
 {
   Fixture *f = *state;
   assert_call_fails(f, "GET", "/", NULL, CBT_ERROR_UNREACHABLE, f->path);
-  assert_call_fails(f, "GET", "/", NULL, CBT_ERROR_UNREACHABLE, "systemctl start cbt-backup");
+  assert_call_fails(f, "GET", "/", NULL, CBT_ERROR_UNREACHABLE, "CBT_BACKUP_SOCKET");
   g_autofree char *name = g_strnfill(200, 'x');
   g_autoptr(ApiClient) client = api_client_new(name);
   g_autoptr(GError) error = NULL;

@@ -200,7 +200,7 @@ guest_writes(Sim *sim, gint n)
 static void
 guest_goes_on(Sim *sim)
 {
-  if (!sim->is_guest_live || !pthread_equal(pthread_self(), sim->main_thread))
+  if (!pthread_equal(pthread_self(), sim->main_thread) || !sim->is_guest_live)
     return;
   sim->is_guest_live = FALSE; /* its own flushes of the log */
   guest_writes(sim, g_rand_int_range(sim->rand, 0, 3));

@@ -72,8 +72,11 @@ test_errno_gives_code_and_text(void **state G_GNUC_UNUSED)
     g_autoptr(GError) error = NULL;
     cbt_set_error_errno(&error, cases[i].errsv, "cannot open %s", "x");
     g_autofree char *expected = g_strdup_printf("cannot open x: %s", g_strerror(cases[i].errsv));
+    g_autofree char *message = cbt_error_message(error);
+    g_autofree char *hint = cbt_error_hint(error);
     assert_int_equal(cbt_error_code(error), cases[i].code);
-    assert_string_equal(error->message, expected);
+    assert_string_equal(message, expected);
+    assert_int_equal(hint != NULL, cases[i].code == CBT_ERROR_NO_SPACE);
   }
 }
 

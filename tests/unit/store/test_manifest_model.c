@@ -252,6 +252,43 @@ check_difference(Model *model, const Generation *from, const Generation *to, gui
   }
 }
 
+/* What changed in a part of the disk, cluster by cluster. */
+typedef struct {
+  const Generation *from; /* (nullable) */
+  const Generation *to;
+  guint64 next;
+  guint64 end;
+} ExpectedChanges;
+
+static gboolean
+is_changed(const ExpectedChanges *expected, guint64 cluster)
+{
+  return content_at(expected->from, cluster) != content_at(expected->to, cluster);
+}
+
+static gboolean
+check_change(guint64 cluster, const StoreChunkId *id, gpointer user_data)
+{
+  ExpectedChanges *expected = user_data;
+  StoreChunkId wanted = id_of(content_at(expected->to, cluster));
+  for (; expected->next < cluster; expected->next++)
+    assert_false(is_changed(expected, expected->next));
+  assert_true(cluster < expected->end && cluster == expected->next && is_changed(expected, cluster));
+  assert_true(store_chunk_id_equal(id, &wanted));
+  expected->next++;
+  return TRUE;
+}
+
+static void
+check_changes(Model *model, const Generation *from, const Generation *to, guint64 first, guint64 count)
+{
+  ExpectedChanges expected = {from, to, first, MIN(first + count, to->n)};
+  assert_true(store_manifest_changes(model->worker, from ? &from->manifest : NULL, &to->manifest, first, count,
+                                     check_change, &expected, NULL));
+  for (; expected.next < expected.end; expected.next++)
+    assert_false(is_changed(&expected, expected.next));
+}
+
 static void
 check_all(Model *model)
 {
@@ -263,7 +300,10 @@ check_all(Model *model)
     check_gets(model, to);
     check_rebuilt_from_nothing_is_the_same(model, to);
     check_difference(model, NULL, to, 0);
+    check_difference(model, NULL, to, to->manifest.size);
+    check_changes(model, NULL, to, below(model, to->n), below(model, to->n + 1));
     for (guint j = 0; j < N_GENERATIONS; j++) {
+      check_changes(model, &model->generations[j], to, below(model, to->n), below(model, to->n + 1));
       check_difference(model, &model->generations[j], to, 0);
       check_difference(model, &model->generations[j], to,
                        below(model, to->n) * CLUSTER + below(model, CLUSTER));
