@@ -116,7 +116,8 @@ need() {
 need_root() { [ "$(id -u)" -eq 0 ] || skip "needs root: $*"; }
 
 # Whether the daemon is built with a sanitizer: it is slower then, and times mean nothing.
-sanitized() { ldd "$BUILD/bin/cbt-backupd" | grep -E 'lib[atu]b?san|lib(asan|tsan|ubsan)' >/dev/null; } # grep -q would leave ldd a broken pipe
+# (grep -q would end before ldd does, which fails the pipe.)
+sanitized() { ldd "$BUILD/bin/cbt-backupd" | grep -E 'lib[atu]b?san|lib(asan|tsan|ubsan)' >/dev/null; }
 
 need jq curl qemu-img qemu-io nbdcopy mkfs.ext4
 
