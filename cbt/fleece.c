@@ -16,10 +16,9 @@
 
 #define SLOT_SIZE     CBT_CLUSTER_SIZE
 #define BITS_PER_WORD 64u
-/* How many slots are made ready ahead of the last one used, 4 MiB; so many are missing when the thread is
- * woken. */
-#define AHEAD      64u
-#define AHEAD_STEP 8u
+/* How many slots are made ready ahead of the last one used: 4 MiB. The thread makes one for each that is used;
+ * if it made several at once, it would keep a processor so long that writes wait for it. */
+#define AHEAD 64u
 /* Below this many slots the file is kept as it is: 64 MiB. */
 #define KEPT_SLOTS 1024u
 /* A file's writers wait for each other, so what is written ahead goes in pieces. */
@@ -188,10 +187,10 @@ cbt_fleece_prepare(CbtFleece *fleece)
 static void
 want_more(CbtFleece *fleece, guint64 slot)
 {
-  if (!fleece->has_thread || slot + AHEAD - AHEAD_STEP < atomic_load(&fleece->n_ready))
+  if (!fleece->has_thread || slot + AHEAD < atomic_load(&fleece->n_ready))
     return;
   pthread_mutex_lock(&fleece->mutex);
-  fleece->wanted = MIN(MAX(fleece->wanted, slot + AHEAD), fleece->n_slots);
+  fleece->wanted = MIN(MAX(fleece->wanted, slot + AHEAD + 1), fleece->n_slots);
   pthread_cond_signal(&fleece->changed);
   pthread_mutex_unlock(&fleece->mutex);
 }
