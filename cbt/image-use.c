@@ -28,12 +28,14 @@
 enum { DO_READ = 1 << 0, DO_WRITE = 1 << 1, DO_WRITE_UNCHANGED = 1 << 2, DO_RESIZE = 1 << 3, N_BITS = 4 };
 #define DO_ALL (DO_READ | DO_WRITE | DO_WRITE_UNCHANGED | DO_RESIZE)
 
+/* An export does not tell that it writes: a look at the image (qemu-img compare, info) shall not be refused, and
+ * other writers are, since it shares writing with none. */
 static const struct {
-  guint used, unshared;
+  guint used, told, unshared;
 } uses[] = {
-    [CBT_IMAGE_READ] = {DO_READ, DO_WRITE | DO_RESIZE},
-    [CBT_IMAGE_EXPORT] = {DO_READ | DO_WRITE, DO_WRITE | DO_RESIZE},
-    [CBT_IMAGE_REPLACE] = {DO_READ | DO_WRITE | DO_RESIZE, DO_ALL},
+    [CBT_IMAGE_READ] = {DO_READ, DO_READ, DO_WRITE | DO_RESIZE},
+    [CBT_IMAGE_EXPORT] = {DO_READ | DO_WRITE, DO_READ, DO_WRITE | DO_RESIZE},
+    [CBT_IMAGE_REPLACE] = {DO_READ | DO_WRITE | DO_RESIZE, DO_READ | DO_WRITE | DO_RESIZE, DO_ALL},
 };
 
 /* ---- who ---- */
@@ -163,7 +165,7 @@ static void
 take_locks(int fd, CbtImageUse use)
 {
   for (int bit = 0; bit < N_BITS; bit++) {
-    if (uses[use].used & (1u << bit))
+    if (uses[use].told & (1u << bit))
       lock_byte(fd, USED_BASE + bit);
     if (uses[use].unshared & (1u << bit))
       lock_byte(fd, UNSHARED_BASE + bit);
