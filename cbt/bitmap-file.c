@@ -560,11 +560,11 @@ cbt_bitmap_file_info(const CbtBitmapFile *file, CbtBitmapInfo *info)
 void
 cbt_bitmap_file_record(CbtBitmapFile *file, guint64 offset, guint64 length)
 {
+  if (G_UNLIKELY(file->also != NULL))
+    cbt_bitmap_set(file->also, offset, length);
   guint64 n = file->recording != NULL ? cbt_bitmap_set(file->recording, offset, length) : 0;
   if (n != 0 && file->witness != NULL)
     cbt_witness_add(file->witness, n);
-  if (G_UNLIKELY(file->also != NULL))
-    cbt_bitmap_set(file->also, offset, length);
 }
 
 gboolean

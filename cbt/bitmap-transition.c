@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* clang-format off */
 /*
  * From state to state.
  *
@@ -17,14 +18,15 @@
  * The order rule: whatever the bits lose or gain around a header update, each mixture of old and new must be
  * no less dirty than the state that it is read under.
  *
- *   create-successor   clear the other array, then header. (Killed before the header: the other array means
- * nothing. Clearing after the header could be lost, and a write that came meanwhile with it.) After
- * inconsistent: fill the parent array before the header. abdicate           sync the arrays, header (it flips
- * the parent index), then clear the old parent array. reclaim            merge into the parent, sync, header,
- * then clear the successor. (Killed after the merge: frozen with a parent that is a superset.) clear header
- * (it takes the base away), then clear the bits. The other way round a crash would leave clean bits with a
- * base. disable            sync, header: the bits of a disabled bitmap are durable and need no boot id. close
- * sync, then header with the clean mark.
+ *   create-successor   clear the other array, then header. (Clearing after the header could be lost, and a
+ *                      write that came meanwhile with it.) After inconsistent: fill the parent first.
+ *   abdicate           sync the arrays, header (it flips the parent index), then clear the old parent.
+ *   reclaim            merge into the parent, sync, header, then clear the successor. (Killed after the
+ *                      merge: frozen, with a parent that is a superset.)
+ *   clear              header (it takes the base away), then clear the bits. The other way round a crash
+ *                      would leave clean bits with a base.
+ *   disable            sync, header: the bits of a disabled bitmap are durable and need no boot id.
+ *   close              sync, then header with the clean mark.
  *
  * Where the table says sync, a header gives bits a meaning that must survive a power cut. create-successor
  * needs none, and its header is not waited for either (cbt_bitmap_file_settle() does, without a hold): a
@@ -36,6 +38,7 @@
  * A bitmap that is new or enabled has no base that could be wrong; by the freeze that gives it one, whatever
  * the image may lose again is flagged, for flags are taken away only after a sync of the image.
  */
+/* clang-format on */
 #include <cbt/bitmap-file-private.h>
 
 #include <common/error.h>
@@ -245,13 +248,14 @@ cbt_bitmap_transition_commit(CbtBitmapTransition *transition, GError **error)
   CbtBitmapEvent event = transition->event;
   gboolean freezes = event == CBT_BITMAP_CREATE_SUCCESSOR;
   CbtBitmap *parent = file->bits[file->header.parent];
-  cbt_witness_expect(file->witness, !freezes);
+  gboolean same_bits = !freezes && event != CBT_BITMAP_DISABLE;
+  cbt_witness_expect(file->witness, same_bits);
   if (event == CBT_BITMAP_RECLAIM)
     cbt_bitmap_merge(parent, other_array(file, parent));
   gboolean syncs = event == CBT_BITMAP_RECLAIM || event == CBT_BITMAP_ABDICATE || event == CBT_BITMAP_DISABLE;
   transition->is_done =
       (!syncs || cbt_bitmap_file_sync(file, error)) && write_header(file, &transition->next, !freezes, error);
-  if (transition->is_done)
+  if (transition->is_done && same_bits)
     cbt_witness_advance(file->witness, file->header.sequence);
   return transition->is_done;
 }

@@ -139,9 +139,9 @@ handle_release(Call *call, GError **error)
 void
 cbt_control_peer_released(CbtExport *export, CbtControlPeer *peer)
 {
-  cbt_tracker_settle(export->tracker);
   if (peer->session != NULL)
     cbt_session_prepare(peer->session);
+  cbt_tracker_settle(export->tracker);
 }
 
 /* --- sessions --- */
@@ -220,7 +220,10 @@ gate_was_empty(CbtGate *gate)
 gboolean
 cbt_retired_free_drained(CbtRetired *retired)
 {
-  if (retired->sessions->len != 0 && gate_was_empty(retired->export->gate))
+  gboolean ended = TRUE;
+  for (guint i = 0; i < retired->sessions->len; i++)
+    ended = cbt_session_end_preparing(g_ptr_array_index(retired->sessions, i)) && ended;
+  if (retired->sessions->len != 0 && ended && gate_was_empty(retired->export->gate))
     g_ptr_array_set_size(retired->sessions, 0);
   return retired->sessions->len == 0;
 }

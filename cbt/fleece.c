@@ -13,16 +13,19 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <time.h>
 
 #define SLOT_SIZE     CBT_CLUSTER_SIZE
 #define BITS_PER_WORD 64u
-/* How many slots are made ready ahead of the last one used: 4 MiB. The thread makes one for each that is used;
- * if it made several at once, it would keep a processor so long that writes wait for it. */
+/* How many slots are made ready ahead of the last one used: 4 MiB. The thread makes one for each that is
+ * used; if it made several at once, it would keep a processor so long that writes wait for it. The last slots
+ * are left alone: one that is being made ready could be the last free one. */
 #define AHEAD 64u
 /* Below this many slots the file is kept as it is: 64 MiB. */
 #define KEPT_SLOTS 1024u
 /* A file's writers wait for each other, so what is written ahead goes in pieces. */
-#define PIECE_SIZE 4096u
+#define PIECE_SIZE     4096u
+#define END_TIMEOUT_NS 100000000
 
 struct CbtFleece {
   /* constant after creation */
@@ -55,18 +58,31 @@ cbt_fleece_new(int fd, guint64 n_slots, CbtSharedWord *used, CbtSharedWord *hint
   return fleece;
 }
 
+gboolean
+cbt_fleece_end(CbtFleece *fleece)
+{
+  struct timespec deadline;
+  if (!fleece->has_thread)
+    return TRUE;
+  pthread_mutex_lock(&fleece->mutex);
+  fleece->stop = TRUE;
+  pthread_cond_signal(&fleece->changed);
+  pthread_mutex_unlock(&fleece->mutex);
+  clock_gettime(CLOCK_REALTIME, &deadline);
+  deadline.tv_nsec += END_TIMEOUT_NS;
+  deadline.tv_sec += deadline.tv_nsec / 1000000000;
+  deadline.tv_nsec %= 1000000000;
+  fleece->has_thread = pthread_timedjoin_np(fleece->thread, NULL, &deadline) != 0;
+  return !fleece->has_thread;
+}
+
 void
 cbt_fleece_free(CbtFleece *fleece)
 {
   if (fleece == NULL)
     return;
-  if (fleece->has_thread) {
-    pthread_mutex_lock(&fleece->mutex);
-    fleece->stop = TRUE;
-    pthread_cond_signal(&fleece->changed);
-    pthread_mutex_unlock(&fleece->mutex);
+  if (!cbt_fleece_end(fleece))
     pthread_join(fleece->thread, NULL);
-  }
   pthread_cond_destroy(&fleece->changed);
   pthread_mutex_destroy(&fleece->mutex);
   g_free(fleece);
@@ -190,7 +206,7 @@ want_more(CbtFleece *fleece, guint64 slot)
   if (!fleece->has_thread || slot + AHEAD < atomic_load(&fleece->n_ready))
     return;
   pthread_mutex_lock(&fleece->mutex);
-  fleece->wanted = MIN(MAX(fleece->wanted, slot + AHEAD + 1), fleece->n_slots);
+  fleece->wanted = MIN(MAX(fleece->wanted, slot + AHEAD + 1), fleece->n_slots - AHEAD);
   pthread_cond_signal(&fleece->changed);
   pthread_mutex_unlock(&fleece->mutex);
 }

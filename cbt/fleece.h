@@ -26,6 +26,9 @@ void cbt_fleece_free(CbtFleece *fleece);
 /* Keeps slots ready from now on, in a thread that ends with the fleece. Without one all works, too. */
 void cbt_fleece_prepare(CbtFleece *fleece);
 
+/* Ends the thread; FALSE if it has not ended within a tenth of a second, since the storage hangs. */
+gboolean cbt_fleece_end(CbtFleece *fleece) G_GNUC_WARN_UNUSED_RESULT;
+
 /* Writes LENGTH bytes, a cluster at most, to a free slot. 0, or an errno: EXFULL if there is none. Any
  * thread. */
 int cbt_fleece_put(CbtFleece *fleece, const guint8 *data, guint64 length, guint64 *slot);

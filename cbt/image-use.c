@@ -30,13 +30,14 @@ enum { DO_READ = 1 << 0, DO_WRITE = 1 << 1, DO_WRITE_UNCHANGED = 1 << 2, DO_RESI
 #define DO_ALL (DO_READ | DO_WRITE | DO_WRITE_UNCHANGED | DO_RESIZE)
 
 /* An export does not tell that it writes: a look at the image (qemu-img compare, info) shall not be refused,
- * and other writers are, since it shares writing with none. A backup of ours that would read it as it changes
- * is refused by EXPORT_BYTE. */
+ * and other writers are, since it shares writing with none. Nor does it mind a
+ * reader that shares writing with none: an export that died has to come back while somebody looks. Another
+ * export, and a backup of ours that would read what changes, are refused by EXPORT_BYTE. */
 static const struct {
   guint used, told, unshared;
 } uses[] = {
     [CBT_IMAGE_READ] = {DO_READ, DO_READ, DO_WRITE | DO_RESIZE},
-    [CBT_IMAGE_EXPORT] = {DO_READ | DO_WRITE, DO_READ, DO_WRITE | DO_RESIZE},
+    [CBT_IMAGE_EXPORT] = {DO_READ, DO_READ, DO_WRITE | DO_RESIZE},
     [CBT_IMAGE_REPLACE] = {DO_READ | DO_WRITE | DO_RESIZE, DO_READ | DO_WRITE | DO_RESIZE, DO_ALL},
 };
 
@@ -151,7 +152,7 @@ cbt_image_check_use(int fd, const char *path, CbtImageUse use, const char *hint,
       set_locked(fd, path, hint, error);
       return FALSE;
     }
-  if (use != CBT_IMAGE_READ || !is_locked_by_others(fd, EXPORT_BYTE))
+  if (use == CBT_IMAGE_REPLACE || !is_locked_by_others(fd, EXPORT_BYTE))
     return TRUE;
   set_locked(fd, path, hint, error);
   return FALSE;

@@ -110,6 +110,12 @@ cbt_session_prepare(CbtSession *session)
   cbt_fleece_prepare(session->fleece);
 }
 
+gboolean
+cbt_session_end_preparing(CbtSession *session)
+{
+  return cbt_fleece_end(session->fleece);
+}
+
 static void
 mark_broken(CbtSession *session, int errsv)
 {
@@ -151,6 +157,18 @@ copy_cluster(CbtSession *session, int image_fd, guint64 cluster, guint32 *number
   return 0;
 }
 
+/* The memory of the slots may not be there yet, and none be left: a system call says so, a store would be the
+ * end of the export. */
+static void
+set_preserved(CbtSession *session, guint64 cluster, guint32 number)
+{
+  guint64 offset = (guint64) ((guint8 *) &session->slots[cluster] - (guint8 *) session->memory);
+  if (cbt_pwrite_full(session->memory_fd, &number, sizeof number, offset))
+    set_bit(session->preserved, cluster);
+  else
+    mark_broken(session, errno);
+}
+
 static void
 preserve_locked(CbtSession *session, int image_fd, guint64 cluster)
 {
@@ -159,8 +177,7 @@ preserve_locked(CbtSession *session, int image_fd, guint64 cluster)
   if (errsv != 0) {
     mark_broken(session, errsv);
   } else if (!test_bit(session->done, cluster)) {
-    atomic_store_explicit(&session->slots[cluster], number, memory_order_relaxed);
-    set_bit(session->preserved, cluster);
+    set_preserved(session, cluster, number);
   } else if (number != 0) {
     cbt_fleece_drop(session->fleece, number - 1);
   }

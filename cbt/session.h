@@ -47,6 +47,8 @@ int cbt_session_fleece_fd(const CbtSession *session);
 void cbt_session_start(CbtSession *session, const CbtBitmap *wanted);
 /* Export, when the writes were let go: keeps slots of the fleece ready, so that they wait less. Once is enough. */
 void cbt_session_prepare(CbtSession *session);
+/* Ends that. FALSE if storage that hangs keeps it: then cbt_session_free() would wait. */
+gboolean cbt_session_end_preparing(CbtSession *session) G_GNUC_WARN_UNUSED_RESULT;
 /* Export, before a change of the range of IMAGE_FD. Never fails: a failure marks the session broken. Any thread. */
 void cbt_session_preserve(CbtSession *session, int image_fd, guint64 offset, guint64 length);
 

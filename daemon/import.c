@@ -176,6 +176,10 @@ build_manifest(Import *import, const StoreVmaDevice *device, guint64 size, Store
       return FALSE;
     at = (off_t) ((first + count) * sizeof *ids);
   }
+  if (builder && at < 0 && errno != ENXIO) {
+    cbt_set_error_errno(error, errno, "cannot read the scratch file of the import");
+    return FALSE;
+  }
   if (!builder || !store_manifest_builder_finish(builder, manifest, error))
     return FALSE;
   atomic_fetch_add(&import->job->stored, tally.stored_bytes);

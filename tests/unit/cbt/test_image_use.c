@@ -86,7 +86,7 @@ test_each_lock_of_qemu_stands_against_what_it_excludes(void **state G_GNUC_UNUSE
       {102, TRUE, TRUE, FALSE},   /* writes what is there already */
       {103, FALSE, FALSE, FALSE}, /* resizes */
       {200, FALSE, FALSE, FALSE}, /* nobody else may read */
-      {201, TRUE, FALSE, FALSE},  /* nobody else may write */
+      {201, TRUE, TRUE, FALSE},   /* nobody else may write */
       {203, TRUE, TRUE, FALSE},   /* nobody else may resize */
       {0, TRUE, TRUE, TRUE},      /* not one of these */
       {99, TRUE, TRUE, TRUE},
