@@ -23,17 +23,21 @@
 
 #define USED_BASE     100
 #define UNSHARED_BASE 200
+#define EXPORT_BYTE   190 /* ours: an export writes; QEMU does not look at it */
 
 /* QEMU's bits; there are more, which are about its block graph. */
 enum { DO_READ = 1 << 0, DO_WRITE = 1 << 1, DO_WRITE_UNCHANGED = 1 << 2, DO_RESIZE = 1 << 3, N_BITS = 4 };
 #define DO_ALL (DO_READ | DO_WRITE | DO_WRITE_UNCHANGED | DO_RESIZE)
 
+/* An export does not tell that it writes: a look at the image (qemu-img compare, info) shall not be refused,
+ * and other writers are, since it shares writing with none. A backup of ours that would read it as it changes
+ * is refused by EXPORT_BYTE. */
 static const struct {
-  guint used, unshared;
+  guint used, told, unshared;
 } uses[] = {
-    [CBT_IMAGE_READ] = {DO_READ, DO_WRITE | DO_RESIZE},
-    [CBT_IMAGE_EXPORT] = {DO_READ | DO_WRITE, DO_WRITE | DO_RESIZE},
-    [CBT_IMAGE_REPLACE] = {DO_READ | DO_WRITE | DO_RESIZE, DO_ALL},
+    [CBT_IMAGE_READ] = {DO_READ, DO_READ, DO_WRITE | DO_RESIZE},
+    [CBT_IMAGE_EXPORT] = {DO_READ | DO_WRITE, DO_READ, DO_WRITE | DO_RESIZE},
+    [CBT_IMAGE_REPLACE] = {DO_READ | DO_WRITE | DO_RESIZE, DO_READ | DO_WRITE | DO_RESIZE, DO_ALL},
 };
 
 /* ---- who ---- */
@@ -147,7 +151,10 @@ cbt_image_check_use(int fd, const char *path, CbtImageUse use, const char *hint,
       set_locked(fd, path, hint, error);
       return FALSE;
     }
-  return TRUE;
+  if (use != CBT_IMAGE_READ || !is_locked_by_others(fd, EXPORT_BYTE))
+    return TRUE;
+  set_locked(fd, path, hint, error);
+  return FALSE;
 }
 
 /* A lock that cannot be had, for whatever reason, is seen by the check or does not exist here. */
@@ -162,8 +169,10 @@ lock_byte(int fd, int byte)
 static void
 take_locks(int fd, CbtImageUse use)
 {
+  if (use == CBT_IMAGE_EXPORT)
+    lock_byte(fd, EXPORT_BYTE);
   for (int bit = 0; bit < N_BITS; bit++) {
-    if (uses[use].used & (1u << bit))
+    if (uses[use].told & (1u << bit))
       lock_byte(fd, USED_BASE + bit);
     if (uses[use].unshared & (1u << bit))
       lock_byte(fd, UNSHARED_BASE + bit);

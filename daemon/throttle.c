@@ -10,8 +10,8 @@ throttle_check_speed(guint64 speed, GError **error)
 {
   if (speed == 0 || speed >= THROTTLE_SPEED_MIN)
     return TRUE;
-  cbt_set_error(error, CBT_ERROR_INVALID, "Name at least 64K, or 0 for no limit.",
-                "speed: %" G_GUINT64_FORMAT " bytes a second is less than one cluster, 65536", speed);
+  cbt_set_error(error, CBT_ERROR_INVALID, "Name at least 4K, or 0 for no limit.",
+                "speed: %" G_GUINT64_FORMAT " bytes a second is less than 4096", speed);
   return FALSE;
 }
 

@@ -11,7 +11,7 @@ typedef struct {
   gint64 next; /* monotonic time at which the next bytes may go; under lock */
 } Throttle;
 
-#define THROTTLE_SPEED_MIN 65536 /* bytes a second: a cluster */
+#define THROTTLE_SPEED_MIN 4096 /* bytes a second: less is a unit that was forgotten */
 
 /* INVALID for a SPEED below the minimum that is not 0. */
 gboolean throttle_check_speed(guint64 speed, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -120,7 +120,7 @@ static const CliOption options[] = {
     {"chain", NULL, FALSE,
      "a qcow2 base and an overlay for each incremental up to the point, into the folder --output, which may "
      "have a part of them"},
-    {"speed", "SIZE", FALSE, "at most so many bytes of the disks a second (64K or more; 0: no limit)"},
+    {"speed", "SIZE", FALSE, "at most so many bytes of the disks a second (4K or more; 0: no limit)"},
     {"no-wait", NULL, FALSE, "print the job and leave it running"},
     {0},
 };

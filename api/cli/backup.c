@@ -103,7 +103,7 @@ incremental(Cli *cli, GError **error)
 
 static const CliOption options[] = {
     {"bitmap", "BITMAP", FALSE, "the bitmap that says what changed (default 'default')"},
-    {"speed", "SIZE", FALSE, "read at most so many bytes a second (64K or more; 0: no limit)"},
+    {"speed", "SIZE", FALSE, "read at most so many bytes a second (4K or more; 0: no limit)"},
     {"audit", "N", FALSE,
      "compare so many clusters that the bitmap calls clean with the latest point (default 256, 0: none)"},
     {"disk", "DISK", TRUE, "back up this disk only"},

@@ -8,7 +8,7 @@
 #include <stdarg.h>
 #include <string.h>
 
-#define SPEED_MIN 65536
+#define SPEED_MIN 4096
 
 /* Moves LOCAL (transfer full) to ERROR as a usage error. */
 static gboolean
@@ -37,7 +37,7 @@ cli_option_speed(Cli *cli, guint64 *speed, gboolean *is_given, GError **error)
     return FALSE;
   if (!*is_given || *speed == 0 || *speed >= SPEED_MIN)
     return TRUE;
-  cli_set_usage(error, "--speed: %s is less than the minimum of 64K a second (0: no limit)",
+  cli_set_usage(error, "--speed: %s is less than the minimum of 4K a second (0: no limit)",
                 cli_option(cli, "speed"));
   return FALSE;
 }

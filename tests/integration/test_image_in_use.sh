@@ -99,7 +99,7 @@ expect_exit 1 lock qemu-io -f raw -c "write -P 9 0 64k" "$image"
 expect_exit 1 lock timeout 10 qemu-nbd -f raw -k "$WORK/nbd.sock" "$image"
 assert_same_file "the image" "$image" "$WORK/first"
 io "$uri" "read 0 64k"
-qemu-io -r -U -f raw -c "read 0 64k" "$image" >/dev/null || fail "qemu-io -U cannot read it"
+qemu-io -r -f raw -c "read 0 64k" "$image" >/dev/null || fail "qemu-io cannot read it"
 backup incremental vm1 >/dev/null
 cbt --quiet export stop vm1
 qemu-io -f raw -c "write -P 9 0 64k" "$image" >/dev/null || fail "the locks stay when the export has ended"
