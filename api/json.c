@@ -64,7 +64,7 @@ api_json_get_bool(JsonObject *object, const char *key, gboolean required, gboole
   return TRUE;
 }
 
-/* What a text stands for where a number is wanted. */
+/* What a text stands for where a number is wanted; NULL: no text does. */
 typedef gboolean (*ParseFunc)(const char *text, guint64 *value, GError **error);
 
 static gboolean
@@ -76,7 +76,7 @@ get_number(JsonObject *object, const char *key, gboolean required, ParseFunc par
     return FALSE;
   if (!node)
     return TRUE;
-  if (holds(node, G_TYPE_STRING)) {
+  if (parse && holds(node, G_TYPE_STRING)) {
     if (parse(json_node_get_string(node), value, error))
       return TRUE;
     g_prefix_error(error, "'%s': ", key);
@@ -100,6 +100,12 @@ api_json_get_size(JsonObject *object, const char *key, gboolean required, guint6
 {
   return get_number(object, key, required, cbt_size_parse,
                     "a whole number of bytes, or a size such as \"64K\"", value, error);
+}
+
+gboolean
+api_json_get_count(JsonObject *object, const char *key, gboolean required, guint64 *value, GError **error)
+{
+  return get_number(object, key, required, NULL, "a whole number of 0 or more", value, error);
 }
 
 gboolean

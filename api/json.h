@@ -13,6 +13,9 @@ gboolean api_json_get_bool(JsonObject *object, const char *key, gboolean require
 /* A number of 0 or more, or a size string such as "64K". */
 gboolean api_json_get_size(JsonObject *object, const char *key, gboolean required, guint64 *value,
                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* A number of 0 or more, and no text. */
+gboolean api_json_get_count(JsonObject *object, const char *key, gboolean required, guint64 *value,
+                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* A number of seconds of 0 or more, or a duration such as "10m". */
 gboolean api_json_get_duration(JsonObject *object, const char *key, gboolean required, guint64 *seconds,
                                GError **error) G_GNUC_WARN_UNUSED_RESULT;

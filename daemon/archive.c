@@ -73,11 +73,24 @@ archive_run(Daemon *daemon, Job *job, gpointer data, GError **error)
   return ok;
 }
 
+/* A chain reads those that it is made of. */
+static void
+note_points(Job *job, const ArchiveRequest *request)
+{
+  job_add_point_in_use(job, &request->point->uuid);
+  if (!request->points)
+    return;
+  g_autoptr(GPtrArray) chain = store_chain_select(request->points, &request->point->uuid);
+  for (guint i = 0; i < chain->len; i++)
+    job_add_point_in_use(job, &((const StorePoint *) chain->pdata[i])->uuid);
+}
+
 Job *
 archive_job_new(ArchiveRequest *request)
 {
   Job *job = job_new(JOB_ARCHIVE, request->point->vm, NULL, archive_run, request,
                      (GDestroyNotify) archive_request_free);
+  note_points(job, request);
   for (guint i = 0; i < request->disks->len; i++) {
     const StorePointDisk *disk = g_ptr_array_index(request->disks, i);
     JobDisk *progress = job_add_disk(job, disk->name);

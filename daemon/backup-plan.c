@@ -53,6 +53,8 @@ look_up_base(gpointer data)
     return;
   if (!cbt_uuid_is_nil(&lookup->expected_base))
     lookup->base = catalogue_get_point(catalogue, &lookup->expected_base, &gone);
+  if (lookup->base) /* its manifest is built on: it must not go meanwhile */
+    job_add_point_in_use(lookup->disk->backup->job, &lookup->expected_base);
   lookup->latest = latest_point_with_disk(lookup);
 }
 

@@ -5,6 +5,7 @@
 
 typedef struct {
   Daemon *daemon;
+  Job *job;
   const StorePoint *point;
   void (*also)(gpointer data);
   gpointer data;
@@ -17,6 +18,8 @@ commit_to_catalogue(gpointer data)
 {
   Commit *commit = data;
   commit->ok = catalogue_insert_point(commit->daemon->catalogue, commit->point, &commit->error);
+  if (commit->ok) /* an archive may be made of it, and bitmaps abdicate to it */
+    job_add_point_in_use(commit->job, &commit->point->uuid);
   if (commit->ok && commit->also)
     commit->also(commit->data);
 }
@@ -29,7 +32,7 @@ commit_point(Daemon *daemon, Job *job, const StorePoint *point, void (*also)(gpo
   if (!store_flush(daemon->store, error) || !job_check(job, error) ||
       !store_point_save(cbt_file_ops_default(), folder, point, error))
     return FALSE;
-  Commit commit = {daemon, point, also, data, FALSE, NULL};
+  Commit commit = {daemon, job, point, also, data, FALSE, NULL};
   main_queue_call(daemon->queue, commit_to_catalogue, &commit);
   if (!commit.ok) {
     g_propagate_error(error, commit.error);

@@ -225,6 +225,17 @@ engine_user_of(Engine *engine, const char *vm)
   return NULL;
 }
 
+Job *
+engine_reader_of(Engine *engine, const CbtUuid *point)
+{
+  for (guint i = 0; i < engine->jobs->len; i++) {
+    Job *job = g_ptr_array_index(engine->jobs, i);
+    if (!job_is_finished(job) && job_uses_point(job, point))
+      return job;
+  }
+  return NULL;
+}
+
 /* BUSY if a vm that JOB uses is in use. */
 static gboolean
 check_vms_free(Engine *engine, const Job *job, GError **error)

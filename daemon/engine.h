@@ -23,6 +23,8 @@ Job *engine_submit(Engine *engine, Job *job, GError **error) G_GNUC_WARN_UNUSED_
 Job *engine_find(Engine *engine, gint64 id);
 /* The queued or active job that uses VM's images, or NULL. */
 Job *engine_user_of(Engine *engine, const char *vm);
+/* The queued or active job that reads POINT, or NULL. */
+Job *engine_reader_of(Engine *engine, const CbtUuid *point);
 void engine_counts(Engine *engine, guint *n_active, guint *n_queued);
 /* STATE if it has ended. */
 gboolean engine_cancel(Engine *engine, Job *job, GError **error) G_GNUC_WARN_UNUSED_RESULT;

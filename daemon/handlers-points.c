@@ -143,9 +143,8 @@ is_base(Daemon *daemon, const StorePoint *point, const StorePointDisk *disk, con
          cbt_uuid_equal(&base, &point->uuid);
 }
 
-/* What the next incremental will cost without POINT (transfer full); NULL if none builds on it. */
-static char *
-cost_of_forgetting(Daemon *daemon, const StorePoint *point)
+char *
+handler_cost_of_forgetting(Daemon *daemon, const StorePoint *point)
 {
   g_autoptr(CatalogueVm) vm = catalogue_get_vm(daemon->catalogue, point->vm, NULL);
   g_autoptr(GString) disks = g_string_new(NULL);
@@ -184,7 +183,7 @@ handle_point_forget(ApiRequest *request, gpointer daemon)
   g_autoptr(StorePoint) point = handler_get_point(request, daemon);
   if (!point)
     return;
-  g_autofree char *warning = cost_of_forgetting(daemon, point);
+  g_autofree char *warning = handler_cost_of_forgetting(daemon, point);
   if (!handler_forget_point(daemon, point, &error))
     api_request_reply_error(request, error);
   else if (warning)

@@ -348,7 +348,7 @@ forget_points(Daemon *daemon, const char *vm, GError **error)
 {
   g_autoptr(GPtrArray) points = catalogue_list_points(daemon->catalogue, vm, error);
   for (guint i = 0; points && i < points->len; i++)
-    if (!handler_check_unprotected(g_ptr_array_index(points, i), error))
+    if (!handler_check_removable(daemon, g_ptr_array_index(points, i), error))
       return FALSE;
   for (guint i = 0; points && i < points->len; i++)
     if (!handler_forget_point(daemon, g_ptr_array_index(points, i), error))

@@ -2,6 +2,7 @@
 /* What several handlers need. */
 #include <daemon/handlers.h>
 
+#include <daemon/engine.h>
 #include <string.h>
 
 CatalogueVm *
@@ -51,8 +52,8 @@ handler_parse_lease(const char *text, CbtUuid *id, GError **error)
   return FALSE;
 }
 
-gboolean
-handler_check_unprotected(const StorePoint *point, GError **error)
+static gboolean
+check_unprotected(const StorePoint *point, GError **error)
 {
   char text[CBT_UUID_TEXT_SIZE];
   if (!point->is_protected)
@@ -63,11 +64,30 @@ handler_check_unprotected(const StorePoint *point, GError **error)
   return FALSE;
 }
 
+static gboolean
+check_unread(Daemon *daemon, const StorePoint *point, GError **error)
+{
+  char text[CBT_UUID_TEXT_SIZE];
+  const Job *job = engine_reader_of(daemon->engine, &point->uuid);
+  if (!job)
+    return TRUE;
+  g_autofree char *hint = g_strdup_printf("Wait for it with: cbt-backup job wait %" G_GINT64_FORMAT, job->id);
+  cbt_set_error(error, CBT_ERROR_BUSY, hint, "a %s reads recovery point %s (job %" G_GINT64_FORMAT ")",
+                job_type_name(job->type), cbt_uuid_format(&point->uuid, text), job->id);
+  return FALSE;
+}
+
+gboolean
+handler_check_removable(Daemon *daemon, const StorePoint *point, GError **error)
+{
+  return check_unprotected(point, error) && check_unread(daemon, point, error);
+}
+
 /* The file first: a point whose file is there when the daemon ends in between is a point still. */
 gboolean
 handler_forget_point(Daemon *daemon, const StorePoint *point, GError **error)
 {
-  if (!handler_check_unprotected(point, error))
+  if (!handler_check_removable(daemon, point, error))
     return FALSE;
   g_autofree char *folder = g_build_filename(store_directory(daemon->store), "points", NULL);
   g_autoptr(GError) local = NULL;

@@ -31,6 +31,8 @@ void handle_point_archive(ApiRequest *request, gpointer daemon);
 void handle_point_stream(ApiRequest *request, gpointer daemon);
 void handle_point_restore(ApiRequest *request, gpointer daemon);
 
+void handle_prune(ApiRequest *request, gpointer daemon);
+
 void handle_changes(ApiRequest *request, gpointer daemon);
 
 void handle_bitmap_list(ApiRequest *request, gpointer daemon);
@@ -58,11 +60,14 @@ StorePoint *handler_get_point(ApiRequest *request, Daemon *daemon);
 const CatalogueDisk *handler_get_disk(ApiRequest *request, const CatalogueVm *vm);
 /* The id of a lease, TEXT of the key or parameter `lease`; NULL: *id stays. INVALID. */
 gboolean handler_parse_lease(const char *text, CbtUuid *id, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* STATE if POINT is protected. */
-gboolean handler_check_unprotected(const StorePoint *point, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Removes POINT, which must not be protected, from the store and the catalogue. */
+/* STATE if POINT is protected; BUSY if a job that has not ended reads it. */
+gboolean handler_check_removable(Daemon *daemon, const StorePoint *point,
+                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Removes POINT from the store and the catalogue, if that check allows it. */
 gboolean handler_forget_point(Daemon *daemon, const StorePoint *point,
                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* INVALID if PATH is relative: the daemon's working directory means nothing to its clients. */
 gboolean handler_check_absolute(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* What the next incremental will cost without POINT (transfer full); NULL if none builds on it. */
+char *handler_cost_of_forgetting(Daemon *daemon, const StorePoint *point);
 JsonNode *point_to_json(const StorePoint *point);

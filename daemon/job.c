@@ -31,6 +31,7 @@ job_new(JobType type, const char *vm, const char *kind, JobFunc func, gpointer d
   job->cancellable = g_cancellable_new();
   job->status = JOB_QUEUED;
   job->waiters = g_ptr_array_new();
+  job->points = g_array_new(FALSE, FALSE, sizeof(CbtUuid));
   job->vms_in_use = g_ptr_array_new_with_free_func(g_free);
   job->disks = g_ptr_array_new_with_free_func(job_disk_free);
   job->n_refs = 1;
@@ -53,6 +54,7 @@ job_unref(Job *job)
   if (job->free_data)
     job->free_data(job->data);
   g_ptr_array_unref(job->waiters);
+  g_array_unref(job->points);
   g_ptr_array_unref(job->vms_in_use);
   g_ptr_array_unref(job->disks);
   g_object_unref(job->cancellable);
@@ -83,6 +85,21 @@ gboolean
 job_uses_vm(const Job *job, const char *vm)
 {
   return g_ptr_array_find_with_equal_func(job->vms_in_use, vm, g_str_equal, NULL);
+}
+
+void
+job_add_point_in_use(Job *job, const CbtUuid *point)
+{
+  g_array_append_val(job->points, *point);
+}
+
+gboolean
+job_uses_point(const Job *job, const CbtUuid *point)
+{
+  for (guint i = 0; i < job->points->len; i++)
+    if (cbt_uuid_equal(&g_array_index(job->points, CbtUuid, i), point))
+      return TRUE;
+  return FALSE;
 }
 
 const char *

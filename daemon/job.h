@@ -44,6 +44,7 @@ struct Job {
   gint64 start_time; /* microseconds since 1970 */
   gint64 end_time;
   GPtrArray *waiters; /* of ApiRequest; engine's */
+  GArray *points;     /* of CbtUuid: those that it reads */
   guint n_refs;
 
   /* progress, any thread */
@@ -65,6 +66,9 @@ void job_unref(Job *job);
 JobDisk *job_add_disk(Job *job, const char *name);
 /* No other job that uses VM may run beside this one, and no export of it be started or stopped. */
 void job_add_vm_in_use(Job *job, const char *vm);
+/* POINT may not be removed before the job has ended. Main thread, as is asking. */
+void job_add_point_in_use(Job *job, const CbtUuid *point);
+gboolean job_uses_point(const Job *job, const CbtUuid *point);
 gboolean job_uses_vm(const Job *job, const char *vm);
 
 const char *job_type_name(JobType type);

@@ -362,6 +362,7 @@ restore_job_new(Daemon *daemon, RestoreRequest *request, GError **error)
   }
   Job *job = job_new(JOB_RESTORE, request->point->vm, NULL, restore_run, request,
                      (GDestroyNotify) restore_request_free);
+  job_add_point_in_use(job, &request->point->uuid);
   job->reason = request->folder ? name_missing_disks(daemon, request->point) : NULL;
   for (guint i = 0; i < request->targets->len; i++) {
     const RestoreTarget *target = g_ptr_array_index(request->targets, i);

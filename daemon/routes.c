@@ -28,6 +28,9 @@ const ApiRoute daemon_routes[] = {
     {"POST", POINT "/archive", handle_point_archive, "format path disk speed", NULL},
     {"POST", POINT "/restore", handle_point_restore, "to targets in-place", NULL},
 
+    {"POST", "/v1/prune", handle_prune,
+     "vm keep-last keep-hourly keep-daily keep-weekly keep-monthly keep-yearly dry-run", NULL},
+
     {"GET", DISK "/changes", handle_changes, NULL, "from to bitmap lease offset limit"},
 
     {"GET", DISK "/bitmaps", handle_bitmap_list, NULL, NULL},

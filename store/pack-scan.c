@@ -255,6 +255,15 @@ scan_pack(StorePackSet *set, guint32 number, const Scan *scan, StorePackWalk *wa
 }
 
 gboolean
+store_pack_scan_one(StorePackSet *set, const StoreLocation *from, StoreRecordFunc func, gpointer user_data,
+                    GError **error)
+{
+  Scan scan = {.from = from->offset, .func = func, .user_data = user_data};
+  StorePackWalk walk;
+  return scan_pack(set, from->pack, &scan, &walk, error);
+}
+
+gboolean
 store_pack_scan(StorePackSet *set, const StoreLocation *from, StoreRecordFunc func, gpointer user_data,
                 guint64 *n_damaged, GError **error)
 {

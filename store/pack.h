@@ -72,4 +72,7 @@ typedef gboolean (*StoreRecordFunc)(const StoreRecordInfo *info, const StoreLoca
  * skipped, and counted in *n_damaged (nullable). */
 gboolean store_pack_scan(StorePackSet *set, const StoreLocation *from, StoreRecordFunc func,
                          gpointer user_data, guint64 *n_damaged, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* The same for the one pack of FROM, from there on; a pack that is not there is an error (NOT_FOUND). */
+gboolean store_pack_scan_one(StorePackSet *set, const StoreLocation *from, StoreRecordFunc func,
+                             gpointer user_data, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void store_pack_totals(StorePackSet *set, guint64 *n_packs, guint64 *bytes);

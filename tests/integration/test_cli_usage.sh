@@ -102,10 +102,9 @@ expect 2 'cannot be a name' show ..
 expect 2 'cannot be a name' show ''
 
 # What a later version has
-for command in prune gc verify rebuild-catalogue policy; do
+for command in gc verify rebuild-catalogue policy; do
     expect 2 'not available in this version' $command
 done
-expect 2 'not available in this version' prune web --keep-last 3
 expect 2 'not available in this version' --incremental web --quiesce fs
 expect 2 'not available in this version' vm add web --disk root=x --qmp /run/qmp
 

@@ -225,6 +225,7 @@ static const ApiRoute routes[] = {
     {"POST", "/v1/vms/{vm}/disks/{disk}/bitmaps/{b}/create-successor", handle_echo, "?lease", NULL},
     {"POST", "/v1/vms/{vm}/disks/{disk}/bitmaps/{b}/reclaim", handle_echo, "?lease", NULL},
     {"POST", "/v1/vms/{vm}/disks/{disk}/bitmaps/{b}/renew", handle_echo, "lease seconds", NULL},
+    {"POST", "/v1/prune", handle_echo, "vm keep-last keep-weekly dry-run", NULL},
     {"POST", "/v1/exports/{vm}", handle_uris, NULL, NULL},
     {"POST", "/v1/points/{name}/restore", handle_start, "to targets in-place", NULL},
     {0},
@@ -454,6 +455,11 @@ test_commands_send_what_was_typed(void **state)
   assert_run(*state, "unprotect 1b4e --json", 0, "{\"protected\":false}\n", "");
   assert_run(*state, "bitmap add web/root:b2 --granularity=1M --json", 0,
              "{\"name\":\"b2\",\"granularity\":1048576}\n", "");
+  assert_run(*state, "prune --json", 0, "{}\n", "");
+  assert_run(*state, "prune web --keep-weekly=4 --dry-run --keep-last 0 --json", 0,
+             "{\"keep-last\":0,\"keep-weekly\":4,\"vm\":\"web\",\"dry-run\":true}\n", "");
+  assert_run(*state, "prune --keep-last -1", 2, "", "--keep-last: '-1' is no whole number");
+  assert_run(*state, "prune --keep-last 3x", 2, "", "--keep-last: '3x' is no whole number");
   assert_run(*state, "bitmap merge web/root --from b2 --json", 0, "{\"from\":\"b2\"}\n", "");
   assert_run(*state, "bitmap create-successor web/root --json", 0, "{}\n", "");
   assert_run(*state, "bitmap create-successor web/root --lease 2h --json", 0, "{\"lease\":7200}\n", "");

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Marking: which chunks are reached from recovery points. Manifest pages, the clusters that they name, and
+ * configuration files.
+ *
+ * A page is visited once, whatever number of points share it, so that the cost grows with distinct pages, not
+ * with points. Memory: about 18 bytes for each distinct page and 7 for each other chunk (store/id-set.h), and
+ * 2 MiB; of a chunk that is not reached it may be said that it is, with a chance of one in 2^64 / chunks.
+ *
+ * Threads: one at a time for each StoreMark; backups may go on beside it.
+ */
+#pragma once
+
+#include <store/point.h>
+#include <store/store.h>
+
+typedef struct StoreMark StoreMark;
+
+StoreMark *store_mark_new(Store *store);
+void store_mark_free(StoreMark *mark);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(StoreMark, store_mark_free)
+
+/*
+ * Marks all that POINT reaches. A page that cannot be read does not stop that: it is marked itself, all that can
+ * be read is marked as well, and then the call fails with the first such error. Whatever stands below such a
+ * page is not marked, so nothing may be thrown away because it is not. CORRUPT names the page; IO.
+ */
+gboolean store_mark_add(StoreMark *mark, const StorePoint *point, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean store_mark_contains(const StoreMark *mark, const StoreChunkId *id);
+/* Distinct chunks that are marked. */
+guint64 store_mark_count(const StoreMark *mark);
+
+/* Told of each chunk when it is marked for the first time. */
+typedef void (*StoreMarkFunc)(const StoreChunkId *id, gpointer user_data);
+void store_mark_set_listener(StoreMark *mark, StoreMarkFunc func, gpointer user_data);
+
+typedef struct {
+  guint64 bytes; /* of their records in packs, headers and padding included */
+  guint64 n_chunks;
+} StoreMarkFreed;
+
+/*
+ * What comes free when REMOVED go and KEPT stay (both of StorePoint): the chunks that only REMOVED reach. If it
+ * fails (as store_mark_add does), *freed holds what was found all the same: with a page that cannot be read in KEPT it
+ * may be too much, in REMOVED too little. Takes 8 bytes more for each chunk that comes free.
+ */
+gboolean store_mark_freed(Store *store, const GPtrArray *kept, const GPtrArray *removed, StoreMarkFreed *freed,
+                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
