@@ -178,9 +178,9 @@ start_daemon() { # with DAEMON_OPTIONS
   return 0
 }
 
-stop_daemon() { # a clean stop: exit status 0
+stop_daemon() { # a clean stop: exit status 0; it may have been told to stop already
   local result=0
-  kill -TERM "$DAEMON_PID"
+  kill -TERM "$DAEMON_PID" 2>/dev/null || daemon_is_gone || fail "the daemon cannot be told to stop"
   wait_until 30 daemon_is_gone || fail "the daemon does not stop on SIGTERM"
   wait "$DAEMON_PID" || result=$?
   DAEMON_PID=
