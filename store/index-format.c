@@ -4,7 +4,7 @@
 #include <common/bytes.h>
 #include <store/pack-format.h>
 
-_Static_assert((STORE_RECORD_SIZE_MAX + 31) / 32 < 1u << 12, "the length fits its 12 bits");
+_Static_assert(STORE_RECORD_SIZE_MAX / STORE_PACK_ALIGN + 1 < 1u << 13, "the span fits its 13 bits");
 _Static_assert(STORE_PACK_OFFSET_MAX / STORE_PACK_ALIGN == 1u << 24, "the offset fits its 24 bits");
 
 void
@@ -61,16 +61,16 @@ store_index_header_decode(const guint8 bytes[STORE_INDEX_HEADER_SIZE], const Cbt
 guint64
 store_index_pack_location(const StoreLocation *location)
 {
-  return (guint64) location->pack << 36 | (guint64) (location->offset / STORE_PACK_ALIGN) << 12 |
-         (location->length + 31) / 32;
+  return (guint64) location->pack << 37 | (guint64) (location->offset / STORE_PACK_ALIGN) << 13 |
+         cbt_div_up(location->length, STORE_PACK_ALIGN);
 }
 
 StoreLocation
 store_index_unpack_location(guint64 packed)
 {
   return (StoreLocation){
-      .pack = (guint32) (packed >> 36),
-      .offset = (guint32) (packed >> 12 & 0xffffff) * STORE_PACK_ALIGN,
-      .length = (guint32) (packed & 0xfff) * 32,
+      .pack = (guint32) (packed >> 37),
+      .offset = (guint32) (packed >> 13 & 0xffffff) * STORE_PACK_ALIGN,
+      .length = (guint32) (packed & 0x1fff) * STORE_PACK_ALIGN,
   };
 }

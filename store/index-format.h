@@ -5,15 +5,15 @@
  *
  *   header   magic "CBTINDEX", version, size of the header, store uuid, slots, spare slots, used slots,
  *            covered pack and offset, flags, zero, removed slots, boot id, checksum; then two live counts
- *   slot     id (16), location (8): 0 empty, 1 removed, else pack << 36 | offset / 16 << 12 | (length + 31) /
- * 32
+ *   slot     id (16), location (8): 0 empty, 1 removed, else pack << 37 | offset / 16 << 13 | span / 16, where the
+ *            span is the record's with its padding
  */
 #pragma once
 
 #include <store/index.h>
 
 #define STORE_INDEX_MAGIC        "CBTINDEX"
-#define STORE_INDEX_VERSION      1u
+#define STORE_INDEX_VERSION      2u
 #define STORE_INDEX_HEADER_SIZE  4096u
 #define STORE_INDEX_AT_VERSION   8
 #define STORE_INDEX_AT_SIZE      12

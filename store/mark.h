@@ -42,7 +42,7 @@ typedef struct {
 /*
  * What comes free when REMOVED go and KEPT stay (both of StorePoint): the chunks that only REMOVED reach. If it
  * fails (as store_mark_add does), *freed holds what was found all the same: with a page that cannot be read in KEPT it
- * may be too much, in REMOVED too little. Takes 8 bytes more for each chunk that comes free.
+ * may be too much, in REMOVED too little.
  */
 gboolean store_mark_freed(Store *store, const GPtrArray *kept, const GPtrArray *removed, StoreMarkFreed *freed,
                           GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -59,8 +59,8 @@
 
 enum { STORE_ENCODING_RAW = 0, STORE_ENCODING_ZSTD = 1 };
 
-/* A location has 28 bits of pack number and 24 bits of offset / 16 in the index. */
-#define STORE_PACK_NUMBER_MAX ((1u << 28) - 1)
+/* A location has 27 bits of pack number and 24 bits of offset / 16 in the index. */
+#define STORE_PACK_NUMBER_MAX ((1u << 27) - 1)
 #define STORE_PACK_OFFSET_MAX (1u << 28)
 
 _Static_assert(STORE_PACK_AT_CHECKSUM + 8 == STORE_PACK_HEADER_SIZE, "the checksum ends the pack header");

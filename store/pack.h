@@ -22,7 +22,7 @@
 typedef struct {
   guint32 pack;   /* number of the pack, from 1 */
   guint32 offset; /* of the record header in the pack, bytes, a multiple of 16 */
-  guint32 length; /* of header and payload, bytes; from the index rounded up by less than 32 */
+  guint32 length; /* of header and payload, bytes; from the index with the padding to 16 */
 } StoreLocation;
 
 typedef struct {
