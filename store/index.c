@@ -13,6 +13,8 @@
  * written (wrong hints), and the records behind are read again. A grown table is not synced: until the next
  * checkpoint its header is marked volatile, and another boot throws it away.
  *
+ * Removing an entry and looking one up are sequentially consistent: store/pins.c counts on it.
+ *
  * Slots are allocated on disk before the file is mapped, because a full disk behind a mapping is a SIGBUS.
  */
 #include <store/index-format.h>
@@ -75,7 +77,7 @@ read_boot_id(void)
 static guint64
 load_location(const Slot *slot)
 {
-  return GUINT64_FROM_LE(__atomic_load_n(&slot->location, __ATOMIC_ACQUIRE));
+  return GUINT64_FROM_LE(__atomic_load_n(&slot->location, __ATOMIC_SEQ_CST));
 }
 
 static void
@@ -347,7 +349,7 @@ store_index_remove(StoreIndex *index, const StoreChunkId *id)
   Slot *slot = find_slot(&index->table, id, &empty);
   gboolean was_there = slot && load_location(slot) != STORE_INDEX_REMOVED;
   if (was_there) {
-    store_location(slot, STORE_INDEX_REMOVED);
+    __atomic_store_n(&slot->location, GUINT64_TO_LE(STORE_INDEX_REMOVED), __ATOMIC_SEQ_CST);
     index->table.n_removed++;
     publish_count(index);
     note_counts(&index->table);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What pack.c (appending), pack-flush.c, pack-open.c, pack-read.c and pack-scan.c share. */
+/* What pack.c (appending), pack-flush.c, pack-open.c, pack-read.c, pack-remove.c and pack-scan.c share. */
 #pragma once
 
 #include <pthread.h>
@@ -23,7 +23,7 @@ typedef struct {
 } StorePackTail;
 
 typedef struct {
-  guint32 number; /* 0: free */
+  guint32 number; /* 0: free, or (with users) to be closed by the last of them */
   guint n_users;
   int fd;
   guint64 last_use;
@@ -68,6 +68,7 @@ struct StorePackSet {
 
 /* pack.c; append_lock is held, or nobody else knows the set yet. */
 gboolean store_pack_write_out(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean store_pack_seal_open(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Makes FD (transfer full), which has WRITTEN sound bytes, the open pack. */
 void store_pack_tail_begin(StorePackSet *set, guint32 number, int fd, guint64 written);
 void store_pack_tail_unref(StorePackSet *set, StorePackTail *tail);
@@ -77,12 +78,12 @@ gboolean store_pack_tail_sync(StorePackSet *set, const StorePackTail *tail,
 void store_pack_note_in_table(StorePackSet *set, const StoreRecordInfo *info, const StoreLocation *location);
 
 char *store_pack_path(const StorePackSet *set, guint32 number);
-/* The numbers of all packs in the folder, ascending (transfer full). */
-GArray *store_pack_list(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* A pack open for reading: SLOT is for the release. -1 with errno. */
 int store_pack_fd_acquire(StorePackSet *set, guint32 number, StorePackFd **slot);
 void store_pack_fd_release(StorePackSet *set, int fd, StorePackFd *slot);
+/* The pack is gone: its descriptor is closed when nobody uses it. */
+void store_pack_fd_forget(StorePackSet *set, guint32 number);
 void store_pack_fds_clear(StorePackSet *set);
 
 typedef struct {

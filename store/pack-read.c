@@ -73,7 +73,23 @@ store_pack_fd_release(StorePackSet *set, int fd, StorePackFd *slot)
     return;
   }
   pthread_mutex_lock(&set->fd_lock);
-  slot->n_users--;
+  if (--slot->n_users == 0 && slot->number == 0)
+    set->ops->close(set->ops, fd);
+  pthread_mutex_unlock(&set->fd_lock);
+}
+
+void
+store_pack_fd_forget(StorePackSet *set, guint32 number)
+{
+  pthread_mutex_lock(&set->fd_lock);
+  for (guint i = 0; i < STORE_PACK_FDS; i++) {
+    StorePackFd *slot = &set->fds[i];
+    if (slot->number != number)
+      continue;
+    slot->number = 0;
+    if (slot->n_users == 0)
+      set->ops->close(set->ops, slot->fd);
+  }
   pthread_mutex_unlock(&set->fd_lock);
 }
 

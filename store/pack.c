@@ -183,8 +183,8 @@ write_table(StorePackSet *set, GError **error)
   return TRUE;
 }
 
-static gboolean
-seal(StorePackSet *set, GError **error)
+gboolean
+store_pack_seal_open(StorePackSet *set, GError **error)
 {
   if (!store_pack_write_out(set, error) || !write_table(set, error))
     return FALSE;
@@ -198,7 +198,7 @@ static gboolean
 make_room(StorePackSet *set, gsize span, GError **error)
 {
   guint64 end = set->buffer_start + set->fill;
-  if (set->open && set->table->len > 0 && end + span > set->pack_size && !seal(set, error))
+  if (set->open && set->table->len > 0 && end + span > set->pack_size && !store_pack_seal_open(set, error))
     return FALSE;
   if (!set->open && !begin_pack(set, error))
     return FALSE;
@@ -238,6 +238,15 @@ store_pack_append(StorePackSet *set, const StoreRecordInfo *info, const void *pa
   gboolean ok = make_room(set, store_record_span((guint32) payload_length), error);
   if (ok)
     append_to_buffer(set, info, payload, (guint32) payload_length, location);
+  pthread_mutex_unlock(&set->append_lock);
+  return ok;
+}
+
+gboolean
+store_pack_write(StorePackSet *set, GError **error)
+{
+  pthread_mutex_lock(&set->append_lock);
+  gboolean ok = store_pack_write_out(set, error);
   pthread_mutex_unlock(&set->append_lock);
   return ok;
 }

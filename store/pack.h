@@ -59,6 +59,8 @@ gboolean store_pack_read_info(StorePackSet *set, const StoreLocation *location, 
                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Lets the disk begin on what was written out, so that a flush finds little to do. May wait: call it without locks. */
 void store_pack_start_writeback(StorePackSet *set);
+/* Writes out what is buffered, so that a scan sees it. */
+gboolean store_pack_write(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Writes out what is buffered and makes all appended records durable. */
 gboolean store_pack_flush(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Where the next record will go: what an index that is complete now covers. */
@@ -75,4 +77,12 @@ gboolean store_pack_scan(StorePackSet *set, const StoreLocation *from, StoreReco
 /* The same for the one pack of FROM, from there on; a pack that is not there is an error (NOT_FOUND). */
 gboolean store_pack_scan_one(StorePackSet *set, const StoreLocation *from, StoreRecordFunc func,
                              gpointer user_data, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* The numbers of all packs on disk, ascending (transfer full, of guint32). */
+GArray *store_pack_list(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Bytes of the file. */
+gboolean store_pack_size(StorePackSet *set, guint32 number, guint64 *size, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Seals the open pack, if it has records; the next record begins another. */
+gboolean store_pack_seal(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Removes a sealed pack. That it is gone is durable after the next flush. Who still reads from it may go on. */
+gboolean store_pack_remove(StorePackSet *set, guint32 number, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void store_pack_totals(StorePackSet *set, guint64 *n_packs, guint64 *bytes);

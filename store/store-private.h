@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <store/format.h>
 #include <store/index.h>
+#include <store/pins.h>
 #include <store/store.h>
 
 struct Store {
@@ -24,12 +25,19 @@ struct Store {
 
   pthread_mutex_t append_lock; /* look up, append and insert as one step; taken second */
   gint was_rebuilt;            /* atomic: the packs were read again since the store was opened */
+  gboolean is_sweeping;        /* packs are being taken out: what stands in them must not come back into the index */
+
+  pthread_mutex_t pins_lock; /* taken third */
+  GPtrArray *pins;           /* of StorePins */
+  gboolean is_collecting;
 };
 
 /* The id of DATA with its first ordinal. */
 StoreChunkId store_digest(const Store *store, const void *data, gsize length);
 /*
- * Reads all packs into the index, once in the life of STORE. SEEN is what was_rebuilt said before the caller
- * missed a chunk. TRUE if it is worth looking again.
+ * Reads all packs into the index, once in the life of STORE, and not while packs are taken out. SEEN is what
+ * was_rebuilt said before the caller missed a chunk. TRUE if it is worth looking again.
  */
 gboolean store_rebuild_index(Store *store, gint seen);
+/* Flushes, and lets the index vouch for all of it. */
+gboolean store_checkpoint(Store *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;

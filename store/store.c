@@ -77,7 +77,9 @@ store_rebuild_index(Store *store, gint seen)
   if (seen)
     return FALSE;
   pthread_mutex_lock(&store->append_lock);
-  if (!g_atomic_int_get(&store->was_rebuilt)) {
+  gboolean ok = !store->is_sweeping;
+  /* A record that is not written out is not seen, and an older one must not take its place. */
+  if (ok && !g_atomic_int_get(&store->was_rebuilt) && (ok = store_pack_write(store->packs, &error))) {
     Recovery recovery = {.index = store->index};
     if (!store_pack_scan(store->packs, NULL, recover_record, &recovery, NULL, &error) || recovery.error)
       g_debug("%s: the index could not be made again in full", store->directory);
@@ -85,7 +87,7 @@ store_rebuild_index(Store *store, gint seen)
     g_atomic_int_set(&store->was_rebuilt, 1);
   }
   pthread_mutex_unlock(&store->append_lock);
-  return TRUE;
+  return ok;
 }
 
 static gboolean
@@ -192,11 +194,13 @@ open_parts(Store *store, GError **error)
 static void
 store_free(Store *store)
 {
+  g_ptr_array_unref(store->pins);
   store_index_close(store->index);
   store_pack_set_close(store->packs);
   cbt_clear_fd(&store->lock_fd);
   pthread_mutex_destroy(&store->flush_lock);
   pthread_mutex_destroy(&store->append_lock);
+  pthread_mutex_destroy(&store->pins_lock);
   g_free(store->directory);
   g_free(store);
 }
@@ -211,6 +215,8 @@ store_open(const char *directory, const StoreOptions *options, GError **error)
   store->lock_fd = -1;
   pthread_mutex_init(&store->flush_lock, NULL);
   pthread_mutex_init(&store->append_lock, NULL);
+  pthread_mutex_init(&store->pins_lock, NULL);
+  store->pins = g_ptr_array_new();
   if (make_folder(directory, error) && take_lock(store, error) && load_or_make_format(store, error) &&
       make_folders(store, error) && open_parts(store, error))
     return store;
@@ -238,7 +244,9 @@ flush_locked(Store *store, gboolean with_checkpoint, GError **error)
   store_pack_totals(store->packs, &n_packs, &bytes);
   if (!store_pack_flush(store->packs, error))
     return FALSE;
-  if (!with_checkpoint && !store->checkpoint_is_due && bytes - store->checkpoint_bytes < CHECKPOINT_BYTES)
+  /* Since the last one packs may also have been removed. */
+  guint64 grown = bytes > store->checkpoint_bytes ? bytes - store->checkpoint_bytes : 0;
+  if (!with_checkpoint && !store->checkpoint_is_due && grown < CHECKPOINT_BYTES)
     return TRUE;
   /* The index is derived: a checkpoint that fails costs a longer scan one day, not the flush. */
   g_autoptr(GError) local = NULL;
@@ -256,6 +264,15 @@ store_flush(Store *store, GError **error)
 {
   pthread_mutex_lock(&store->flush_lock);
   gboolean ok = flush_locked(store, FALSE, error);
+  pthread_mutex_unlock(&store->flush_lock);
+  return ok;
+}
+
+gboolean
+store_checkpoint(Store *store, GError **error)
+{
+  pthread_mutex_lock(&store->flush_lock);
+  gboolean ok = flush_locked(store, TRUE, error);
   pthread_mutex_unlock(&store->flush_lock);
   return ok;
 }

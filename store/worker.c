@@ -22,6 +22,7 @@
 
 struct StoreWorker {
   Store *store;
+  StorePins *pins; /* (nullable) of the point that is put for */
   ZSTD_CCtx *compressor;
   ZSTD_DCtx *decompressor;
   guint8 *record;     /* STORE_PACK_READ_SIZE: what a pack was read into */
@@ -45,6 +46,12 @@ store_worker_new(Store *store)
   worker->compressed = g_malloc(STORE_CHUNK_LENGTH_MAX);
   worker->content = g_malloc(STORE_CHUNK_LENGTH_MAX);
   return worker;
+}
+
+void
+store_worker_set_pins(StoreWorker *worker, StorePins *pins)
+{
+  worker->pins = pins;
 }
 
 void
@@ -168,6 +175,8 @@ search_chunk(StoreWorker *worker, const void *data, gsize length, Search *search
   Search damaged = {.match = MATCH_FREE};
   search->id = store_digest(worker->store, data, length);
   guint first = search->id.bytes[ORDINAL];
+  if (worker->pins)
+    store_pins_add(worker->pins, &search->id);
   for (guint ordinal = first; ordinal <= ORDINAL_MAX; ordinal++) {
     search->id.bytes[ORDINAL] = (guint8) ordinal;
     search_ordinal(worker, search, data, length);
@@ -327,6 +336,23 @@ fail_damaged(const StoreChunkId *id, const StoreLocation *location, const GError
   return FALSE;
 }
 
+/* The record that the index names, looked up once more if it was moved meanwhile. */
+static RecordState
+read_indexed(StoreWorker *worker, const StoreChunkId *id, StoreLocation *location, StoreRecordInfo *info,
+             void *into, const guint8 **content, GError **error)
+{
+  RecordState state = RECORD_OTHER;
+  StoreLocation tried = {0};
+  while (store_index_lookup(worker->store->index, id, location) && !locations_are_equal(location, &tried)) {
+    g_clear_error(error);
+    state = read_record(worker, id, location, info, into, content, error);
+    if (state == RECORD_GOOD)
+      break;
+    tried = *location;
+  }
+  return state;
+}
+
 /* NOT_FOUND if the index has no entry, or a stale one. */
 static gboolean
 get_once(StoreWorker *worker, const StoreChunkId *id, void *buffer, gsize *length, GError **error)
@@ -336,9 +362,7 @@ get_once(StoreWorker *worker, const StoreChunkId *id, void *buffer, gsize *lengt
   StoreLocation location;
   StoreRecordInfo info;
   const guint8 *content;
-  RecordState state = RECORD_OTHER;
-  if (store_index_lookup(worker->store->index, id, &location))
-    state = read_record(worker, id, &location, &info, buffer, &content, &cause);
+  RecordState state = read_indexed(worker, id, &location, &info, buffer, &content, &cause);
   if (state == RECORD_OTHER) {
     cbt_set_error(error, CBT_ERROR_NOT_FOUND, NULL, "chunk %s is not in the store",
                   store_chunk_id_format(id, text));

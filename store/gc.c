@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Marking counts, pack by pack, the bytes that are live where the index says that they stand. A pack that is
+ * larger than that has dead bytes, and may be taken out: each of its records is either dead, then its entry
+ * leaves the index; or copied to the end of the packs, and the index pointed there. When the copies are
+ * durable, the pack is unlinked.
+ *
+ * A record of a wanted chunk is passed over only if the index names another, sound one: after a power cut the
+ * index may point to a copy that never came to the disk. A pack in which a live record cannot be read stays.
+ *
+ * Why nothing is lost to a put that reuses a chunk meanwhile: store/pins.c. Why readers do not fail: a chunk
+ * that was moved is looked up again (worker.c). Packs that hold chunks of points under way are left alone
+ * altogether, for these look dead.
+ *
+ * Appending is held up for one record at a time, and by a flush of at most COPY_BATCH bytes.
+ */
+#include <store/gc.h>
+
+#include <common/error.h>
+#include <store/mark.h>
+#include <store/pack-format.h>
+#include <store/store-private.h>
+#include <string.h>
+
+#define COPY_BATCH (G_GUINT64_CONSTANT(32) << 20)
+
+/* What is live of one pack, as marked. */
+typedef struct {
+  guint32 number;
+  guint32 n_live;
+  guint64 live; /* bytes of records */
+  guint64 size; /* of the file */
+} Pack;
+
+struct StoreGc {
+  Store *store;
+  StoreMark *mark;
+  guint32 first_pack; /* from this number on packs are left alone */
+  GHashTable *packs;  /* number to Pack, those with live chunks */
+  StoreGcResult result;
+
+  /* sweeping */
+  const StoreGcOptions *options;
+  guint8 *buffer;      /* STORE_PACK_READ_SIZE */
+  GArray *emptied;     /* of guint32: they go at the next flush */
+  guint64 batch;       /* bytes copied since */
+  guint64 done, total; /* bytes of the packs that are taken out */
+};
+
+/* ---- marking ---- */
+
+static Pack *
+pack_of(StoreGc *gc, guint32 number)
+{
+  Pack *pack = g_hash_table_lookup(gc->packs, GUINT_TO_POINTER(number));
+  if (pack)
+    return pack;
+  pack = g_new0(Pack, 1);
+  pack->number = number;
+  g_hash_table_insert(gc->packs, GUINT_TO_POINTER(number), pack);
+  return pack;
+}
+
+/* What a live chunk needs is in the index from here on; nothing is swept yet. */
+static gboolean
+look_up(StoreGc *gc, const StoreChunkId *id, StoreLocation *location)
+{
+  gint seen = g_atomic_int_get(&gc->store->was_rebuilt);
+  return store_index_lookup(gc->store->index, id, location) ||
+         (store_rebuild_index(gc->store, seen) && store_index_lookup(gc->store->index, id, location));
+}
+
+static void
+note_live(const StoreChunkId *id, gpointer user_data)
+{
+  StoreGc *gc = user_data;
+  StoreLocation location;
+  gc->result.n_chunks++;
+  if (!look_up(gc, id, &location)) {
+    gc->result.n_missing++;
+    return;
+  }
+  Pack *pack = pack_of(gc, location.pack);
+  pack->n_live++;
+  pack->live += location.length;
+  gc->result.live_bytes += location.length;
+}
+
+StoreGc *
+store_gc_begin(Store *store, GError **error)
+{
+  guint32 first_pack;
+  if (!store_pins_begin_collection(store, &first_pack)) {
+    cbt_set_error(error, CBT_ERROR_BUSY, NULL, "garbage is being collected already");
+    return NULL;
+  }
+  StoreGc *gc = g_new0(StoreGc, 1);
+  gc->store = store;
+  gc->first_pack = first_pack;
+  gc->packs = g_hash_table_new_full(NULL, NULL, NULL, g_free);
+  gc->emptied = g_array_new(FALSE, FALSE, sizeof(guint32));
+  gc->buffer = g_malloc(STORE_PACK_READ_SIZE);
+  gc->mark = store_mark_new(store);
+  store_mark_set_listener(gc->mark, note_live, gc);
+  return gc;
+}
+
+void
+store_gc_end(StoreGc *gc)
+{
+  store_pins_end_collection(gc->store);
+  store_mark_free(gc->mark);
+  g_hash_table_unref(gc->packs);
+  g_array_unref(gc->emptied);
+  g_free(gc->buffer);
+  g_free(gc);
+}
+
+gboolean
+store_gc_mark(StoreGc *gc, const StorePoint *point, GError **error)
+{
+  return store_mark_add(gc->mark, point, error);
+}
+
+/* ---- choosing ---- */
+
+/* Bytes of a sealed pack that are not for live chunks. */
+static guint64
+dead_bytes(const Pack *pack)
+{
+  guint64 needed = STORE_PACK_HEADER_SIZE + pack->live + pack->n_live * (guint64) STORE_TABLE_ENTRY_SIZE +
+                   STORE_FOOTER_SIZE;
+  return pack->size > needed ? pack->size - needed : 0;
+}
+
+/* The thinnest first; of equally thin ones the older. */
+static int
+compare_thinness(const void *a, const void *b)
+{
+  const Pack *x = a, *y = b;
+  unsigned __int128 left = (unsigned __int128) x->live * y->size;
+  unsigned __int128 right = (unsigned __int128) y->live * x->size;
+  if (left != right)
+    return left < right ? -1 : 1;
+  return (x->number > y->number) - (x->number < y->number);
+}
+
+/* All sealed packs that may be taken out, and the bytes of all. */
+static GArray *
+list_packs(StoreGc *gc, guint64 *all_bytes, GError **error)
+{
+  g_autoptr(GArray) numbers = store_pack_list(gc->store->packs, error);
+  guint32 end = MIN(gc->first_pack, store_pack_end(gc->store->packs).pack);
+  GArray *packs = numbers ? g_array_new(FALSE, FALSE, sizeof(Pack)) : NULL;
+  *all_bytes = 0;
+  for (guint i = 0; numbers && i < numbers->len; i++) {
+    guint32 number = g_array_index(numbers, guint32, i);
+    const Pack *marked = g_hash_table_lookup(gc->packs, GUINT_TO_POINTER(number));
+    Pack pack = marked ? *marked : (Pack){.number = number};
+    if (!store_pack_size(gc->store->packs, number, &pack.size, error)) {
+      g_array_unref(packs);
+      return NULL;
+    }
+    *all_bytes += pack.size;
+    if (number < end)
+      g_array_append_val(packs, pack);
+  }
+  return packs;
+}
+
+/* The packs to take out, in the order in which it is done. */
+static GArray *
+choose(StoreGc *gc, GError **error)
+{
+  guint64 all = 0, dead = 0, copied = 0;
+  GArray *packs = list_packs(gc, &all, error);
+  if (!packs)
+    return NULL;
+  for (guint i = 0; i < packs->len; i++)
+    dead += dead_bytes(&g_array_index(packs, Pack, i));
+  g_array_sort(packs, compare_thinness);
+  guint n = 0;
+  for (; n < packs->len; n++) {
+    const Pack *pack = &g_array_index(packs, Pack, n);
+    gboolean is_cheap = copied + pack->live <= STORE_GC_COPY_ALWAYS;
+    if (dead_bytes(pack) == 0 || (!is_cheap && dead <= all / 100 * STORE_GC_WASTE_PERCENT))
+      break;
+    copied += pack->live;
+    dead -= dead_bytes(pack);
+    gc->total += pack->size;
+  }
+  g_array_set_size(packs, n);
+  return packs;
+}
+
+/* ---- taking one pack out ---- */
+
+typedef struct {
+  StoreChunkId id;
+  StoreLocation location;
+} Record;
+
+static gboolean
+collect_record(const StoreRecordInfo *info, const StoreLocation *location, gpointer records)
+{
+  Record record = {info->id, *location};
+  g_array_append_val((GArray *) records, record);
+  return TRUE;
+}
+
+static gboolean
+is_at(const StoreLocation *a, const StoreLocation *b)
+{
+  return a->pack == b->pack && a->offset == b->offset;
+}
+
+static gboolean
+is_wanted(StoreGc *gc, const StoreChunkId *id)
+{
+  return store_mark_contains(gc->mark, id) || store_pins_contain(gc->store, id);
+}
+
+static gboolean
+read_sound(StoreGc *gc, const StoreChunkId *id, const StoreLocation *location, StoreRecordInfo *info,
+           const guint8 **payload, gsize *payload_length)
+{
+  return store_pack_read(gc->store->packs, location, info, gc->buffer, payload, payload_length, NULL) &&
+         store_chunk_id_equal(&info->id, id);
+}
+
+/* Takes the entry of a dead chunk out of the index. FALSE if it turned out to be wanted, or to have moved. */
+static gboolean
+retire(StoreGc *gc, const Record *record)
+{
+  Store *store = gc->store;
+  StoreLocation now;
+  gboolean is_dead = TRUE;
+  pthread_mutex_lock(&store->append_lock);
+  if (store_index_lookup(store->index, &record->id, &now) && is_at(&now, &record->location)) {
+    gboolean was_there = store_index_remove(store->index, &record->id);
+    g_assert(was_there);
+    if (store_pins_contain(store, &record->id)) {
+      /* The slot is still there, so that no room is needed. */
+      is_dead = FALSE;
+      if (!store_index_insert(store->index, &record->id, &now, NULL))
+        g_assert_not_reached();
+    }
+  }
+  pthread_mutex_unlock(&store->append_lock);
+  return is_dead;
+}
+
+/* Copies a record to the end, unless the index names another place than EXPECTED by now. */
+static gboolean
+copy_record(StoreGc *gc, const StoreRecordInfo *info, const guint8 *payload, gsize length,
+            const StoreLocation *expected, GError **error)
+{
+  Store *store = gc->store;
+  StoreLocation now = {0}, copy;
+  gboolean ok = TRUE;
+  pthread_mutex_lock(&store->append_lock);
+  if (!store_index_lookup(store->index, &info->id, &now))
+    now = (StoreLocation){0};
+  if (is_at(&now, expected)) {
+    ok = store_pack_append(store->packs, info, payload, length, &copy, error) &&
+         store_index_insert(store->index, &info->id, &copy, error);
+    gc->batch += ok ? store_record_span((guint32) length) : 0;
+  }
+  pthread_mutex_unlock(&store->append_lock);
+  return ok;
+}
+
+/* The record of a wanted chunk. *keeps is set if it has to stay where it is. */
+static gboolean
+save_record(StoreGc *gc, const Record *record, const StoreLocation *indexed, gboolean *keeps, GError **error)
+{
+  StoreRecordInfo info;
+  const guint8 *payload;
+  gsize length;
+  if (!is_at(indexed, &record->location) && read_sound(gc, &record->id, indexed, &info, &payload, &length))
+    return TRUE;
+  if (read_sound(gc, &record->id, &record->location, &info, &payload, &length))
+    return copy_record(gc, &info, payload, length, indexed, error);
+  *keeps = TRUE;
+  return TRUE;
+}
+
+/* *n_met counts the live ones among them that the index has here. */
+static gboolean
+settle_record(StoreGc *gc, const Record *record, guint32 *n_met, gboolean *keeps, GError **error)
+{
+  StoreLocation indexed = {0};
+  if (!store_index_lookup(gc->store->index, &record->id, &indexed))
+    indexed = (StoreLocation){0};
+  *n_met += is_at(&indexed, &record->location) && store_mark_contains(gc->mark, &record->id);
+  if (!is_wanted(gc, &record->id) && retire(gc, record))
+    return TRUE;
+  return save_record(gc, record, &indexed, keeps, error);
+}
+
+static gboolean
+is_cancelled(const StoreGc *gc, GError **error)
+{
+  if (!g_cancellable_is_cancelled(gc->options->cancellable))
+    return FALSE;
+  cbt_set_error(error, CBT_ERROR_CANCELLED, NULL, "cancelled by request");
+  return TRUE;
+}
+
+/* Saves what is wanted of PACK. *keeps: something that is wanted could not be saved. */
+static gboolean
+empty_pack(StoreGc *gc, const Pack *pack, gboolean *keeps, GError **error)
+{
+  StoreLocation from = {.pack = pack->number};
+  g_autoptr(GArray) records = g_array_new(FALSE, FALSE, sizeof(Record));
+  guint32 n_met = 0;
+  if (!store_pack_scan_one(gc->store->packs, &from, collect_record, records, error))
+    return FALSE;
+  for (guint i = 0; i < records->len; i++)
+    if (is_cancelled(gc, error) ||
+        !settle_record(gc, &g_array_index(records, Record, i), &n_met, keeps, error))
+      return FALSE;
+  /* A live record that is not even met stands in a damaged stretch. */
+  *keeps |= n_met < pack->n_live;
+  return TRUE;
+}
+
+/* ---- sweeping ---- */
+
+static gboolean
+remove_pack(StoreGc *gc, guint32 number, GError **error)
+{
+  guint64 size;
+  if (!store_pack_size(gc->store->packs, number, &size, error) ||
+      !store_pack_remove(gc->store->packs, number, error))
+    return FALSE;
+  gc->result.n_packs++;
+  gc->result.freed += size;
+  return TRUE;
+}
+
+/* What was copied becomes durable, and the packs that it came from go. */
+static gboolean
+finish_batch(StoreGc *gc, GError **error)
+{
+  if (gc->emptied->len == 0)
+    return TRUE;
+  if (!store_pack_flush(gc->store->packs, error))
+    return FALSE;
+  gc->result.copied += gc->batch;
+  gc->batch = 0;
+  for (guint i = 0; i < gc->emptied->len; i++)
+    if (!remove_pack(gc, g_array_index(gc->emptied, guint32, i), error))
+      return FALSE;
+  g_array_set_size(gc->emptied, 0);
+  return TRUE;
+}
+
+static gboolean
+take_out(StoreGc *gc, const Pack *pack, GError **error)
+{
+  gboolean keeps = FALSE;
+  guint64 before = gc->batch;
+  if (!empty_pack(gc, pack, &keeps, error))
+    return FALSE;
+  if (keeps) {
+    gc->result.n_kept++;
+    return TRUE;
+  }
+  if (gc->batch == before)
+    return remove_pack(gc, pack->number, error);
+  g_array_append_val(gc->emptied, pack->number);
+  return gc->batch < COPY_BATCH || finish_batch(gc, error);
+}
+
+static gboolean
+take_out_all(StoreGc *gc, const GArray *packs, GError **error)
+{
+  gboolean ok = TRUE;
+  for (guint i = 0; ok && i < packs->len; i++) {
+    const Pack *pack = &g_array_index(packs, Pack, i);
+    ok = take_out(gc, pack, error);
+    gc->done += pack->size;
+    if (gc->options->progress)
+      gc->options->progress(gc->done, gc->total, gc->options->user_data);
+  }
+  return finish_batch(gc, ok ? error : NULL) && ok;
+}
+
+/* The open pack takes part if anything in it is dead. If it cannot be sealed it stays as it is. */
+static void
+seal_open_pack(StoreGc *gc)
+{
+  StoreLocation end = store_pack_end(gc->store->packs);
+  const Pack *marked = g_hash_table_lookup(gc->packs, GUINT_TO_POINTER(end.pack));
+  g_autoptr(GError) error = NULL;
+  if (end.pack < gc->first_pack && end.offset > STORE_PACK_HEADER_SIZE + (marked ? marked->live : 0) &&
+      !store_pack_seal(gc->store->packs, &error))
+    g_debug("%s", error->message);
+}
+
+static void
+set_sweeping(Store *store, gboolean is_sweeping)
+{
+  pthread_mutex_lock(&store->append_lock);
+  store->is_sweeping = is_sweeping;
+  pthread_mutex_unlock(&store->append_lock);
+}
+
+static gboolean
+sweep(StoreGc *gc, GError **error)
+{
+  seal_open_pack(gc);
+  g_autoptr(GArray) packs = choose(gc, error);
+  return packs && take_out_all(gc, packs, error);
+}
+
+gboolean
+store_gc_sweep(StoreGc *gc, const StoreGcOptions *options, StoreGcResult *result, GError **error)
+{
+  static const StoreGcOptions none = {0};
+  gc->options = options ? options : &none;
+  set_sweeping(gc->store, TRUE);
+  gboolean ok = sweep(gc, error);
+  set_sweeping(gc->store, FALSE);
+  ok = store_checkpoint(gc->store, ok ? error : NULL) && ok;
+  gc->result.freed -= MIN(gc->result.copied, gc->result.freed);
+  *result = gc->result;
+  return ok;
+}

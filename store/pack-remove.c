@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Packs that end: sealing the open one before its time, and taking out those that hold nothing any more. A
+ * pack's number is not given to another one while the set is open, so that nobody takes one for the other.
+ */
+#include <store/pack-private.h>
+
+#include <common/error.h>
+#include <errno.h>
+
+gboolean
+store_pack_seal(StorePackSet *set, GError **error)
+{
+  pthread_mutex_lock(&set->append_lock);
+  gboolean ok = !set->open || set->table->len == 0 || store_pack_seal_open(set, error);
+  pthread_mutex_unlock(&set->append_lock);
+  return ok;
+}
+
+gboolean
+store_pack_size(StorePackSet *set, guint32 number, guint64 *size, GError **error)
+{
+  g_autofree char *path = store_pack_path(set, number);
+  struct stat st;
+  if (stat(path, &st) == 0) {
+    *size = (guint64) st.st_size;
+    return TRUE;
+  }
+  cbt_set_error_errno(error, errno, "cannot look at %s", path);
+  return FALSE;
+}
+
+/* Its bytes need not become durable any more, and no descriptor may keep them on the disk. */
+static void
+forget_tail(StorePackSet *set, guint32 number)
+{
+  pthread_mutex_lock(&set->append_lock);
+  for (guint i = set->unsynced->len; i-- > 0;) {
+    StorePackTail *tail = g_ptr_array_index(set->unsynced, i);
+    if (tail->number != number)
+      continue;
+    g_ptr_array_remove_index(set->unsynced, i);
+    store_pack_tail_unref(set, tail);
+  }
+  set->folder_is_dirty = TRUE;
+  pthread_mutex_unlock(&set->append_lock);
+}
+
+gboolean
+store_pack_remove(StorePackSet *set, guint32 number, GError **error)
+{
+  g_autofree char *path = store_pack_path(set, number);
+  guint64 size;
+  if (!store_pack_size(set, number, &size, error))
+    return FALSE;
+  if (set->ops->unlink(set->ops, path) != 0) {
+    cbt_set_error_errno(error, errno, "cannot remove %s", path);
+    return FALSE;
+  }
+  forget_tail(set, number);
+  store_pack_fd_forget(set, number);
+  pthread_mutex_lock(&set->buffer_lock);
+  set->n_packs--;
+  set->total_bytes -= MIN(size, set->total_bytes);
+  pthread_mutex_unlock(&set->buffer_lock);
+  return TRUE;
+}

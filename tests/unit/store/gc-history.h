@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Points of one disk whose every cluster is known, made as a backup makes them: with pins, on a base. */
+#pragma once
+#include "store-fixture.h"
+
+#include <store/gc.h>
+#include <store/manifest.h>
+#include <store/mark.h>
+#include <store/pins.h>
+
+#define DISK_CLUSTERS 300u /* three leaves */
+#define N_CONTENTS    200  /* few, so that much is shared and comes back */
+
+typedef struct {
+  StorePoint *point;
+  guint contents[DISK_CLUSTERS]; /* 0: zeros */
+} KnownPoint;
+
+static G_GNUC_UNUSED void
+known_point_free(gpointer data)
+{
+  KnownPoint *known = data;
+  store_point_free(known->point);
+  g_free(known);
+}
+
+/* A point with up to N_CHANGES clusters other than in BASE (nullable); NULL if the store failed. */
+static G_GNUC_UNUSED KnownPoint *
+make_point(Store *store, StorePins *pins, const KnownPoint *base, guint n_changes, GRand *rand)
+{
+  KnownPoint *known = g_new0(KnownPoint, 1);
+  StoreWorker *worker = store_worker_new(store);
+  const StorePointDisk *from = base ? base->point->disks->pdata[0] : NULL;
+  store_worker_set_pins(worker, pins);
+  known->point = store_point_new();
+  known->point->uuid = cbt_uuid_generate();
+  StorePointDisk *disk = store_point_add_disk(known->point, "root");
+  StoreManifestBuilder *builder = store_manifest_builder_new(
+      worker, from ? &from->manifest : NULL, DISK_CLUSTERS * (guint64) CBT_CLUSTER_SIZE, NULL, NULL);
+  assert_non_null(builder);
+  if (base)
+    memcpy(known->contents, base->contents, sizeof known->contents);
+  gboolean ok = TRUE;
+  for (guint cluster = 0; ok && cluster < DISK_CLUSTERS; cluster++) {
+    StoreChunkId id = {{0}};
+    if ((guint) g_rand_int_range(rand, 0, DISK_CLUSTERS) >= n_changes)
+      continue;
+    guint content = (guint) g_rand_int_range(rand, 0, N_CONTENTS);
+    known->contents[cluster] = content;
+    ok = (content == 0 || put_cluster(worker, content, &id, NULL, NULL)) &&
+         store_manifest_builder_set(builder, cluster, &id, NULL);
+  }
+  ok = ok && store_manifest_builder_finish(builder, &disk->manifest, NULL) && store_flush(store, NULL);
+  store_manifest_builder_free(builder);
+  store_worker_free(worker);
+  if (ok)
+    return known;
+  known_point_free(known);
+  return NULL;
+}
+
+typedef struct {
+  StoreWorker *worker;
+  const KnownPoint *known;
+} PointCheck;
+
+static G_GNUC_UNUSED gboolean
+check_cluster(guint64 cluster, const StoreChunkId *id, gpointer user_data)
+{
+  const PointCheck *check = user_data;
+  g_autoptr(GError) error = NULL;
+  guint content = check->known->contents[cluster];
+  if (content == 0)
+    assert_true(store_chunk_id_is_zero(id));
+  else if (!cluster_is_readable(check->worker, content, id, &error))
+    fail_msg("cluster %u: %s", (guint) cluster, error->message);
+  return TRUE;
+}
+
+/* Each cluster of KNOWN is what it was. */
+static G_GNUC_UNUSED void
+check_point(Store *store, const KnownPoint *known)
+{
+  g_autoptr(StoreWorker) worker = store_worker_new(store);
+  g_autoptr(GError) error = NULL;
+  const StorePointDisk *disk = known->point->disks->pdata[0];
+  PointCheck check = {worker, known};
+  if (!store_manifest_changes(worker, NULL, &disk->manifest, 0, G_MAXUINT64, check_cluster, &check, &error))
+    fail_msg("%s", error->message);
+}
+
+static G_GNUC_UNUSED void
+check_points(Store *store, const GPtrArray *points)
+{
+  for (guint i = 0; i < points->len; i++)
+    check_point(store, points->pdata[i]);
+}
+
+/* Marks POINTS and sweeps. */
+static G_GNUC_UNUSED gboolean
+collect(Store *store, const GPtrArray *points, StoreGcResult *result, GError **error)
+{
+  g_autoptr(StoreGc) gc = store_gc_begin(store, error);
+  if (!gc)
+    return FALSE;
+  for (guint i = 0; i < points->len; i++)
+    if (!store_gc_mark(gc, ((const KnownPoint *) points->pdata[i])->point, error))
+      return FALSE;
+  return store_gc_sweep(gc, NULL, result, error);
+}

@@ -1,0 +1,392 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "gc-history.h"
+
+static GRand *
+rand_new(void)
+{
+  const char *given = g_getenv("CBT_TEST_SEED");
+  guint32 seed = given ? (guint32) g_ascii_strtoull(given, NULL, 10) : g_random_int();
+  print_message("CBT_TEST_SEED=%u\n", seed);
+  return g_rand_new_with_seed(seed);
+}
+
+static GPtrArray *
+points_new(void)
+{
+  return g_ptr_array_new_with_free_func(known_point_free);
+}
+
+static KnownPoint *
+add_point(Store *store, GPtrArray *points, guint n_changes, GRand *rand)
+{
+  g_autoptr(StorePins) pins = store_pins_new(store);
+  const KnownPoint *base = points->len > 0 ? points->pdata[points->len - 1] : NULL;
+  KnownPoint *known = make_point(store, pins, base, base ? n_changes : DISK_CLUSTERS, rand);
+  assert_non_null(known);
+  g_ptr_array_add(points, known);
+  return known;
+}
+
+static StoreGcResult
+collect_well(Store *store, const GPtrArray *points)
+{
+  g_autoptr(GError) error = NULL;
+  StoreGcResult result;
+  if (!collect(store, points, &result, &error))
+    fail_msg("%s", error->message);
+  assert_int_equal(result.n_missing, 0);
+  assert_int_equal(result.n_kept, 0);
+  return result;
+}
+
+typedef struct {
+  guint64 bytes, n;
+} Sum;
+
+static gboolean
+add_up(const StoreRecordInfo *info G_GNUC_UNUSED, const StoreLocation *location, gpointer user_data)
+{
+  Sum *sum = user_data;
+  sum->bytes += (location->length + 15) / 16 * 16;
+  sum->n++;
+  return TRUE;
+}
+
+/* Records in the packs of the closed store. */
+static Sum
+sum_records(Fixture *fixture)
+{
+  Sum sum = {0};
+  CbtUuid uuid = *store_uuid(fixture->store);
+  close_fixture(fixture);
+  g_autofree char *packs = path_of(fixture, "packs");
+  StorePackSet *set = store_pack_set_open(NULL, packs, &uuid, 0, NULL);
+  assert_non_null(set);
+  assert_true(store_pack_scan(set, NULL, add_up, &sum, NULL, NULL));
+  store_pack_set_close(set);
+  open_fixture(fixture);
+  return sum;
+}
+
+static void
+test_just_what_points_reach_is_left_and_they_read_as_before(void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr(GRand) rand = rand_new();
+  g_autoptr(GPtrArray) points = points_new();
+  for (guint round = 0; round < 12; round++) {
+    for (guint i = 0; i < 3; i++)
+      add_point(fixture->store, points, 30, rand);
+    for (guint i = (guint) g_rand_int_range(rand, 0, 3); i > 0; i--)
+      g_ptr_array_remove_index(points, (guint) g_rand_int_range(rand, 0, (gint32) points->len));
+    StoreGcResult result = collect_well(fixture->store, points);
+    check_points(fixture->store, points);
+    Sum sum = sum_records(fixture);
+    assert_int_equal(sum.bytes, result.live_bytes);
+    assert_int_equal(sum.n, result.n_chunks);
+    check_points(fixture->store, points);
+  }
+  g_ptr_array_set_size(points, 0);
+  collect_well(fixture->store, points);
+  StoreStatistics statistics;
+  store_statistics(fixture->store, &statistics);
+  assert_int_equal(statistics.pack_bytes, 0);
+  assert_int_equal(statistics.n_packs, 0);
+  assert_int_equal(statistics.n_chunks, 0);
+  add_point(fixture->store, points, 30, rand);
+  reopen(fixture);
+  check_points(fixture->store, points);
+}
+
+static void
+test_what_comes_free_is_what_pruning_says(void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr(GRand) rand = rand_new();
+  g_autoptr(GPtrArray) points = points_new();
+  g_autoptr(GPtrArray) kept = g_ptr_array_new();
+  g_autoptr(GPtrArray) removed = g_ptr_array_new();
+  for (guint i = 0; i < 10; i++)
+    g_ptr_array_add(i % 3 == 1 ? removed : kept, add_point(fixture->store, points, 30, rand)->point);
+  collect_well(fixture->store, points);
+  StoreMarkFreed freed;
+  assert_true(store_mark_freed(fixture->store, kept, removed, &freed, NULL));
+  Sum before = sum_records(fixture);
+  for (guint i = 10; i-- > 0;)
+    if (i % 3 == 1)
+      g_ptr_array_remove_index(points, i);
+  collect_well(fixture->store, points);
+  assert_int_equal(before.bytes - sum_records(fixture).bytes, freed.bytes);
+}
+
+static void
+test_pinned_chunks_stay_until_their_point_is_given_up(void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr(GRand) rand = rand_new();
+  g_autoptr(GPtrArray) none = g_ptr_array_new();
+  g_autoptr(GPtrArray) points = points_new();
+  add_point(fixture->store, points, 0, rand);
+  g_autoptr(StorePins) pins = store_pins_new(fixture->store);
+  /* Half of it is in packs that only the first point has. */
+  KnownPoint *under_way = make_point(fixture->store, pins, points->pdata[0], DISK_CLUSTERS / 2, rand);
+  g_ptr_array_add(points, under_way);
+  StoreGcResult result;
+  for (guint i = 0; i < 3; i++) {
+    g_autoptr(GPtrArray) first = g_ptr_array_new();
+    g_ptr_array_add(first, points->pdata[0]);
+    assert_true(collect(fixture->store, first, &result, NULL));
+    check_points(fixture->store, points);
+  }
+  g_clear_pointer(&pins, store_pins_free);
+  assert_true(collect(fixture->store, none, &result, NULL));
+  assert_int_equal(sum_records(fixture).n, 0);
+}
+
+static void
+test_pins_that_end_while_it_runs_go_on_to_count(void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr(GRand) rand = rand_new();
+  g_autoptr(GPtrArray) points = points_new();
+  g_autoptr(GError) error = NULL;
+  StoreGcResult result;
+  KnownPoint *gone = add_point(fixture->store, points, 0, rand);
+  g_autoptr(StoreGc) gc = store_gc_begin(fixture->store, NULL);
+  assert_null(store_gc_begin(fixture->store, &error));
+  assert_true(g_error_matches(error, CBT_ERROR, CBT_ERROR_BUSY));
+  /* Nothing is marked: all is dead but for what this one puts, which the first had put already. */
+  KnownPoint *made = add_point(fixture->store, points, DISK_CLUSTERS, rand);
+  assert_true(store_gc_sweep(gc, NULL, &result, NULL));
+  g_clear_pointer(&gc, store_gc_end);
+  g_ptr_array_remove(points, gone);
+  assert_int_equal(points->len, 1);
+  for (guint i = 0; i < DISK_CLUSTERS; i++)
+    if (made->contents[i] != 0) {
+      guint8 data[CBT_CLUSTER_SIZE];
+      StorePutOutcome outcome;
+      StoreChunkId id;
+      cluster_of(made->contents[i], data);
+      assert_true(store_put(fixture->worker, STORE_CHUNK_DATA, data, sizeof data, &id, &outcome, NULL, NULL));
+    }
+  assert_true(collect(fixture->store, points, &result, NULL));
+}
+
+/* ---- damage ---- */
+
+static void
+test_a_wrong_or_missing_index_costs_no_live_chunk(void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr(GRand) rand = rand_new();
+  g_autoptr(GPtrArray) points = points_new();
+  g_autofree char *index = path_of(fixture, "index");
+  for (guint round = 0; round < 5; round++) {
+    for (guint i = 0; i < 3; i++)
+      add_point(fixture->store, points, 30, rand);
+    g_ptr_array_remove_index(points, 0);
+    close_fixture(fixture);
+    guint64 size = store_test_file_size(index);
+    static const guint fields[] = {17, 21, 0, 18};
+    if (round == 4)
+      unlink(index);
+    for (guint64 at = STORE_INDEX_HEADER_SIZE; round < 4 && at < size; at += 24 * 2)
+      store_test_flip(index, at + fields[round], round == 3 ? 0xff : 1);
+    open_fixture(fixture);
+    StoreGcResult result;
+    assert_true(collect(fixture->store, points, &result, NULL));
+    check_points(fixture->store, points);
+    reopen(fixture);
+    check_points(fixture->store, points);
+  }
+}
+
+static void
+test_a_pack_stays_while_a_live_chunk_in_it_cannot_be_read(void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr(GRand) rand = rand_new();
+  g_autoptr(GPtrArray) points = points_new();
+  KnownPoint *first = add_point(fixture->store, points, 0, rand);
+  add_point(fixture->store, points, DISK_CLUSTERS / 3, rand);
+  StoreChunkId id;
+  guint content = first->contents[7] ? first->contents[7] : 1;
+  assert_true(put_cluster(fixture->worker, content, &id, NULL, NULL));
+  assert_true(store_flush(fixture->store, NULL));
+  StoreLocation at = locate(fixture, &id).at;
+  g_autofree char *name = g_strdup_printf("packs/%08x.pack", at.pack);
+  g_autofree char *path = path_of(fixture, name);
+  close_fixture(fixture);
+  store_test_flip(path, at.offset + 60, 1);
+  open_fixture(fixture);
+  g_autoptr(GPtrArray) live = g_ptr_array_new();
+  g_ptr_array_add(live, first);
+  StoreGcResult result;
+  assert_true(collect(fixture->store, live, &result, NULL));
+  assert_true(g_file_test(path, G_FILE_TEST_EXISTS));
+  /* The next put of the same bytes heals it, and then all of it can go. */
+  assert_true(put_cluster(fixture->worker, content, &id, NULL, NULL));
+  assert_true(store_flush(fixture->store, NULL));
+  check_point(fixture->store, first);
+  assert_true(collect(fixture->store, live, &result, NULL));
+  check_point(fixture->store, first);
+  assert_false(g_file_test(path, G_FILE_TEST_EXISTS));
+}
+
+static void
+test_nothing_is_swept_when_a_page_cannot_be_read(void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr(GRand) rand = rand_new();
+  g_autoptr(GPtrArray) points = points_new();
+  KnownPoint *first = add_point(fixture->store, points, 0, rand);
+  const StorePointDisk *disk = first->point->disks->pdata[0];
+  StoreLocation at = locate(fixture, &disk->manifest.root).at;
+  g_autofree char *name = g_strdup_printf("packs/%08x.pack", at.pack);
+  g_autofree char *path = path_of(fixture, name);
+  close_fixture(fixture);
+  store_test_flip(path, at.offset + 60, 1);
+  open_fixture(fixture);
+  g_autoptr(GError) error = NULL;
+  StoreGcResult result;
+  assert_false(collect(fixture->store, points, &result, &error));
+  assert_true(g_error_matches(error, CBT_ERROR, CBT_ERROR_CORRUPT));
+}
+
+/* ---- beside others ---- */
+
+typedef struct {
+  Store *store;
+  GMutex lock;
+  GPtrArray *points; /* protected by lock, as are the two below */
+  guint n_readers;   /* while there are any nothing is removed */
+  gboolean is_over;
+  gint n_made;
+} Beside;
+
+static void
+remove_some(Beside *beside, GRand *rand)
+{
+  g_mutex_lock(&beside->lock);
+  while (beside->n_readers == 0 && beside->points->len > 4)
+    g_ptr_array_remove_index(beside->points, (guint) g_rand_int_range(rand, 0, (gint32) beside->points->len));
+  g_mutex_unlock(&beside->lock);
+}
+
+static gboolean
+is_over(Beside *beside)
+{
+  g_mutex_lock(&beside->lock);
+  gboolean over = beside->is_over;
+  g_mutex_unlock(&beside->lock);
+  return over;
+}
+
+/* Points without a base: all that they share with others they reuse. */
+static gpointer
+backup_thread(gpointer data)
+{
+  Beside *beside = data;
+  g_autoptr(GRand) rand = g_rand_new_with_seed((guint32) g_atomic_int_add(&beside->n_made, 1));
+  while (!is_over(beside)) {
+    StorePins *pins = store_pins_new(beside->store);
+    KnownPoint *known = make_point(beside->store, pins, NULL, 60, rand);
+    assert_non_null(known);
+    g_mutex_lock(&beside->lock);
+    g_ptr_array_add(beside->points, known);
+    g_mutex_unlock(&beside->lock);
+    store_pins_free(pins);
+    g_atomic_int_inc(&beside->n_made);
+    remove_some(beside, rand);
+  }
+  return NULL;
+}
+
+static gpointer
+restore_thread(gpointer data)
+{
+  Beside *beside = data;
+  while (!is_over(beside)) {
+    g_mutex_lock(&beside->lock);
+    KnownPoint *known = beside->points->len > 0 ? beside->points->pdata[0] : NULL;
+    beside->n_readers++;
+    g_mutex_unlock(&beside->lock);
+    if (known)
+      check_point(beside->store, known);
+    g_mutex_lock(&beside->lock);
+    beside->n_readers--;
+    g_mutex_unlock(&beside->lock);
+  }
+  return NULL;
+}
+
+static void
+collect_beside(Beside *beside)
+{
+  StoreGcResult result;
+  g_autoptr(GError) error = NULL;
+  g_autoptr(StoreGc) gc = store_gc_begin(beside->store, &error);
+  g_autoptr(GPtrArray) snapshot = g_ptr_array_new_with_free_func((GDestroyNotify) store_point_free);
+  assert_non_null(gc);
+  g_mutex_lock(&beside->lock);
+  for (guint i = 0; i < beside->points->len; i++) {
+    const KnownPoint *known = beside->points->pdata[i];
+    StorePoint *copy = store_point_new();
+    store_point_add_disk(copy, "root")->manifest =
+        ((StorePointDisk *) known->point->disks->pdata[0])->manifest;
+    g_ptr_array_add(snapshot, copy);
+  }
+  g_mutex_unlock(&beside->lock);
+  for (guint i = 0; i < snapshot->len; i++)
+    if (!store_gc_mark(gc, snapshot->pdata[i], &error))
+      fail_msg("%s", error->message);
+  if (!store_gc_sweep(gc, NULL, &result, &error))
+    fail_msg("%s", error->message);
+  assert_int_equal(result.n_missing, 0);
+}
+
+static void
+test_backups_restores_and_collections_side_by_side_lose_nothing(void **state)
+{
+  Fixture *fixture = *state;
+  Beside beside = {.store = fixture->store, .points = points_new()};
+  const char *text = g_getenv("CBT_TEST_LONG");
+  gint64 end = g_get_monotonic_time() + (text && *text ? 120 : 4) * G_USEC_PER_SEC;
+  guint n_collections = 0;
+  g_mutex_init(&beside.lock);
+  GThread *threads[] = {g_thread_new("backup", backup_thread, &beside),
+                        g_thread_new("backup", backup_thread, &beside),
+                        g_thread_new("restore", restore_thread, &beside)};
+  while (g_get_monotonic_time() < end || n_collections < 5) {
+    collect_beside(&beside);
+    n_collections++;
+  }
+  g_mutex_lock(&beside.lock);
+  beside.is_over = TRUE;
+  g_mutex_unlock(&beside.lock);
+  for (guint i = 0; i < G_N_ELEMENTS(threads); i++)
+    g_thread_join(threads[i]);
+  print_message("%u collections beside %d points\n", n_collections, g_atomic_int_get(&beside.n_made));
+  check_points(fixture->store, beside.points);
+  collect_well(fixture->store, beside.points);
+  reopen(fixture);
+  check_points(fixture->store, beside.points);
+  g_ptr_array_unref(beside.points);
+  g_mutex_clear(&beside.lock);
+}
+
+int
+main(void)
+{
+  const struct CMUnitTest tests[] = {
+      TEST(test_just_what_points_reach_is_left_and_they_read_as_before),
+      TEST(test_what_comes_free_is_what_pruning_says),
+      TEST(test_pinned_chunks_stay_until_their_point_is_given_up),
+      TEST(test_pins_that_end_while_it_runs_go_on_to_count),
+      TEST(test_a_wrong_or_missing_index_costs_no_live_chunk),
+      TEST(test_a_pack_stays_while_a_live_chunk_in_it_cannot_be_read),
+      TEST(test_nothing_is_swept_when_a_page_cannot_be_read),
+      TEST(test_backups_restores_and_collections_side_by_side_lose_nothing),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
