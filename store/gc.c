@@ -215,12 +215,6 @@ is_at(const StoreLocation *a, const StoreLocation *b)
 }
 
 static gboolean
-is_wanted(StoreGc *gc, const StoreChunkId *id)
-{
-  return store_mark_contains(gc->mark, id) || store_pins_contain(gc->store, id);
-}
-
-static gboolean
 read_sound(StoreGc *gc, const StoreChunkId *id, const StoreLocation *location, StoreRecordInfo *info,
            const guint8 **payload, gsize *payload_length)
 {
@@ -228,26 +222,26 @@ read_sound(StoreGc *gc, const StoreChunkId *id, const StoreLocation *location, S
          store_chunk_id_equal(&info->id, id);
 }
 
-/* Takes the entry of a dead chunk out of the index. FALSE if it turned out to be wanted, or to have moved. */
+/* Takes the entry of a chunk that is not marked out of the index. FALSE if it is pinned, and stays. */
 static gboolean
 retire(StoreGc *gc, const Record *record)
 {
   Store *store = gc->store;
   StoreLocation now;
-  gboolean is_dead = TRUE;
+  gboolean is_pinned = FALSE;
   pthread_mutex_lock(&store->append_lock);
   if (store_index_lookup(store->index, &record->id, &now) && is_at(&now, &record->location)) {
     gboolean was_there = store_index_remove(store->index, &record->id);
     g_assert(was_there);
     if (store_pins_contain(store, &record->id)) {
-      /* The slot is still there, so that no room is needed. */
-      is_dead = FALSE;
+      /* Its slot is still there, so that no room is needed. */
+      is_pinned = TRUE;
       if (!store_index_insert(store->index, &record->id, &now, NULL))
         g_assert_not_reached();
     }
   }
   pthread_mutex_unlock(&store->append_lock);
-  return is_dead;
+  return !is_pinned;
 }
 
 /* Copies a record to the end, unless the index names another place than EXPECTED by now. */
@@ -293,7 +287,7 @@ settle_record(StoreGc *gc, const Record *record, guint32 *n_met, gboolean *keeps
   if (!store_index_lookup(gc->store->index, &record->id, &indexed))
     indexed = (StoreLocation){0};
   *n_met += is_at(&indexed, &record->location) && store_mark_contains(gc->mark, &record->id);
-  if (!is_wanted(gc, &record->id) && retire(gc, record))
+  if (!store_mark_contains(gc->mark, &record->id) && retire(gc, record))
     return TRUE;
   return save_record(gc, record, &indexed, keeps, error);
 }
