@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the parts of a verify share: verify.c (the run and its damage), verify-walk.c (what of a point has to be read),
- * verify-read.c (reading, by several threads), verify-uses.c (where what is damaged is used). */
+ * verify-read.c (reading, by several threads), verify-uses.c (where what is damaged is used), verify-repair.c. */
 #pragma once
 
 #include <store/id-set.h>
@@ -57,6 +57,9 @@ gboolean store_verify_read(StoreVerify *verify, GArray *items);
 
 /* verify-walk.c: reads all of POINT that was not read yet. FALSE if the run is to stop. */
 gboolean store_verify_walk(StoreVerify *verify, const StorePoint *point, const StoreVerifyPlace *from);
+
+/* verify-read.c: reads one item with the first worker, and leaves the error in it. */
+void store_verify_read_one(StoreVerify *verify, StoreVerifyItem *item);
 
 /* verify-uses.c: where POINT uses what is damaged. */
 void store_verify_find_uses(StoreVerify *verify, const StorePoint *point, StoreVerifyVerdict *verdict);

@@ -66,6 +66,13 @@ read_item(const StoreVerify *verify, StoreWorker *worker, StoreVerifyItem *item,
   }
 }
 
+void
+store_verify_read_one(StoreVerify *verify, StoreVerifyItem *item)
+{
+  g_autofree guint8 *data = g_malloc(STORE_CHUNK_LENGTH_MAX);
+  read_item(verify, verify->workers[0], item, data);
+}
+
 static void
 run_reader(const Reader *reader)
 {

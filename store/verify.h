@@ -77,6 +77,7 @@ typedef struct {
   char *error;    /* what is wrong */
   guint64 n_uses; /* places, kept or not */
   GArray *uses;   /* of StoreVerifyUse: the first of them */
+  gboolean is_repaired;
 } StoreVerifyDamage;
 
 /* Details are kept of so many chunks, and of so many places in all. */
@@ -90,6 +91,28 @@ typedef struct {
   guint64 n_chunks;    /* read */
   guint64 bytes;       /* of their records */
   guint64 n_skipped;   /* chunks not read again, because they were read by the run that was cut off */
-  guint64 n_damaged;   /* chunks */
+  guint64 n_damaged;   /* chunks, repaired or not */
+  guint64 n_repaired;  /* of them */
 } StoreVerifyCounts;
 void store_verify_counts(const StoreVerify *verify, StoreVerifyCounts *counts);
+
+/* ---- repair ---- */
+
+/* Where else clusters may be had: an image of the disk, or another point. */
+typedef struct {
+  /* Fills CLUSTER (64 KiB) with what stands at OFFSET of DISK; zeros behind the end. FALSE if there is nothing. */
+  gboolean (*read)(const char *disk, guint64 offset, guint8 *cluster, gpointer user_data);
+  gpointer user_data;
+} StoreVerifySource;
+
+/*
+ * Looks for sound bytes of what was found damaged, and puts them: first in other records of the chunk (one that was replaced
+ * may still be there), then at the places of SOURCE (nullable) that use it; of a page, what a backup of that range of SOURCE
+ * would write. The digest decides, so a source that has other bytes does no harm. *n_repaired gets how many chunks are sound
+ * now; then the points that were damaged are to be verified again, for which the places of what is left are forgotten, and
+ * more damage may be found below a page that was repaired. A chunk whose digest really has two contents is not repaired.
+ *
+ * CANCELLED: progress said so; NO_SPACE, IO: nothing more could be put.
+ */
+gboolean store_verify_repair(StoreVerify *verify, const StoreVerifySource *source, guint64 *n_repaired,
+                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
