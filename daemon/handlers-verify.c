@@ -66,17 +66,26 @@ request_from_json(Daemon *daemon, JsonObject *body, GError **error)
 {
   Wanted wanted = {0};
   guint64 speed = 0;
-  gboolean restart = FALSE;
+  gboolean restart = FALSE, repair = FALSE;
+  const char *from = NULL;
   if (!read_wanted(body, &wanted, error) || !api_json_get_size(body, "speed", FALSE, &speed, error) ||
-      !throttle_check_speed(speed, error) || !api_json_get_bool(body, "restart", FALSE, &restart, error))
+      !throttle_check_speed(speed, error) || !api_json_get_bool(body, "restart", FALSE, &restart, error) ||
+      !api_json_get_bool(body, "repair", FALSE, &repair, error) ||
+      !api_json_get_string(body, "from", FALSE, &from, error))
     return NULL;
-  VerifyRequest *request =
-      wanted.point ? request_of_point(daemon, wanted.point, error) : request_of_vm(daemon, wanted.vm, error);
-  if (request) {
-    request->speed = speed;
-    request->restart = restart;
+  if (from && !repair) {
+    cbt_set_error(error, CBT_ERROR_INVALID, NULL,
+                  "'from' says where a repair takes bytes from: it needs 'repair'");
+    return NULL;
   }
-  return request;
+  g_autoptr(VerifyRequest) request =
+      wanted.point ? request_of_point(daemon, wanted.point, error) : request_of_vm(daemon, wanted.vm, error);
+  if (!request || (from && !verify_request_set_from(request, daemon->catalogue, from, error)))
+    return NULL;
+  request->speed = speed;
+  request->restart = restart;
+  request->repair = repair;
+  return g_steal_pointer(&request);
 }
 
 void

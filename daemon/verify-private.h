@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the files of the verify job share: verify.c (the job), verify-progress.c (where a run was cut off),
- * verify-result.c (what it tells). */
+ * verify-repair.c, verify-result.c (what it tells). */
 #pragma once
 
 #include <daemon/throttle.h>
@@ -48,6 +48,13 @@ typedef struct {
   guint n_gone;        /* removed before they were read */
   GArray *damaged;     /* of VerifyDamagedPoint */
 } Verify;
+
+/* Verifies the points that were damaged once more. */
+gboolean verify_damaged_again(Verify *verify, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Whether the image to repair from can be read: better to know that before hours of reading. */
+gboolean verify_repair_open(const VerifyRequest *request, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Repairs what was found damaged. */
+gboolean verify_repair(Verify *verify, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* What was found, for the job (transfer full). */
 JsonNode *verify_result_to_json(const Verify *verify);

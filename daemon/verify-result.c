@@ -35,6 +35,7 @@ put_damage(JsonBuilder *builder, const StoreVerifyDamage *damage)
   json_put_string(builder, "pack", pack);
   json_put_int(builder, "offset", damage->offset);
   json_put_string(builder, "error", damage->error);
+  json_put_bool(builder, "repaired", damage->is_repaired);
   json_put_int(builder, "used-by-count", damage->n_uses);
   json_builder_set_member_name(builder, "used-by");
   json_builder_begin_array(builder);
@@ -89,6 +90,7 @@ verify_result_to_json(const Verify *verify)
   json_put_int(builder, "points-skipped", verify->n_skipped);
   json_put_int(builder, "chunks-skipped", counts.n_skipped);
   json_put_int(builder, "damaged-count", counts.n_damaged);
+  json_put_int(builder, "repaired-count", counts.n_repaired);
   put_damages(builder, verify);
   put_points(builder, verify);
   json_builder_end_object(builder);
@@ -113,13 +115,14 @@ verify_result_check(const Verify *verify, GError **error)
   guint n_points = 0;
   for (guint i = 0; i < verify->damaged->len; i++)
     n_points += g_array_index(verify->damaged, VerifyDamagedPoint, i).verdict.n_uses > 0;
-  if (counts.n_damaged == 0)
+  guint64 n_left = counts.n_damaged - counts.n_repaired;
+  if (n_left == 0)
     return verify->damaged->len == 0 || fail_files(verify, error);
   cbt_set_error(
       error, CBT_ERROR_CORRUPT,
       "A full backup of a disk that still has this data stores it again: cbt-backup --full VM. Or find it "
       "elsewhere: cbt-backup verify ... --repair [--from POINT|IMAGE].",
-      "%" G_GUINT64_FORMAT " damaged chunk%s: %u of %u recovery points cannot be restored in full",
-      counts.n_damaged, counts.n_damaged == 1 ? "" : "s", n_points, verify->n_verified + verify->n_skipped);
+      "%" G_GUINT64_FORMAT " damaged chunk%s: %u of %u recovery points cannot be restored in full", n_left,
+      n_left == 1 ? "" : "s", n_points, verify->n_verified + verify->n_skipped);
   return FALSE;
 }

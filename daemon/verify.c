@@ -32,6 +32,9 @@ void
 verify_request_free(VerifyRequest *request)
 {
   g_free(request->vm);
+  g_free(request->from_disk);
+  g_free(request->from_path);
+  store_point_free(request->from_point);
   g_free(request->scope);
   g_array_unref(request->points);
   g_free(request);
@@ -151,6 +154,22 @@ read_point(Verify *verify, const StorePoint *point, StoreVerifyVerdict *verdict,
 }
 
 static void
+damaged_clear(gpointer data)
+{
+  VerifyDamagedPoint *damaged = data;
+  g_free(damaged->vm);
+  g_free(damaged->file_error);
+}
+
+static GArray *
+damaged_new(void)
+{
+  GArray *damaged = g_array_new(FALSE, FALSE, sizeof(VerifyDamagedPoint));
+  g_array_set_clear_func(damaged, damaged_clear);
+  return damaged;
+}
+
+static void
 add_damaged(Verify *verify, const StorePoint *point, const StoreVerifyVerdict *verdict, char *file_error)
 {
   VerifyDamagedPoint damaged = {point->uuid, g_strdup(point->vm), *verdict, file_error};
@@ -234,20 +253,43 @@ verify_all(Verify *verify, GError **error)
   return TRUE;
 }
 
+/* Verdicts on what is left after a repair. */
+gboolean
+verify_damaged_again(Verify *verify, GError **error)
+{
+  g_autoptr(GArray) before = g_steal_pointer(&verify->damaged);
+  verify->damaged = damaged_new();
+  for (guint i = 0; i < before->len; i++) {
+    const CbtUuid *uuid = &g_array_index(before, VerifyDamagedPoint, i).uuid;
+    verify->n_verified--; /* it was counted already */
+    if (!job_check(verify->job, error) || !verify_point(verify, uuid, error))
+      return FALSE;
+  }
+  return TRUE;
+}
+
+static gboolean
+has_damage(const Verify *verify)
+{
+  StoreVerifyCounts counts;
+  store_verify_counts(verify->store, &counts);
+  return counts.n_damaged > 0;
+}
+
+static gboolean
+verify_and_repair(Verify *verify, GError **error)
+{
+  return (!verify->request->repair || verify_repair_open(verify->request, error)) &&
+         verify_all(verify, error) &&
+         (!verify->request->repair || !has_damage(verify) || verify_repair(verify, error));
+}
+
 /* The threads that read inherit it. */
 static void
 give_way(const Daemon *daemon)
 {
   if (setpriority(PRIO_PROCESS, (id_t) gettid(), (int) daemon->config->nice) != 0)
     g_debug("cannot set the priority of a thread: %s", g_strerror(errno));
-}
-
-static void
-damaged_clear(gpointer data)
-{
-  VerifyDamagedPoint *damaged = data;
-  g_free(damaged->vm);
-  g_free(damaged->file_error);
 }
 
 static gboolean
@@ -262,9 +304,8 @@ verify_run(Daemon *daemon, Job *job, gpointer data, GError **error)
   if (g_hash_table_size(verify.progress.finished) > 0 || verify.progress.point)
     verify.resumed_from = verify.progress.started;
   verify.store = store_verify_new(daemon->store, &options);
-  verify.damaged = g_array_new(FALSE, FALSE, sizeof(VerifyDamagedPoint));
-  g_array_set_clear_func(verify.damaged, damaged_clear);
-  gboolean ok = verify_all(&verify, error);
+  verify.damaged = damaged_new();
+  gboolean ok = verify_and_repair(&verify, error);
   if (ok)
     verify_progress_remove(&verify.progress);
   else
@@ -284,6 +325,8 @@ verify_job_new(VerifyRequest *request)
   Job *job =
       job_new(JOB_VERIFY, request->vm, NULL, verify_run, request, (GDestroyNotify) verify_request_free);
   JobDisk *progress = job_add_disk(job, "points");
+  if (request->from_point)
+    job_add_point_in_use(job, &request->from_point->uuid);
   progress->total = progress->dirty = request->total;
   return job;
 }

@@ -17,10 +17,17 @@ typedef struct {
   guint64 total;    /* bytes of their disks */
   guint64 speed;    /* bytes read a second; 0: no limit */
   gboolean restart; /* begins anew */
+  gboolean repair;  /* what is damaged; from one of these, or without any from the store alone: */
+  char *from_disk;  /* (nullable) that from_path is of; NULL: whichever it fits */
+  char *from_path;  /* (nullable) an image */
+  StorePoint *from_point;
 } VerifyRequest;
 
 /* Takes POINTS (of StorePoint) over as what is to be verified. */
 VerifyRequest *verify_request_new(const char *scope, const GPtrArray *points);
+/* TEXT is an image, DISK=IMAGE or a point. INVALID, NOT_FOUND. */
+gboolean verify_request_set_from(VerifyRequest *request, Catalogue *catalogue, const char *text,
+                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void verify_request_free(VerifyRequest *request);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(VerifyRequest, verify_request_free)
 

@@ -23,6 +23,7 @@ add_use_row(CliTable *table, JsonObject *damage, JsonObject *use)
   cli_table_add(table, g_strdup(disk ? disk : cli_text(use, "config")));
   cli_table_add(table, cli_format_number(use, "offset"));
   cli_table_add(table, cli_format_number(use, "length"));
+  cli_table_add(table, g_strdup(cli_true(damage, "repaired") ? "repaired" : "lost"));
 }
 
 static JsonObject *
@@ -34,7 +35,7 @@ object_at(JsonArray *array, guint i)
 static void
 print_uses(JsonArray *damaged)
 {
-  g_autoptr(CliTable) table = cli_table_new("CHUNK|PACK|AT>|VM|POINT|DISK|OFFSET>|LENGTH>");
+  g_autoptr(CliTable) table = cli_table_new("CHUNK|PACK|AT>|VM|POINT|DISK|OFFSET>|LENGTH>|STATE");
   guint n_rows = 0, n_left = 0;
   for (guint i = 0; i < json_array_get_length(damaged); i++) {
     JsonObject *damage = object_at(damaged, i);
@@ -83,6 +84,9 @@ cli_print_verify(JsonObject *job)
          " chunks, %s, read in %s\n",
          cli_text(job, "vm") ? cli_text(job, "vm") : "all", n_verified, n_damaged,
          cli_number(job, "chunks-read"), bytes, time);
+  if (cli_number(job, "damaged-count") > 0)
+    printf("  %" G_GINT64_FORMAT " damaged chunks, of which %" G_GINT64_FORMAT " were repaired\n",
+           cli_number(job, "damaged-count"), cli_number(job, "repaired-count"));
   if (from)
     printf("  Went on with the run of %s: %" G_GINT64_FORMAT " points and %" G_GINT64_FORMAT
            " chunks were verified by it and not read again\n",
@@ -122,13 +126,40 @@ add_what(Cli *cli, JsonObject *body, GError **error)
   return (what != NULL) != (all != FALSE);
 }
 
+/* An image is a file that is there, or DISK=PATH; all else is for the daemon to find out. */
+static gboolean
+add_repair(Cli *cli, JsonObject *body, GError **error)
+{
+  const char *from = cli_option(cli, "from");
+  if (from && !cli_flag(cli, "repair")) {
+    cli_set_usage(error, "--from says where a repair takes bytes from: add --repair");
+    return FALSE;
+  }
+  if (cli_flag(cli, "repair"))
+    json_object_set_boolean_member(body, "repair", TRUE);
+  if (!from)
+    return TRUE;
+  g_autofree char *disk = NULL, *path = NULL, *text = NULL;
+  if (strchr(from, '=') && !g_file_test(from, G_FILE_TEST_EXISTS)) {
+    if (!cli_split_disk("from", from, &disk, &path, error))
+      return FALSE;
+    text = g_strdup_printf("%s=%s", disk, path);
+  } else {
+    gboolean is_path = strchr(from, '/') || g_file_test(from, G_FILE_TEST_EXISTS);
+    text = is_path ? cli_absolute(from) : g_strdup(from);
+  }
+  json_object_set_string_member(body, "from", text);
+  return TRUE;
+}
+
 static gboolean
 verify(Cli *cli, GError **error)
 {
   g_autoptr(JsonObject) body = json_object_new();
   guint64 speed = 0;
   gboolean has_speed;
-  if (!cli_option_speed(cli, &speed, &has_speed, error) || !add_what(cli, body, error))
+  if (!cli_option_speed(cli, &speed, &has_speed, error) || !add_repair(cli, body, error) ||
+      !add_what(cli, body, error))
     return FALSE;
   if (speed > 0)
     json_object_set_int_member(body, "speed", (gint64) speed);
@@ -141,12 +172,17 @@ static const CliOption options[] = {
     {"all", NULL, FALSE, "every point of every vm"},
     {"speed", "SIZE", FALSE, "read at most so many bytes of the store a second (4K or more; 0: no limit)"},
     {"restart", NULL, FALSE, "do not go on where the same verify was cut off within the last day"},
+    {"repair", NULL, FALSE,
+     "store what is damaged again, from an older record of the same chunk if there is one, or --from"},
+    {"from", "POINT|[DISK=]IMAGE", FALSE,
+     "with --repair: a raw image, or another point, that may have the bytes; the digests decide"},
     {"no-wait", NULL, FALSE, "print the job and leave it running"},
     {0},
 };
 
 const CliCommand cli_verify_commands[] = {
-    {"verify", "POINT|NAME | --all [--speed SIZE] [--restart] [--no-wait]",
+    {"verify",
+     "POINT|NAME | --all [--speed SIZE] [--repair [--from POINT|[DISK=]IMAGE]] [--restart] [--no-wait]",
      "Read recovery points and check each chunk; name what is damaged and who uses it (exit status 6)", 0, 1,
      options, verify},
     {0},

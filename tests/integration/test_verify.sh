@@ -42,6 +42,7 @@ point_json() { cbt_json show "$1"; }
 
 SIZE_MIB=12 # two leaves
 random_image "$WORK/web.raw" $SIZE_MIB
+random_image "$WORK/small.raw" 2
 head -c 3000 /dev/urandom | base64 >"$WORK/web.conf"
 start_daemon
 cbt --quiet vm add web --disk "root=$WORK/web.raw" --config "$WORK/web.conf"
@@ -132,8 +133,34 @@ expect_exit 6 "point files" cbt verify "$old"
 assert_eq "point file" "$(test -s "$STATE/store/points/$old.point" && echo there)" there
 assert_eq "verify after that" "$(verify "$old" | jq -r .status)" "done"
 
+say "what is damaged is repaired from an image that has it, cluster and page, and from nothing else"
+damage 1 70 >/dev/null
+damage 2 1 >/dev/null # of the old point alone
+expect_exit 2 "add --repair" cbt verify web --from "$WORK/old.raw"
+expect_exit 2 "DISK=PATH" cbt verify web --repair --from root=
+expect_exit 3 "gone.raw" cbt verify web --repair --from "$WORK/gone.raw"
+expect_exit 3 "nobody@latest" cbt verify web --repair --from nobody@latest
+expect_status 400 "'repair'" POST /v1/verify '{"vm":"web","from":"/x"}'
+expect_status 400 "not absolute" POST /v1/verify '{"vm":"web","repair":true,"from":"root=x"}'
+qemu-img create -q -f qcow2 "$WORK/other.qcow2" 12M
+expect_exit 1 "qcow2" cbt verify web --repair --from "$WORK/other.qcow2"
+for from in none "$new" "$WORK/small.raw" "data=$WORK/old.raw"; do
+  options=(--repair)
+  [ "$from" = none ] || options+=(--from "$from")
+  expect_damage web "${options[@]}"
+  assert_eq "repaired from $from" "$(jq '."repaired-count"' <<<"$job")" 0
+done
+job=$(verify web --repair --from "root=$WORK/old.raw")
+assert_eq "repaired" "$(jq -c '[.status, ."repaired-count", ."points-damaged"]' <<<"$job")" '["done",2,0]'
+assert_eq "what was damaged" "$(jq -c '[.damaged[].repaired]' <<<"$job")" '[true,true]'
+assert_eq "what is remembered" "$(point_json "$old" | jq .damaged)" null
+assert_eq "verify after that" "$(verify --all | jq '."damaged-count"')" 0
+restore_matches "$old" root "$WORK/old.raw"
+damage 1 71 >/dev/null
+text=$(cd "$WORK" && cbt verify web --repair --from old.raw)
+assert_has "repair for people" "$text" "1 damaged chunks, of which 1 were repaired"
+
 say "a run that was cancelled, or whose daemon was killed, goes on where it was"
-random_image "$WORK/small.raw" 2
 vm_add small "root=$WORK/small.raw"
 backup full small >/dev/null
 total=$(verify --all | jq '."chunks-read"')

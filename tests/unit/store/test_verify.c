@@ -480,6 +480,136 @@ test_a_run_stops_when_it_is_told_to(void **state)
   assert_true(watch.n_records < 100);
 }
 
+/* ---- repair ---- */
+
+static guint64
+repair(Run *run, const StoreVerifySource *source)
+{
+  guint64 n = 0;
+  assert_true(store_verify_repair(run->verify, source, &n, NULL));
+  return n;
+}
+
+/* The points as a run finds them after a repair. */
+static void
+verify_again(const World *world, Run *run)
+{
+  for (guint i = 0; i < world->points->len; i++)
+    assert_true(store_verify_point(run->verify, world->points->pdata[i], NULL, &run->verdicts[i], NULL));
+  store_verify_counts(run->verify, &run->counts);
+}
+
+static void
+test_an_older_record_of_the_chunk_repairs(void **state)
+{
+  World *world = *state;
+  StoreChunkId id, shared = cluster_id(world, 0, 0, 12);
+  StorePutOutcome outcome;
+  /* The first record is damaged, replaced, and comes right again; then the second one is damaged. */
+  StoreLocation first = damage_stored(world, &shared);
+  assert_true(put_cluster(world->store->worker, 12, &id, &outcome, NULL));
+  assert_int_equal(outcome, STORE_PUT_HEALED);
+  for (guint i = 0; i < 10; i++) /* its pack is sealed then, and has it in its table */
+    assert_true(put_cluster(world->store->worker, 901 + 2 * i, &id, NULL, NULL));
+  g_autofree char *path = g_strdup_printf("%s/packs/%08x.pack", world->store->directory, first.pack);
+  store_test_flip(path, first.offset + STORE_RECORD_HEADER_SIZE + 30, 2);
+  damage_stored(world, &shared);
+  Run run = run_all(world, NULL);
+  assert_int_equal(run.counts.n_damaged, 1);
+  assert_int_equal(repair(&run, NULL), 1);
+  verify_again(world, &run);
+  for (guint i = 0; i < N_POINTS; i++)
+    assert_int_equal(run.verdicts[i].n_uses, 0);
+  assert_true(damage_of(&run, &shared)->is_repaired);
+  store_verify_free(run.verify);
+  assert_true(cluster_is_readable(world->store->worker, 12, &shared, NULL));
+}
+
+/* An image as point 0 has it, but for what does not fit. */
+static gboolean
+read_image(const char *disk, guint64 offset, guint8 *cluster, gpointer user_data)
+{
+  const guint *wrong = user_data;
+  guint64 number = offset / CBT_CLUSTER_SIZE;
+  if (strcmp(disk, "root") != 0 || number >= CLUSTERS)
+    return FALSE;
+  memset(cluster, 0, CBT_CLUSTER_SIZE);
+  if (number < 200)
+    cluster_of((guint) number, cluster);
+  if (wrong && number == *wrong)
+    cluster[5] ^= 1;
+  return TRUE;
+}
+
+static void
+test_an_image_repairs_clusters_and_pages(void **state)
+{
+  World *world = *state;
+  StoreVerifySource source = {read_image, NULL};
+  StoreChunkId cluster = cluster_id(world, 0, 0, 12), below = cluster_id(world, 0, 0, 130);
+  StoreChunkId leaf = leaf_id(world, 0, 128), root = manifest_of(world, 0, 0)->root;
+  damage_stored(world, &cluster);
+  damage_stored(world, &below);
+  damage_stored(world, &leaf);
+  damage_stored(world, &root);
+  Run run = run_all(world, NULL);
+  assert_int_equal(repair(&run, NULL), 0);
+  verify_again(world, &run);
+  assert_true(run.verdicts[0].n_uses > 0);
+  /* Below the root that comes first, the rest is only found in turns. */
+  guint64 n = 1, n_turns = 0;
+  for (; n > 0; n_turns++) {
+    n = repair(&run, &source);
+    verify_again(world, &run);
+  }
+  assert_in_range(n_turns, 2, 4);
+  assert_int_equal(run.counts.n_repaired, 4);
+  for (guint i = 0; i < N_POINTS; i++)
+    assert_int_equal(run.verdicts[i].n_uses, 0);
+  store_verify_free(run.verify);
+  Run fresh = run_all(world, NULL);
+  assert_int_equal(fresh.counts.n_damaged, 0);
+  store_verify_free(fresh.verify);
+}
+
+static void
+test_bytes_that_differ_do_not_repair(void **state)
+{
+  World *world = *state;
+  guint wrong = 12;
+  StoreVerifySource source = {read_image, &wrong};
+  StoreChunkId cluster = cluster_id(world, 0, 0, 12), newer = cluster_id(world, 1, 0, 151),
+               leaf = leaf_id(world, 0, 0);
+  damage_stored(world, &cluster);
+  damage_stored(world, &newer);
+  Run run = run_all(world, NULL);
+  assert_int_equal(repair(&run, &source), 0);
+  store_verify_free(run.verify);
+  damage_stored(world, &leaf);
+  run = run_all(world, NULL);
+  assert_int_equal(repair(&run, &source), 0);
+  verify_again(world, &run);
+  assert_int_equal(run.verdicts[0].bytes, 128 * CBT_CLUSTER_SIZE);
+  store_verify_free(run.verify);
+}
+
+static void
+test_a_repair_compares_even_where_puts_do_not(void **state)
+{
+  World *world = *state;
+  StoreVerifySource source = {read_image, NULL};
+  StorePutOutcome outcome;
+  StoreChunkId id, cluster = cluster_id(world, 0, 0, 12);
+  world->store->options.dedup_verify = FALSE;
+  damage_stored(world, &cluster);
+  assert_true(put_cluster(world->store->worker, 12, &id, &outcome, NULL));
+  assert_int_equal(outcome, STORE_PUT_REUSED);
+  Run run = run_all(world, NULL);
+  assert_int_equal(repair(&run, &source), 1);
+  store_verify_free(run.verify);
+  assert_true(cluster_is_readable(world->store->worker, 12, &cluster, NULL));
+}
+
 /* ---- random damage against a naive search ---- */
 
 static guint64
@@ -542,6 +672,10 @@ main(void)
       WORLD_TEST(test_a_point_with_an_unreadable_page_is_not_skipped),
       WORLD_TEST(test_progress_adds_up_to_the_disks),
       WORLD_TEST(test_a_run_stops_when_it_is_told_to),
+      WORLD_TEST(test_an_older_record_of_the_chunk_repairs),
+      WORLD_TEST(test_an_image_repairs_clusters_and_pages),
+      WORLD_TEST(test_bytes_that_differ_do_not_repair),
+      WORLD_TEST(test_a_repair_compares_even_where_puts_do_not),
       WORLD_TEST(test_random_damage_is_found_wherever_it_is_used),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
