@@ -136,6 +136,7 @@ forget_oldest(Engine *engine)
 static void
 finish_job(Engine *engine, Job *job)
 {
+  const char *who = job->vm ? job->vm : job_type_name(job->type);
   job->end_time = g_get_real_time();
   if (!job->error)
     job->status = JOB_DONE;
@@ -145,10 +146,10 @@ finish_job(Engine *engine, Job *job)
     job->status = JOB_ERROR;
   save_state(engine, job);
   if (job->error)
-    g_message("job %" G_GINT64_FORMAT " (%s): %s: %s", job->id, job->vm, job_status_name(job->status),
+    g_message("job %" G_GINT64_FORMAT " (%s): %s: %s", job->id, who, job_status_name(job->status),
               job->error->message);
   else
-    g_info("job %" G_GINT64_FORMAT " (%s): done", job->id, job->vm);
+    g_info("job %" G_GINT64_FORMAT " (%s): done", job->id, who);
   answer_waiters(job);
 }
 

@@ -191,7 +191,7 @@ handle_job_list(ApiRequest *request, gpointer data)
   JsonArray *array = json_array_new();
   for (guint i = 0; i < jobs->len && json_array_get_length(array) < limit; i++) {
     const CatalogueJob *record = g_ptr_array_index(jobs, i);
-    JsonNode *node = !vm || strcmp(record->vm, vm) == 0 ? current_json(daemon, record) : NULL;
+    JsonNode *node = !vm || g_strcmp0(record->vm, vm) == 0 ? current_json(daemon, record) : NULL;
     if (node)
       json_array_add_element(array, node);
   }

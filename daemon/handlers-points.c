@@ -40,6 +40,7 @@ put_point(JsonBuilder *builder, const StorePoint *point)
   json_put_bool(builder, "protected", point->is_protected);
   json_put_string(builder, "note", point->note);
   json_put_time(builder, "verified", point->verified);
+  json_put_time(builder, "damaged", point->damaged);
   json_builder_set_member_name(builder, "disks");
   json_builder_begin_array(builder);
   for (guint i = 0; i < point->disks->len; i++)

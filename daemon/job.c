@@ -7,8 +7,11 @@ static const char *const status_names[] = {
     [JOB_QUEUED] = "queued", [JOB_ACTIVE] = "active",       [JOB_DONE] = "done",
     [JOB_ERROR] = "error",   [JOB_CANCELLED] = "cancelled",
 };
-static const char *const type_names[] = {
-    [JOB_BACKUP] = "backup", [JOB_RESTORE] = "restore", [JOB_ARCHIVE] = "archive", [JOB_IMPORT] = "import"};
+static const char *const type_names[] = {[JOB_BACKUP] = "backup",
+                                         [JOB_RESTORE] = "restore",
+                                         [JOB_ARCHIVE] = "archive",
+                                         [JOB_IMPORT] = "import",
+                                         [JOB_VERIFY] = "verify"};
 
 static void
 job_disk_free(gpointer data)
@@ -59,6 +62,7 @@ job_unref(Job *job)
   g_ptr_array_unref(job->disks);
   g_object_unref(job->cancellable);
   g_clear_error(&job->error);
+  g_clear_pointer(&job->result, json_node_unref);
   g_free(job->vm);
   g_free(job->kind);
   g_free(job->reason);
@@ -91,6 +95,16 @@ void
 job_add_point_in_use(Job *job, const CbtUuid *point)
 {
   g_array_append_val(job->points, *point);
+}
+
+void
+job_remove_point_in_use(Job *job, const CbtUuid *point)
+{
+  for (guint i = 0; i < job->points->len; i++)
+    if (cbt_uuid_equal(&g_array_index(job->points, CbtUuid, i), point)) {
+      g_array_remove_index(job->points, i);
+      return;
+    }
 }
 
 gboolean
@@ -177,6 +191,22 @@ put_disks(JsonBuilder *builder, Job *job)
   json_builder_end_array(builder);
 }
 
+/* The members of what the job has found. */
+static void
+put_result(JsonBuilder *builder, const Job *job)
+{
+  if (!job->result)
+    return;
+  JsonObjectIter iter;
+  const char *key;
+  JsonNode *value;
+  json_object_iter_init(&iter, json_node_get_object(job->result));
+  while (json_object_iter_next(&iter, &key, &value)) {
+    json_builder_set_member_name(builder, key);
+    json_builder_add_value(builder, json_node_copy(value));
+  }
+}
+
 JsonNode *
 job_to_json(Job *job)
 {
@@ -198,6 +228,8 @@ job_to_json(Job *job)
   json_put_uuid(builder, "uuid", finished ? &job->uuid : &none);
   json_put_string(builder, "reason", finished ? job->reason : NULL);
   put_disks(builder, job);
+  if (finished)
+    put_result(builder, job);
   json_builder_end_object(builder);
   return json_finish(builder);
 }

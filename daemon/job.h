@@ -9,10 +9,11 @@
 
 #include <daemon/daemon.h>
 #include <gio/gio.h>
+#include <json-glib/json-glib.h>
 #include <stdatomic.h>
 
 typedef enum { JOB_QUEUED, JOB_ACTIVE, JOB_DONE, JOB_ERROR, JOB_CANCELLED } JobStatus;
-typedef enum { JOB_BACKUP, JOB_RESTORE, JOB_ARCHIVE, JOB_IMPORT } JobType;
+typedef enum { JOB_BACKUP, JOB_RESTORE, JOB_ARCHIVE, JOB_IMPORT, JOB_VERIFY } JobType;
 
 typedef struct Job Job;
 
@@ -31,7 +32,7 @@ struct Job {
   /* constant after creation */
   gint64 id;
   JobType type;
-  char *vm;
+  char *vm;   /* NULL: of no one vm */
   char *kind; /* (nullable) "full" or "incremental" as asked */
   JobFunc func;
   gpointer data;
@@ -57,6 +58,7 @@ struct Job {
   char *reason;
   char *final_kind; /* of the point made */
   guint64 hold_us;
+  JsonNode *result; /* (nullable) an object whose members this type of job has beside the common ones */
 };
 
 Job *job_new(JobType type, const char *vm, const char *kind, JobFunc func, gpointer data,
@@ -68,6 +70,8 @@ JobDisk *job_add_disk(Job *job, const char *name);
 void job_add_vm_in_use(Job *job, const char *vm);
 /* POINT may not be removed before the job has ended. Main thread, as is asking. */
 void job_add_point_in_use(Job *job, const CbtUuid *point);
+/* The job is done with POINT. */
+void job_remove_point_in_use(Job *job, const CbtUuid *point);
 gboolean job_uses_point(const Job *job, const CbtUuid *point);
 gboolean job_uses_vm(const Job *job, const char *vm);
 

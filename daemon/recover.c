@@ -30,7 +30,8 @@ close_dead_jobs(Daemon *daemon)
     }
     g_free(job->status);
     job->status = g_strdup("error");
-    g_message("job %" G_GINT64_FORMAT " (%s) was cut off when the daemon ended", job->id, job->vm);
+    g_message("job %" G_GINT64_FORMAT " (%s) was cut off when the daemon ended", job->id,
+              job->vm ? job->vm : job->type);
     if (!catalogue_save_job(daemon->catalogue, job, &error))
       break;
   }

@@ -6,7 +6,7 @@
 #include <common/error.h>
 #include <string.h>
 
-#define POINT_COLUMNS "seq, uuid, vm, incremental, parent, time, reason, note, protected, verified"
+#define POINT_COLUMNS "seq, uuid, vm, incremental, parent, time, reason, note, protected, verified, damaged"
 #define NEWEST_FIRST  " ORDER BY time DESC, seq DESC"
 
 #define PREFIX_MIN 4 /* characters of a uuid that are enough to name a point */
@@ -47,10 +47,10 @@ insert_rows(Catalogue *catalogue, const StorePoint *point, GError **error)
 {
   if (!catalogue_run(
           catalogue, error,
-          "INSERT INTO points (uuid, vm, incremental, parent, time, reason, note, protected, verified)"
-          " VALUES (?,?,?,?,?,?,?,?,?)",
-          "usiuissii", &point->uuid, point->vm, (gint64) point->incremental, &point->parent, point->time,
-          point->reason, point->note, (gint64) point->is_protected, point->verified))
+          "INSERT INTO points (uuid, vm, incremental, parent, time, reason, note, protected, verified,"
+          " damaged) VALUES (?,?,?,?,?,?,?,?,?,?)",
+          "usiuissiii", &point->uuid, point->vm, (gint64) point->incremental, &point->parent, point->time,
+          point->reason, point->note, (gint64) point->is_protected, point->verified, point->damaged))
     return FALSE;
   gint64 seq = sqlite3_last_insert_rowid(catalogue->db);
   for (guint i = 0; i < point->disks->len; i++)
@@ -135,6 +135,7 @@ read_point_row(sqlite3_stmt *stmt, StorePoint *point, GError **error)
   point->note = catalogue_column_text(stmt, 7);
   point->is_protected = sqlite3_column_int64(stmt, 8) != 0;
   point->verified = sqlite3_column_int64(stmt, 9);
+  point->damaged = sqlite3_column_int64(stmt, 10);
   return catalogue_column_uuid(stmt, 1, &point->uuid, error) &&
          catalogue_column_uuid(stmt, 4, &point->parent, error);
 }
@@ -281,8 +282,9 @@ catalogue_update_point(Catalogue *catalogue, const StorePoint *point, GError **e
 {
   return store_point_check(point, error) &&
          catalogue_run(catalogue, error,
-                       "UPDATE points SET note = ?, protected = ?, verified = ? WHERE uuid = ?", "siiu",
-                       point->note, (gint64) point->is_protected, point->verified, &point->uuid) &&
+                       "UPDATE points SET note = ?, protected = ?, verified = ?, damaged = ? WHERE uuid = ?",
+                       "siiiu", point->note, (gint64) point->is_protected, point->verified, point->damaged,
+                       &point->uuid) &&
          check_changed(catalogue, &point->uuid, error);
 }
 

@@ -104,6 +104,10 @@ static const char *const schema_migrations[] = {
     "  expires INTEGER NOT NULL,"
     "  PRIMARY KEY (disk_id, bitmap)"
     ") STRICT;",
+    /* 3 -> 4: of policies */
+    "",
+    /* 4 -> 5 */
+    "ALTER TABLE points ADD COLUMN damaged INTEGER NOT NULL DEFAULT 0;",
 };
 
 static gboolean

@@ -84,7 +84,7 @@ GPtrArray *catalogue_list_points(Catalogue *catalogue, const char *vm_or_null, G
  * several. */
 StorePoint *catalogue_resolve_point(Catalogue *catalogue, const char *text, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean catalogue_remove_point(Catalogue *catalogue, const CbtUuid *uuid, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* note, protected and verified of POINT. */
+/* note, protected, verified and damaged of POINT. */
 gboolean catalogue_update_point(Catalogue *catalogue, const StorePoint *point, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
 

@@ -62,6 +62,8 @@ put_point(GKeyFile *file, const StorePoint *point)
   put_text(file, group, "protected", point->is_protected ? "true" : "false");
   if (point->verified)
     g_key_file_set_int64(file, group, "verified", point->verified);
+  if (point->damaged)
+    g_key_file_set_int64(file, group, "damaged", point->damaged);
 }
 
 static void
@@ -186,7 +188,8 @@ get_point(GKeyFile *file, StorePoint *point, GError **error)
          get_text(file, group, "reason", FALSE, &point->reason, error) &&
          get_text(file, group, "note", FALSE, &point->note, error) &&
          get_choice(file, group, "protected", "true", "false", &point->is_protected, error) &&
-         get_time(file, group, "verified", FALSE, &point->verified, error);
+         get_time(file, group, "verified", FALSE, &point->verified, error) &&
+         get_time(file, group, "damaged", FALSE, &point->damaged, error);
 }
 
 static gboolean

@@ -148,7 +148,7 @@ _Static_assert(offsetof(StorePointDisk, name) == 0 && offsetof(StorePointConfig,
 gboolean
 store_point_check(const StorePoint *point, GError **error)
 {
-  if (cbt_uuid_is_nil(&point->uuid) || !point->vm || point->time < 0 || point->verified < 0) {
+  if (cbt_uuid_is_nil(&point->uuid) || !point->vm || point->time < 0 || point->verified < 0 || point->damaged < 0) {
     cbt_set_error(error, CBT_ERROR_INVALID, NULL, "a recovery point needs a uuid, a vm and a time");
     return FALSE;
   }

@@ -39,6 +39,7 @@ typedef struct {
   char *note;           /* (nullable) */
   gboolean is_protected;
   gint64 verified;      /* microseconds since 1970 of the last good verify; 0: never */
+  gint64 damaged;       /* of the verify that found damage, if it is the last one; 0: none was found */
   GPtrArray *disks;     /* of StorePointDisk */
   GPtrArray *configs;   /* of StorePointConfig */
 } StorePoint;

@@ -22,7 +22,8 @@
 
 struct StoreWorker {
   Store *store;
-  StorePins *pins; /* (nullable) of the point that is put for */
+  StorePins *pins;   /* (nullable) of the point that is put for */
+  gboolean compares; /* bytes on a dedup hit */
   ZSTD_CCtx *compressor;
   ZSTD_DCtx *decompressor;
   guint8 *record;     /* STORE_PACK_READ_SIZE: what a pack was read into */
@@ -36,6 +37,7 @@ store_worker_new(Store *store)
   StoreWorker *worker = g_new0(StoreWorker, 1);
   int level = store->options.zstd_level ? store->options.zstd_level : 1;
   worker->store = store;
+  worker->compares = store->options.dedup_verify;
   worker->compressor = ZSTD_createCCtx();
   worker->decompressor = ZSTD_createDCtx();
   g_assert(worker->compressor && worker->decompressor);
@@ -162,7 +164,7 @@ search_ordinal(StoreWorker *worker, Search *search, const void *data, gsize leng
   search->seen = (StoreLocation){0};
   if (!store_index_lookup(worker->store->index, &search->id, &search->seen))
     search->match = MATCH_FREE;
-  else if (worker->store->options.dedup_verify)
+  else if (worker->compares)
     search->match = match_by_content(worker, search, data, length);
   else
     search->match = match_by_header(worker, search, length);
@@ -404,4 +406,29 @@ store_get(StoreWorker *worker, const StoreChunkId *id, void *buffer, gsize *leng
     return get_once(worker, id, buffer, length, error);
   g_propagate_error(error, g_steal_pointer(&local));
   return FALSE;
+}
+
+/* ---- for repairs ---- */
+
+void
+store_worker_compare(StoreWorker *worker)
+{
+  worker->compares = TRUE;
+}
+
+gboolean
+store_get_at(StoreWorker *worker, const StoreChunkId *id, const StoreLocation *location, void *buffer,
+             gsize *length)
+{
+  StoreRecordInfo info;
+  const guint8 *content;
+  if (read_record(worker, id, location, &info, buffer, &content, NULL) != RECORD_GOOD)
+    return FALSE;
+  StoreChunkId digest = store_digest(worker->store, content, info.length);
+  if (memcmp(digest.bytes, id->bytes, ORDINAL) != 0)
+    return FALSE;
+  if (content != buffer)
+    memcpy(buffer, content, info.length);
+  *length = info.length;
+  return TRUE;
 }

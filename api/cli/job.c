@@ -38,12 +38,20 @@ makes_point(JsonObject *job)
   return g_strcmp0(type, "backup") == 0 || g_strcmp0(type, "import") == 0;
 }
 
+static gboolean
+is_verify(JsonObject *job)
+{
+  return g_strcmp0(cli_text(job, "type"), "verify") == 0;
+}
+
 static void
 print_done(JsonObject *job)
 {
   g_autofree char *bytes = cli_format_size(job, "transferred"), *time = cli_format_duration(duration(job));
   if (makes_point(job))
     print_backup(job);
+  else if (is_verify(job))
+    cli_print_verify(job);
   else
     printf("%s: %s done, %s in %s\n", shown(cli_text(job, "vm")), shown(cli_text(job, "type")), shown(bytes),
            time);
@@ -70,8 +78,8 @@ cli_print_job(Cli *cli, JsonNode *node)
     cli_print_json(cli, node);
   else if (cli->quiet)
     print_quietly(job, is_done);
-  else if (is_done)
-    print_done(job);
+  else if (is_done || (is_verify(job) && cli_array(job, "damaged")))
+    print_done(job); /* a verify that found damage is what people want to see */
   else
     printf("Job %" G_GINT64_FORMAT ", %s of %s, is %s\n", cli_number(job, "id"), shown(cli_text(job, "type")),
            shown(cli_text(job, "vm")), shown(cli_text(job, "status")));

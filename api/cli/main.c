@@ -14,7 +14,7 @@
 
 /* Commands of a later version, so that they are not taken for typing errors. */
 static const CliCommand later_commands[] = {
-    {.name = "gc"}, {.name = "verify"}, {.name = "rebuild-catalogue"}, {.name = "policy"}, {0},
+    {.name = "gc"}, {.name = "rebuild-catalogue"}, {.name = "policy"}, {0},
 };
 
 const CliCommand *const cli_groups[] = {
@@ -23,6 +23,7 @@ const CliCommand *const cli_groups[] = {
     cli_export_commands,
     cli_point_commands,
     cli_prune_commands,
+    cli_verify_commands,
     cli_restore_commands,
     cli_archive_commands,
     cli_import_commands,

@@ -4,6 +4,13 @@
 
 #include <common/size.h>
 
+/* When it was last found good; a point whose last verify found damage says so. */
+static char *
+format_verified(JsonObject *point)
+{
+  return cli_number(point, "damaged") > 0 ? g_strdup("DAMAGED") : cli_format_time(point, "verified");
+}
+
 static void
 add_point_row(CliTable *table, JsonObject *point)
 {
@@ -16,6 +23,7 @@ add_point_row(CliTable *table, JsonObject *point)
   cli_table_add(table, cbt_size_format((guint64) cli_sum(disks, "dirty")));
   cli_table_add(table, cbt_size_format((guint64) cli_sum(disks, "stored")));
   cli_table_add(table, g_strdup(cli_true(point, "protected") ? "yes" : NULL));
+  cli_table_add(table, format_verified(point));
   cli_table_add(table, cli_format_text(point, "note"));
 }
 
@@ -29,7 +37,7 @@ list(Cli *cli, GError **error)
     g_free(path);
     path = cli_path(error, "/v1/points?vm=%s", cli_arg(cli, 0));
   }
-  return cli_list(cli, path, "POINT|VM|TIME|KIND|SIZE>|DIRTY>|STORED>|PROTECTED|NOTE", add_point_row, error);
+  return cli_list(cli, path, "POINT|VM|TIME|KIND|SIZE>|DIRTY>|STORED>|PROTECTED|VERIFIED|NOTE", add_point_row, error);
 }
 
 static void
@@ -63,6 +71,7 @@ show(Cli *cli, GError **error)
   cli_print_field("Parent", cli_format_text(point, "parent"));
   cli_print_field("Protected", cli_format_yes(point, "protected"));
   cli_print_field("Verified", cli_format_time(point, "verified"));
+  cli_print_field("Damaged", cli_format_time(point, "damaged"));
   cli_print_field("Note", cli_format_text(point, "note"));
   cli_print_table("DISK|SIZE>|DIRTY>|ZERO>|REUSED>|STORED>", cli_array(point, "disks"), add_disk_row);
   return TRUE;

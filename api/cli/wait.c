@@ -110,7 +110,7 @@ cli_wait_job(Cli *cli, JsonNode *job, gboolean cancel, GError **error)
   if (!ended)
     return FALSE;
   gboolean is_good = judge(cli_object(ended), error);
-  if (is_good || cli->json)
+  if (is_good || cli->json || (!cli->quiet && cli_array(cli_object(ended), "damaged")))
     cli_print_job(cli, ended);
   return is_good;
 }

@@ -82,9 +82,11 @@ test_update_changes_note_protection_and_verified(void **state)
   point->note = NULL;
   point->is_protected = TRUE;
   point->verified = 1234567;
+  point->damaged = 2345678;
   assert_true(catalogue_update_point(fixture->catalogue, point, NULL));
   g_autoptr(StorePoint) found = catalogue_get_point(fixture->catalogue, &point->uuid, NULL);
   assert_same_point(found, point);
+  assert_int_equal(found->damaged, 2345678);
   g_autoptr(StorePoint) other = catalogue_get_point(fixture->catalogue, &bystander->uuid, NULL);
   assert_same_point(other, bystander);
   g_autoptr(StorePoint) unknown = make_point("web", 1);
