@@ -39,13 +39,10 @@ StoreChunkId store_digest(const Store *store, const void *data, gsize length);
  * was_rebuilt said before the caller missed a chunk. TRUE if it is worth looking again.
  */
 gboolean store_rebuild_index(Store *store, gint seen);
-<<<<<<< HEAD
 /* Flushes, and lets the index vouch for all of it. */
 gboolean store_checkpoint(Store *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-=======
 /* From now on WORKER compares bytes on a dedup hit, whatever the store's option says: so what it puts heals. */
 void store_worker_compare(StoreWorker *worker);
 /* As store_get(), of the record at LOCATION, wherever the index says that ID is. FALSE if it is not sound. */
 gboolean store_get_at(StoreWorker *worker, const StoreChunkId *id, const StoreLocation *location, void *buffer,
                       gsize *length) G_GNUC_WARN_UNUSED_RESULT;
->>>>>>> refs/heads/verify
