@@ -184,6 +184,7 @@ worker_thread(void *data)
   Pipeline *pipeline = data;
   g_autoptr(StoreWorker) worker = store_worker_new(pipeline->disk->backup->daemon->store);
   BackupArchivePart *archive = backup_archive_part_new(pipeline->disk);
+  store_worker_set_pins(worker, pipeline->disk->backup->pins);
   CbtReadBlock *block;
   while ((block = take_block(pipeline)) != NULL) {
     StoreChunkId ids[MAX_BLOCK_CLUSTERS] = {0};
@@ -287,6 +288,7 @@ pipeline_open(Pipeline *pipeline, BackupDisk *disk, GError **error)
   pipeline->extents = backup_extents_new(
       disk->source, disk->frozen ? cbt_bitmap_file_parent(disk->frozen) : NULL, disk->session);
   pipeline->manifest_worker = store_worker_new(store);
+  store_worker_set_pins(pipeline->manifest_worker, disk->backup->pins);
   pipeline->zeros = backup_archive_part_new(disk);
   pipeline->builder =
       store_manifest_builder_new(pipeline->manifest_worker, disk->changes_only ? &disk->base : NULL,

@@ -9,6 +9,7 @@
 #include <daemon/disks.h>
 #include <daemon/throttle.h>
 #include <pthread.h>
+#include <store/pins.h>
 
 typedef struct Backup Backup;
 typedef struct BackupArchive BackupArchive;
@@ -50,6 +51,7 @@ struct Backup {
   StorePoint *point;  /* to be; its configs are in the store before anything is read */
   CbtUuid uuid;       /* of the point to be */
   gint64 time;        /* of the instant */
+  StorePins *pins;    /* what is put for it stays, whether or not it is committed yet */
   GCancellable *stop; /* cancelled by request, or by the first failure */
   GPtrArray *disks;   /* of BackupDisk */
   Throttle throttle;

@@ -143,6 +143,7 @@ put_configs(Backup *backup, GError **error)
 {
   g_autoptr(StoreWorker) worker = store_worker_new(backup->daemon->store);
   const GPtrArray *paths = backup->request->vm->configs;
+  store_worker_set_pins(worker, backup->pins);
   for (guint i = 0; i < paths->len; i++) {
     const char *path = g_ptr_array_index(paths, i);
     g_autofree char *name = g_path_get_basename(path);
@@ -293,6 +294,7 @@ backup_run(Daemon *daemon, Job *job, gpointer data, GError **error)
 {
   Backup backup = {.daemon = daemon, .job = job, .request = data, .uuid = cbt_uuid_generate()};
   backup.point = store_point_new();
+  backup.pins = store_pins_new(daemon->store);
   backup.stop = g_cancellable_new();
   backup.disks = g_ptr_array_new_with_free_func(backup_disk_free);
   throttle_init(&backup.throttle, backup.request->speed);
@@ -305,6 +307,7 @@ backup_run(Daemon *daemon, Job *job, gpointer data, GError **error)
   g_ptr_array_unref(backup.disks);
   throttle_clear(&backup.throttle);
   g_object_unref(backup.stop);
+  store_pins_free(backup.pins);
   store_point_free(backup.point);
   return ok;
 }

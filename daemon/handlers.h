@@ -33,6 +33,7 @@ void handle_point_restore(ApiRequest *request, gpointer daemon);
 
 void handle_prune(ApiRequest *request, gpointer daemon);
 
+void handle_gc(ApiRequest *request, gpointer daemon);
 void handle_verify(ApiRequest *request, gpointer daemon);
 
 void handle_changes(ApiRequest *request, gpointer daemon);

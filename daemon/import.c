@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <store/pins.h>
 #include <store/vma-pump.h>
 #include <string.h>
 #include <unistd.h>
@@ -32,6 +33,7 @@ typedef struct {
   const ImportRequest *request;
   StoreVmaReader *reader;
   StorePoint *point;
+  StorePins *pins;
   int ids[STORE_VMA_DEVICE_MAX + 1]; /* by device */
   JobDisk *progress;                 /* of all disks together: which there are, the archive says */
 } Import;
@@ -60,6 +62,7 @@ thread_new(gpointer import)
   ImportThread *thread = g_new0(ImportThread, 1);
   thread->import = import;
   thread->worker = store_worker_new(thread->import->daemon->store);
+  store_worker_set_pins(thread->worker, thread->import->pins);
   return thread;
 }
 
@@ -159,6 +162,7 @@ build_manifest(Import *import, const StoreVmaDevice *device, guint64 size, Store
   g_autofree StoreChunkId *ids = g_new(StoreChunkId, IDS_PER_READ);
   g_autoptr(StoreWorker) worker = store_worker_new(import->daemon->store);
   g_autoptr(StoreManifestBuilder) builder = store_manifest_builder_new(worker, NULL, size, &tally, error);
+  store_worker_set_pins(worker, import->pins);
   guint64 n = cbt_div_up(size, STORE_VMA_CLUSTER_SIZE);
   off_t at = 0;
   int fd = import->ids[device->id];
@@ -214,6 +218,7 @@ static gboolean
 add_configs(Import *import, const StoreVmaHeader *header, GError **error)
 {
   g_autoptr(StoreWorker) worker = store_worker_new(import->daemon->store);
+  store_worker_set_pins(worker, import->pins);
   for (guint i = 0; i < header->configs->len; i++) {
     const StoreVmaConfig *from = header->configs->pdata[i];
     if (!store_point_config_name_is_valid(from->name)) {
@@ -288,9 +293,11 @@ import_run(Daemon *daemon, Job *job, gpointer request, GError **error)
   for (guint id = 0; id <= STORE_VMA_DEVICE_MAX; id++)
     import.ids[id] = -1;
   import.point = store_point_new();
+  import.pins = store_pins_new(daemon->store);
   gboolean ok = open_and_import(&import, error);
   for (guint id = 0; id <= STORE_VMA_DEVICE_MAX; id++)
     cbt_clear_fd(&import.ids[id]);
+  store_pins_free(import.pins);
   store_point_free(import.point);
   return ok;
 }

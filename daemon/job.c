@@ -7,11 +7,9 @@ static const char *const status_names[] = {
     [JOB_QUEUED] = "queued", [JOB_ACTIVE] = "active",       [JOB_DONE] = "done",
     [JOB_ERROR] = "error",   [JOB_CANCELLED] = "cancelled",
 };
-static const char *const type_names[] = {[JOB_BACKUP] = "backup",
-                                         [JOB_RESTORE] = "restore",
-                                         [JOB_ARCHIVE] = "archive",
-                                         [JOB_IMPORT] = "import",
-                                         [JOB_VERIFY] = "verify"};
+static const char *const type_names[] = {
+    [JOB_BACKUP] = "backup", [JOB_RESTORE] = "restore", [JOB_ARCHIVE] = "archive",
+    [JOB_IMPORT] = "import", [JOB_VERIFY] = "verify",   [JOB_GC] = "gc"};
 
 static void
 job_disk_free(gpointer data)

@@ -13,7 +13,7 @@
 #include <stdatomic.h>
 
 typedef enum { JOB_QUEUED, JOB_ACTIVE, JOB_DONE, JOB_ERROR, JOB_CANCELLED } JobStatus;
-typedef enum { JOB_BACKUP, JOB_RESTORE, JOB_ARCHIVE, JOB_IMPORT, JOB_VERIFY } JobType;
+typedef enum { JOB_BACKUP, JOB_RESTORE, JOB_ARCHIVE, JOB_IMPORT, JOB_VERIFY, JOB_GC } JobType;
 
 typedef struct Job Job;
 

@@ -31,6 +31,7 @@ const ApiRoute daemon_routes[] = {
     {"POST", "/v1/prune", handle_prune,
      "vm keep-last keep-hourly keep-daily keep-weekly keep-monthly keep-yearly dry-run", NULL},
 
+    {"POST", "/v1/gc", handle_gc, NULL, NULL},
     {"POST", "/v1/verify", handle_verify, "point vm all speed restart repair from", NULL},
 
     {"GET", DISK "/changes", handle_changes, NULL, "from to bitmap lease offset limit"},

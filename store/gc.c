@@ -138,10 +138,10 @@ static int
 compare_thinness(const void *a, const void *b)
 {
   const Pack *x = a, *y = b;
-  unsigned __int128 left = (unsigned __int128) x->live * y->size;
-  unsigned __int128 right = (unsigned __int128) y->live * x->size;
+  unsigned __int128 left = (unsigned __int128) dead_bytes(x) * y->size;
+  unsigned __int128 right = (unsigned __int128) dead_bytes(y) * x->size;
   if (left != right)
-    return left < right ? -1 : 1;
+    return left > right ? -1 : 1;
   return (x->number > y->number) - (x->number < y->number);
 }
 

@@ -48,7 +48,7 @@ struct Cli {
 extern const CliCommand cli_backup_commands[], cli_vm_commands[], cli_export_commands[], cli_point_commands[],
     cli_restore_commands[], cli_archive_commands[], cli_import_commands[], cli_changes_commands[],
     cli_bitmap_commands[], cli_job_commands[], cli_status_commands[], cli_prune_commands[],
-    cli_verify_commands[];
+    cli_gc_commands[], cli_verify_commands[];
 /* All of them, and the end of the list. */
 extern const CliCommand *const cli_groups[];
 
@@ -103,6 +103,8 @@ void cli_print_done(Cli *cli, JsonNode *node, const char *format, ...) G_GNUC_PR
 gboolean cli_wait_job(Cli *cli, JsonNode *job, gboolean cancel, GError **error);
 /* With --no-wait prints JOB (transfer full; NULL: FALSE), else waits for it. */
 gboolean cli_run_job(Cli *cli, JsonNode *job, GError **error);
+/* Prints what came of a collection. */
+void cli_print_gc(JsonObject *job);
 /* Prints what a verify has found. */
 void cli_print_verify(JsonObject *job);
 /* Prints a job, ended or not. */

@@ -39,9 +39,9 @@ makes_point(JsonObject *job)
 }
 
 static gboolean
-is_verify(JsonObject *job)
+is_of_type(JsonObject *job, const char *type)
 {
-  return g_strcmp0(cli_text(job, "type"), "verify") == 0;
+  return g_strcmp0(cli_text(job, "type"), type) == 0;
 }
 
 static void
@@ -50,8 +50,10 @@ print_done(JsonObject *job)
   g_autofree char *bytes = cli_format_size(job, "transferred"), *time = cli_format_duration(duration(job));
   if (makes_point(job))
     print_backup(job);
-  else if (is_verify(job))
+  else if (is_of_type(job, "verify"))
     cli_print_verify(job);
+  else if (is_of_type(job, "gc"))
+    cli_print_gc(job);
   else
     printf("%s: %s done, %s in %s\n", shown(cli_text(job, "vm")), shown(cli_text(job, "type")), shown(bytes),
            time);
@@ -78,7 +80,7 @@ cli_print_job(Cli *cli, JsonNode *node)
     cli_print_json(cli, node);
   else if (cli->quiet)
     print_quietly(job, is_done);
-  else if (is_done || (is_verify(job) && cli_array(job, "damaged")))
+  else if (is_done || (is_of_type(job, "verify") && cli_array(job, "damaged")))
     print_done(job); /* a verify that found damage is what people want to see */
   else
     printf("Job %" G_GINT64_FORMAT ", %s of %s, is %s\n", cli_number(job, "id"), shown(cli_text(job, "type")),

@@ -14,7 +14,7 @@
 
 /* Commands of a later version, so that they are not taken for typing errors. */
 static const CliCommand later_commands[] = {
-    {.name = "gc"}, {.name = "rebuild-catalogue"}, {.name = "policy"}, {0},
+    {.name = "rebuild-catalogue"}, {.name = "policy"}, {0},
 };
 
 const CliCommand *const cli_groups[] = {
@@ -23,6 +23,7 @@ const CliCommand *const cli_groups[] = {
     cli_export_commands,
     cli_point_commands,
     cli_prune_commands,
+    cli_gc_commands,
     cli_verify_commands,
     cli_restore_commands,
     cli_archive_commands,

@@ -100,6 +100,22 @@ test_just_what_points_reach_is_left_and_they_read_as_before(void **state)
   check_points(fixture->store, points);
 }
 
+/* What a pack has beside its records weighs much in a small one. */
+static void
+test_a_small_pack_without_anything_dead_does_not_hide_larger_ones_with(void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr(GRand) rand = rand_new();
+  g_autoptr(GPtrArray) points = points_new();
+  for (guint i = 0; i < 3; i++) {
+    add_point(fixture->store, points, i == 1 ? 1 : 40, rand);
+    assert_true(store_pack_seal(fixture->store->packs, NULL));
+  }
+  g_ptr_array_remove_index(points, 0);
+  StoreGcResult result = collect_well(fixture->store, points);
+  assert_int_equal(sum_records(fixture).bytes, result.live_bytes);
+}
+
 static void
 test_what_comes_free_is_what_pruning_says(void **state)
 {
@@ -449,6 +465,7 @@ main(void)
 {
   const struct CMUnitTest tests[] = {
       TEST(test_just_what_points_reach_is_left_and_they_read_as_before),
+      TEST(test_a_small_pack_without_anything_dead_does_not_hide_larger_ones_with),
       TEST(test_what_comes_free_is_what_pruning_says),
       TEST(test_pinned_chunks_stay_until_their_point_is_given_up),
       TEST(test_pins_that_end_while_it_runs_go_on_to_count),

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <daemon/handlers.h>
+
+#include <daemon/engine.h>
+#include <daemon/gc.h>
+
+void
+handle_gc(ApiRequest *request, gpointer data)
+{
+  Daemon *daemon = data;
+  GError *error = NULL;
+  Job *job = engine_submit(daemon->engine, gc_job_new(), &error);
+  if (job)
+    api_request_reply(request, 202, job_to_json(job));
+  else
+    api_request_reply_error(request, error);
+}
