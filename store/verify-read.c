@@ -2,16 +2,12 @@
 /*
  * Reading a batch. The items are sorted by where they stand, and the threads take them one after the other,
  * so that together they go through the packs in order.
- *
- * Garbage collection may move a chunk between the look-up and the read: what cannot be read is looked up
- * again, and read again if it stands elsewhere now.
  */
 #include <store/verify-private.h>
 
 #include <common/error.h>
 #include <store/index-format.h>
 
-#define MOVES_MAX        8  /* so often in a row nothing moves */
 #define ITEMS_PER_THREAD 16 /* fewer are not worth a thread */
 
 typedef struct {
@@ -57,13 +53,9 @@ get(StoreWorker *worker, const StoreVerifyItem *item, guint8 *data, GError **err
 static void
 read_item(const StoreVerify *verify, StoreWorker *worker, StoreVerifyItem *item, guint8 *data)
 {
-  for (guint i = 0; i < MOVES_MAX; i++) {
-    guint64 n_bytes;
-    guint64 before = place_of(verify, &item->id, &item->n_bytes);
-    g_clear_error(&item->error);
-    if (get(worker, item, data, &item->error) || place_of(verify, &item->id, &n_bytes) == before)
-      return;
-  }
+  item->place = place_of(verify, &item->id, &item->n_bytes);
+  if (!get(worker, item, data, &item->error))
+    g_assert(item->error);
 }
 
 void
