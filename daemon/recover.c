@@ -10,6 +10,7 @@
 #include <api/json.h>
 #include <daemon/backup-private.h>
 #include <daemon/leases.h>
+#include <daemon/vm-files.h>
 
 static void
 close_dead_jobs(Daemon *daemon)
@@ -171,6 +172,7 @@ void
 recover(Daemon *daemon)
 {
   close_dead_jobs(daemon);
+  vm_files_sync(daemon);
   sync_point_files(daemon);
   recover_exports_and_bitmaps(daemon);
 }
