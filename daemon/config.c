@@ -187,6 +187,8 @@ daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
        "API socket and exports' sockets (root: /run/cbt-backup)", "DIR"},
       {"config", 0, 0, G_OPTION_ARG_FILENAME, &config->config_file, "Configuration file", "FILE"},
       {"log-level", 0, 0, G_OPTION_ARG_STRING, &config->log_level, "debug, info or warning", "LEVEL"},
+      {"rebuild-catalogue", 0, 0, G_OPTION_ARG_NONE, &config->rebuild_catalogue,
+       "Set the catalogue aside, and make it again from the store", NULL},
       {"version", 0, 0, G_OPTION_ARG_NONE, &version, "Print the version", NULL},
       {NULL},
   };

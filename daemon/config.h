@@ -21,6 +21,7 @@ typedef struct {
   guint audit;          /* clusters that an incremental compares though they are called clean; a disk */
   guint nice;           /* how much the threads that read and store give way to guests */
   gboolean dedup_verify;
+  gboolean rebuild_catalogue; /* set the catalogue's file aside first */
 } DaemonConfig;
 
 /* Reads the command line and the file that it names. On --help or --version it prints and sets *done. INVALID

@@ -33,6 +33,8 @@ void handle_point_restore(ApiRequest *request, gpointer daemon);
 
 void handle_prune(ApiRequest *request, gpointer daemon);
 
+void handle_rebuild_catalogue(ApiRequest *request, gpointer daemon);
+
 void handle_changes(ApiRequest *request, gpointer daemon);
 
 void handle_bitmap_list(ApiRequest *request, gpointer daemon);

@@ -31,6 +31,8 @@ const ApiRoute daemon_routes[] = {
     {"POST", "/v1/prune", handle_prune,
      "vm keep-last keep-hourly keep-daily keep-weekly keep-monthly keep-yearly dry-run", NULL},
 
+    {"POST", "/v1/rebuild-catalogue", handle_rebuild_catalogue, NULL, NULL},
+
     {"GET", DISK "/changes", handle_changes, NULL, "from to bitmap lease offset limit"},
 
     {"GET", DISK "/bitmaps", handle_bitmap_list, NULL, NULL},

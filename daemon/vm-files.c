@@ -114,17 +114,14 @@ adopt(Daemon *daemon, const char *folder, const char *name)
     g_warning("vm '%s': %s", name, error->message);
 }
 
-void
-vm_files_sync(Daemon *daemon)
+gboolean
+vm_files_sync(Daemon *daemon, GError **error)
 {
   g_autofree char *folder = vm_files_folder(daemon);
-  g_autoptr(GError) error = NULL;
-  g_autoptr(GPtrArray) names = store_vm_list(folder, &error);
-  g_autoptr(GPtrArray) vms = names ? catalogue_list_vms(daemon->catalogue, &error) : NULL;
-  if (!vms) {
-    g_warning("cannot compare vms with the catalogue: %s", error->message);
-    return;
-  }
+  g_autoptr(GPtrArray) names = store_vm_list(folder, error);
+  g_autoptr(GPtrArray) vms = names ? catalogue_list_vms(daemon->catalogue, error) : NULL;
+  if (!vms)
+    return FALSE;
   g_autoptr(GHashTable) known = g_hash_table_new(g_str_hash, g_str_equal);
   for (guint i = 0; i < vms->len; i++) {
     const CatalogueVm *vm = g_ptr_array_index(vms, i);
@@ -134,4 +131,5 @@ vm_files_sync(Daemon *daemon)
   for (guint i = 0; i < names->len; i++)
     if (!g_hash_table_contains(known, names->pdata[i]))
       adopt(daemon, folder, names->pdata[i]);
+  return TRUE;
 }

@@ -24,5 +24,5 @@ gboolean vm_files_set_policy(Daemon *daemon, const char *name, const char *polic
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* At the start: files that are missing, damaged (these are set aside) or other than the catalogue are written again; a
- * vm that only has a file is taken into the catalogue. What goes wrong is logged. */
-void vm_files_sync(Daemon *daemon);
+ * vm that only has a file is taken into the catalogue. What goes wrong with one of them is logged. */
+gboolean vm_files_sync(Daemon *daemon, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -199,6 +199,18 @@ store_keyfile_remove(const CbtFileOps *ops, const char *folder, const char *path
   return FALSE;
 }
 
+gboolean
+store_keyfile_set_aside(const CbtFileOps *ops, const char *folder, const char *path, char **to,
+                        GError **error)
+{
+  *to = g_strdup_printf("%s.damaged-%" G_GINT64_FORMAT, path, g_get_real_time());
+  if (ops->rename(ops, path, *to) == 0 && ops->fsync_dir(ops, folder) == 0)
+    return TRUE;
+  cbt_set_error_errno(error, errno, "cannot rename %s", path);
+  g_clear_pointer(to, g_free);
+  return FALSE;
+}
+
 GPtrArray *
 store_keyfile_list(const StoreKeyfileKind *kind, const char *folder, GError **error)
 {

@@ -59,6 +59,9 @@ gboolean store_keyfile_save(const StoreKeyfileKind *kind, const CbtFileOps *ops,
                             gsize length, const char *hint, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean store_keyfile_remove(const CbtFileOps *ops, const char *folder, const char *path, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
+/* Renames the file at PATH to PATH.damaged-TIME, so that another one can take its place. *to (transfer full): where it is. */
+gboolean store_keyfile_set_aside(const CbtFileOps *ops, const char *folder, const char *path, char **to, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
 /* Names, without the suffix, of all files of KIND in FOLDER, in no order (of char *). */
 GPtrArray *store_keyfile_list(const StoreKeyfileKind *kind, const char *folder, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;

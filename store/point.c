@@ -209,6 +209,23 @@ store_point_remove(const CbtFileOps *ops, const char *folder, const CbtUuid *uui
   return store_keyfile_remove(ops, folder, path, error);
 }
 
+gboolean
+store_point_set_aside(const CbtFileOps *ops, const char *folder, const CbtUuid *uuid, char **to,
+                      GError **error)
+{
+  g_autofree char *path = point_path(folder, uuid);
+  return store_keyfile_set_aside(ops, folder, path, to, error);
+}
+
+gboolean
+store_point_equal(const StorePoint *a, const StorePoint *b)
+{
+  gsize length;
+  g_autofree char *x = store_point_encode(a, &length);
+  g_autofree char *y = store_point_encode(b, &length);
+  return strcmp(x, y) == 0;
+}
+
 /* NAME is a uuid as save writes it; other files (a temporary one) are not points. */
 static gboolean
 parse_name(const char *name, CbtUuid *uuid)

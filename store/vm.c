@@ -255,12 +255,7 @@ gboolean
 store_vm_set_aside(const CbtFileOps *ops, const char *folder, const char *name, char **to, GError **error)
 {
   g_autofree char *path = store_keyfile_path(&vm_kind, folder, name);
-  *to = g_strdup_printf("%s.damaged-%" G_GINT64_FORMAT, path, g_get_real_time());
-  if (ops->rename(ops, path, *to) == 0 && ops->fsync_dir(ops, folder) == 0)
-    return TRUE;
-  cbt_set_error_errno(error, errno, "cannot rename %s", path);
-  g_clear_pointer(to, g_free);
-  return FALSE;
+  return store_keyfile_set_aside(ops, folder, path, to, error);
 }
 
 GPtrArray *
