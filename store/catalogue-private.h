@@ -10,10 +10,20 @@
 #include <sqlite3.h>
 #include <store/catalogue.h>
 
+typedef enum { CATALOGUE_ROOM_UNKNOWN, CATALOGUE_ROOM_KEPT, CATALOGUE_ROOM_GONE } CatalogueRoom;
+
 struct Catalogue {
-  sqlite3 *db;
+  sqlite3 *db; /* NULL: it could not be opened again */
   char *path;
+  char *folder;
+  char *room_path; /* see catalogue-room.c */
+  CatalogueRoom room;
 };
+
+/* Gives way on a full disk, and takes its room again where there is plenty. Before a statement that may write. */
+void catalogue_keep_room(Catalogue *catalogue);
+/* Has the log of an open database take the blocks that it may need. */
+void catalogue_keep_log_room(const Catalogue *catalogue);
 
 /* "CBTC": tells our files from others' SQLite databases. */
 #define CATALOGUE_APPLICATION_ID 0x43425443

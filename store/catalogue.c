@@ -152,6 +152,7 @@ gboolean
 catalogue_run(Catalogue *catalogue, GError **error, const char *sql, const char *types, ...)
 {
   va_list args;
+  catalogue_keep_room(catalogue);
   va_start(args, types);
   g_autoptr(sqlite3_stmt) stmt = prepare_va(catalogue, error, sql, types, args);
   va_end(args);
@@ -254,13 +255,17 @@ set_up(Catalogue *catalogue, GError **error)
   for (guint i = 0; i < G_N_ELEMENTS(pragmas); i++)
     if (sqlite3_exec(catalogue->db, pragmas[i], NULL, NULL, NULL) != SQLITE_OK)
       return fail(catalogue, error);
-  return check_sound(catalogue, error) && catalogue_schema_update(catalogue, error);
+  if (!check_sound(catalogue, error) || !catalogue_schema_update(catalogue, error))
+    return FALSE;
+  catalogue_keep_log_room(catalogue);
+  return TRUE;
 }
 
 gboolean
 catalogue_open_database(Catalogue *catalogue, GError **error)
 {
   g_assert(!catalogue->db);
+  catalogue_keep_room(catalogue);
   if (sqlite3_open_v2(catalogue->path, &catalogue->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) ==
       SQLITE_OK)
     return set_up(catalogue, error);
@@ -282,6 +287,8 @@ catalogue_open(const char *path, GError **error)
     return NULL;
   g_autoptr(Catalogue) catalogue = g_new0(Catalogue, 1);
   catalogue->path = g_strdup(path);
+  catalogue->folder = g_path_get_dirname(path);
+  catalogue->room_path = g_strconcat(path, ".room", NULL);
   if (!catalogue_open_database(catalogue, error))
     return NULL;
   return g_steal_pointer(&catalogue);
@@ -294,5 +301,7 @@ catalogue_close(Catalogue *catalogue)
     return;
   catalogue_close_database(catalogue);
   g_free(catalogue->path);
+  g_free(catalogue->folder);
+  g_free(catalogue->room_path);
   g_free(catalogue);
 }
