@@ -86,7 +86,8 @@ start(Daemon *daemon, GError **error)
   if (!open_data(daemon, error))
     return FALSE;
   daemon->store_space = free_space_new(store_directory(daemon->store));
-  daemon->store_reserve = store_reserve_new(store_directory(daemon->store), daemon->config->store_reserve);
+  daemon->store_reserve =
+      store_reserve_new(daemon->store_space, store_directory(daemon->store), daemon->config->store_reserve);
   daemon->queue = main_queue_new();
   daemon->tasks = tasks_new();
   daemon->exports = exports_new(daemon->config);
@@ -117,8 +118,8 @@ stop(Daemon *daemon)
   g_clear_pointer(&daemon->disks, disks_free);
   g_clear_pointer(&daemon->exports, exports_free);
   g_clear_pointer(&daemon->queue, main_queue_free);
-  g_clear_pointer(&daemon->store_space, free_space_free);
   g_clear_pointer(&daemon->store_reserve, store_reserve_free);
+  g_clear_pointer(&daemon->store_space, free_space_free);
   g_clear_pointer(&daemon->store, store_close);
   g_clear_pointer(&daemon->catalogue, catalogue_close);
 }

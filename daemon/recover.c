@@ -43,8 +43,30 @@ close_dead_jobs(Daemon *daemon)
 /* ---- points
  * --------------------------------------------------------------------------------------------------- */
 
-/* A file has a checksum, and is written before the catalogue: where they differ it is right, unless it is
- * damaged. */
+/* What can change of a point is changed in its file first, so that the file is right. What else differs is
+ * left as it is: somebody meant it, or damaged the catalogue. */
+static void
+compare_point(Daemon *daemon, const StorePoint *known, const StorePoint *file, GError **error)
+{
+  char text[CBT_UUID_TEXT_SIZE];
+  if (store_point_equal(file, known))
+    return;
+  cbt_uuid_format(&known->uuid, text);
+  if (known->is_protected != file->is_protected || known->verified != file->verified ||
+      g_strcmp0(known->note, file->note) != 0) {
+    g_message("recovery point %s: note, protection and time of the last verify are taken from its file",
+              text);
+    if (!catalogue_update_point(daemon->catalogue, file, error))
+      return;
+  }
+  g_autoptr(StorePoint) now = catalogue_get_point(daemon->catalogue, &known->uuid, error);
+  if (now && !store_point_equal(file, now))
+    g_warning("recovery point %s: its file says something else than the catalogue; 'cbt-backup "
+              "rebuild-catalogue' takes what the file says",
+              text);
+}
+
+/* A damaged file is written again, for the catalogue has all that was in it. */
 static void
 compare_point_file(Daemon *daemon, const char *folder, const StorePoint *known)
 {
@@ -60,12 +82,8 @@ compare_point_file(Daemon *daemon, const char *folder, const StorePoint *known)
     if (store_point_set_aside(ops, folder, &known->uuid, &aside, &error) &&
         store_point_save(ops, folder, known, &error))
       g_message("the damaged file of recovery point %s is kept as %s", text, aside);
-  } else if (point && !store_point_equal(point, known)) {
-    g_warning("recovery point %s: the catalogue says something else than the store's file, which is taken",
-              text);
-    gboolean ok = catalogue_remove_point(daemon->catalogue, &known->uuid, &error) &&
-                  catalogue_insert_point(daemon->catalogue, point, &error);
-    g_assert(ok || error);
+  } else if (point) {
+    compare_point(daemon, known, point, &error);
   }
   if (error)
     g_warning("recovery point %s: %s", text, error->message);

@@ -5,7 +5,6 @@
 #include <common/size.h>
 #include <stdatomic.h>
 #include <string.h>
-#include <sys/statvfs.h>
 
 #define MIB          (G_GUINT64_CONSTANT(1) << 20)
 #define DEFAULT_MOST (1024 * MIB)
@@ -16,36 +15,22 @@
   "changed "                                                                                                 \
   "meanwhile is in the next incremental."
 
+#define ANSWER_TIMEOUT_MS 200
+
 struct StoreReserve {
-  char *folder; /* constant, as the next two */
-  guint64 bytes;
-  guint64 step;
+  FreeSpace *space; /* constant, as the next two */
+  char *folder;
+  guint64 configured;
   atomic_ullong unchecked; /* written since the last check */
 };
 
-/* What others than root may use; FALSE if it does not tell. */
-static gboolean
-get_space(const char *folder, guint64 *available, guint64 *size)
-{
-  struct statvfs vfs;
-  if (statvfs(folder, &vfs) != 0)
-    return FALSE;
-  *available = (guint64) vfs.f_bavail * vfs.f_frsize;
-  *size = (guint64) vfs.f_blocks * vfs.f_frsize;
-  return TRUE;
-}
-
 StoreReserve *
-store_reserve_new(const char *folder, guint64 bytes)
+store_reserve_new(FreeSpace *space, const char *folder, guint64 bytes)
 {
   StoreReserve *reserve = g_new0(StoreReserve, 1);
-  guint64 available, size = 0;
+  reserve->space = space;
   reserve->folder = g_strdup(folder);
-  reserve->bytes = bytes;
-  if (bytes == STORE_RESERVE_DEFAULT)
-    reserve->bytes =
-        get_space(folder, &available, &size) ? MIN(DEFAULT_MOST, size / DEFAULT_PART) : DEFAULT_MOST;
-  reserve->step = CLAMP(reserve->bytes / 16, MIB, 64 * MIB);
+  reserve->configured = bytes;
   return reserve;
 }
 
@@ -57,43 +42,50 @@ store_reserve_free(StoreReserve *reserve)
 }
 
 guint64
-store_reserve_bytes(const StoreReserve *reserve)
+store_reserve_bytes(StoreReserve *reserve)
 {
-  return reserve->bytes;
+  if (reserve->configured != STORE_RESERVE_DEFAULT)
+    return reserve->configured;
+  return MIN(DEFAULT_MOST, free_space_total(reserve->space) / DEFAULT_PART);
 }
 
 gboolean
 store_reserve_check(StoreReserve *reserve, GError **error)
 {
-  guint64 available, size;
-  if (reserve->bytes == 0 || !get_space(reserve->folder, &available, &size) || available >= reserve->bytes)
+  guint64 available;
+  gboolean is_known;
+  if (reserve->configured == 0 || !free_space_get(reserve->space, ANSWER_TIMEOUT_MS, &available, &is_known) ||
+      !is_known || available >= store_reserve_bytes(reserve))
     return TRUE;
   g_autofree char *free_text = cbt_size_format(available);
-  g_autofree char *reserve_text = cbt_size_format(reserve->bytes);
-  cbt_set_error(error, CBT_ERROR_NO_SPACE,
-                HINT " The reserve is the key 'reserve' of [store], or --store-reserve.",
-                "%s has %s free, and %s of it are reserved", reserve->folder, free_text, reserve_text);
+  g_autofree char *reserve_text = cbt_size_format(store_reserve_bytes(reserve));
+  cbt_set_error(
+      error, CBT_ERROR_NO_SPACE, HINT " The reserve is the key 'reserve' of [store], or --store-reserve.",
+      "no space: %s has %s free, less than the reserve of %s", reserve->folder, free_text, reserve_text);
   return FALSE;
 }
 
 gboolean
 store_reserve_note(StoreReserve *reserve, guint64 bytes, GError **error)
 {
-  guint64 before = atomic_fetch_add(&reserve->unchecked, bytes);
-  if (before / reserve->step == (before + bytes) / reserve->step)
+  guint64 step = CLAMP(store_reserve_bytes(reserve) / 16, MIB, 64 * MIB);
+  if (atomic_fetch_add(&reserve->unchecked, bytes) + bytes < step)
     return TRUE;
+  atomic_store(&reserve->unchecked, 0);
   return store_reserve_check(reserve, error);
 }
 
 void
 store_reserve_explain(StoreReserve *reserve, GError **error)
 {
-  guint64 available, size;
+  guint64 available;
+  gboolean is_known;
   g_autofree char *own_hint = error && *error ? cbt_error_hint(*error) : NULL;
   if (!error || !g_error_matches(*error, CBT_ERROR, CBT_ERROR_NO_SPACE))
     return;
   /* It may have been another file system that was full. */
-  if (!get_space(reserve->folder, &available, &size) || available > MAX(reserve->bytes, 16 * MIB))
+  if (!free_space_get(reserve->space, ANSWER_TIMEOUT_MS, &available, &is_known) ||
+      available > MAX(store_reserve_bytes(reserve), 16 * MIB))
     return;
   g_autofree char *free_text = cbt_size_format(available);
   g_autofree char *message = cbt_error_message(*error);

@@ -7,17 +7,18 @@
  */
 #pragma once
 
-#include <glib.h>
+#include <daemon/free-space.h>
 
 typedef struct StoreReserve StoreReserve;
 
 /* As the value of the reserve: the smaller of 1 GiB and a hundredth of the file system. */
 #define STORE_RESERVE_DEFAULT G_MAXUINT64
 
-/* On the file system of FOLDER; BYTES 0: none. */
-StoreReserve *store_reserve_new(const char *folder, guint64 bytes);
+/* Of the file system that SPACE, which outlives it, asks for FOLDER. BYTES 0: none. */
+StoreReserve *store_reserve_new(FreeSpace *space, const char *folder, guint64 bytes);
 void store_reserve_free(StoreReserve *reserve);
-guint64 store_reserve_bytes(const StoreReserve *reserve);
+/* Bytes; a default that depends on a file system which has not told its size yet is 0. */
+guint64 store_reserve_bytes(StoreReserve *reserve);
 
 /* NO_SPACE, with the numbers, if less than the reserve is free. A file system that does not tell is not full. */
 gboolean store_reserve_check(StoreReserve *reserve, GError **error) G_GNUC_WARN_UNUSED_RESULT;

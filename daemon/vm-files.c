@@ -85,7 +85,7 @@ set_aside(const char *folder, const char *name, const GError *reason)
   return to != NULL;
 }
 
-/* The record in the file of VM has to be that of the catalogue, but for the policy. */
+/* The record in the file of VM should be that of the catalogue, but for the policy. */
 static void
 sync_vm(const char *folder, const CatalogueVm *vm)
 {
@@ -95,8 +95,11 @@ sync_vm(const char *folder, const CatalogueVm *vm)
   if (found && store_vm_equal(found, &expected))
     return;
   if (found)
-    g_warning("the file of vm '%s' says something else than the catalogue; it is written again", vm->name);
-  else if (!set_aside(folder, vm->name, error))
+    g_warning(
+        "the file of vm '%s' says something else than the catalogue; 'cbt-backup rebuild-catalogue' takes "
+        "what the file says",
+        vm->name);
+  if (found || !set_aside(folder, vm->name, error))
     return;
   g_clear_error(&error);
   if (!store_vm_save(cbt_file_ops_default(), folder, &expected, &error))

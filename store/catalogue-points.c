@@ -62,13 +62,23 @@ catalogue_insert_point_rows(Catalogue *catalogue, const StorePoint *point, GErro
   return TRUE;
 }
 
+static gboolean
+insert_once(Catalogue *catalogue, const StorePoint *point, GError **error)
+{
+  return catalogue_begin(catalogue, error) &&
+         catalogue_end(catalogue, catalogue_insert_point_rows(catalogue, point, error), error);
+}
+
 gboolean
 catalogue_insert_point(Catalogue *catalogue, const StorePoint *point, GError **error)
 {
-  if (!store_point_check(point, error) || !catalogue_begin(catalogue, error))
+  GError *local = NULL;
+  if (!store_point_check(point, error))
     return FALSE;
-  if (catalogue_end(catalogue, catalogue_insert_point_rows(catalogue, point, error), error))
+  if (insert_once(catalogue, point, &local) ||
+      (catalogue_may_retry(catalogue, &local) && insert_once(catalogue, point, &local)))
     return TRUE;
+  g_propagate_error(error, local);
   char text[CBT_UUID_TEXT_SIZE];
   g_prefix_error(error, "cannot add recovery point %s: ", cbt_uuid_format(&point->uuid, text));
   return FALSE;

@@ -10,18 +10,19 @@
 #include <sqlite3.h>
 #include <store/catalogue.h>
 
-typedef enum { CATALOGUE_ROOM_UNKNOWN, CATALOGUE_ROOM_KEPT, CATALOGUE_ROOM_GONE } CatalogueRoom;
-
 struct Catalogue {
   sqlite3 *db; /* NULL: it could not be opened again */
   char *path;
-  char *folder;
-  char *room_path; /* see catalogue-room.c */
-  CatalogueRoom room;
+  char *room_path; /* see catalogue-room.c, as the next two */
+  gboolean has_room;
+  gint64 room_tried;  /* monotonic; 0: never */
+  gboolean may_retry; /* the last transaction failed for want of room, and there is some now */
 };
 
-/* Gives way on a full disk, and takes its room again where there is plenty. Before a statement that may write. */
+/* Takes the room that a full disk leaves the catalogue, if it has none and there is plenty. */
 void catalogue_keep_room(Catalogue *catalogue);
+/* Gives it to the disk. TRUE if there was any, and it is worth trying again. */
+gboolean catalogue_give_room(Catalogue *catalogue);
 /* Has the log of an open database take the blocks that it may need. */
 void catalogue_keep_log_room(const Catalogue *catalogue);
 
@@ -65,6 +66,8 @@ gboolean catalogue_begin(Catalogue *catalogue, GError **error) G_GNUC_WARN_UNUSE
 /* Commits if OK, else (or if that fails) rolls back, leaving ERROR as it was set. Returns whether it was
  * committed. */
 gboolean catalogue_end(Catalogue *catalogue, gboolean ok, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Once after an end that failed: whether the same is worth doing again, as the full disk got room; ERROR is cleared then. */
+gboolean catalogue_may_retry(Catalogue *catalogue, GError **error);
 
 /* Opens the file at its path, which is there, and brings it up to date; and closes it. Without a database every call fails. */
 gboolean catalogue_open_database(Catalogue *catalogue, GError **error) G_GNUC_WARN_UNUSED_RESULT;

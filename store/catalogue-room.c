@@ -6,21 +6,21 @@
  * While the database is open, its log has the blocks for CATALOGUE_ROOM bytes: SQLite writes it from the
  * start again after each checkpoint, and does not cut it. Some thousand transactions fit in.
  *
- * For the rest (opening it takes some room, and so does a database that grows) a file of CATALOGUE_ROOM bytes
- * beside the database is removed when less than LEAST is free, and made again when there is plenty. It is
- * looked after before each statement that may write, and at the start. It helps once: what others write may
- * take what it frees.
+ * For the rest (opening it takes some room, and so does a database that grows) there is a file of
+ * CATALOGUE_ROOM bytes beside it. It is removed when SQLite says that the disk is full, and when a database
+ * cannot be opened for that; once a minute, and at each opening, it is made again if the disk has plenty. No
+ * file system is asked for its room, as one that does not answer would hold up everything. It helps once:
+ * what others write may take what it frees.
  */
 #include <store/catalogue-private.h>
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #define CATALOGUE_ROOM (G_GUINT64_CONSTANT(4) << 20)
-#define LEAST          (G_GUINT64_CONSTANT(1) << 20)
 #define PLENTY         (4 * CATALOGUE_ROOM)
+#define TRY_AGAIN_US   (60 * G_USEC_PER_SEC)
 
 /* A hole would keep no room: the blocks are allocated. */
 static gboolean
@@ -29,7 +29,7 @@ make_room_file(const char *path)
   int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
   if (fd < 0)
     return FALSE;
-  gboolean ok = posix_fallocate(fd, 0, (off_t) CATALOGUE_ROOM) == 0;
+  gboolean ok = posix_fallocate(fd, 0, (off_t) PLENTY) == 0 && ftruncate(fd, (off_t) CATALOGUE_ROOM) == 0;
   close(fd);
   if (!ok)
     unlink(path);
@@ -39,18 +39,22 @@ make_room_file(const char *path)
 void
 catalogue_keep_room(Catalogue *catalogue)
 {
-  struct statvfs vfs;
-  if (statvfs(catalogue->folder, &vfs) != 0)
+  gint64 now = g_get_monotonic_time();
+  if (catalogue->has_room || (catalogue->room_tried && now - catalogue->room_tried < TRY_AGAIN_US))
     return;
-  guint64 available = (guint64) vfs.f_bavail * vfs.f_frsize;
-  if (available < LEAST && catalogue->room != CATALOGUE_ROOM_GONE) {
-    if (unlink(catalogue->room_path) == 0)
-      g_message("the disk of %s is full: the room that was kept for the catalogue is given to it",
-                catalogue->folder);
-    catalogue->room = CATALOGUE_ROOM_GONE;
-  } else if (available >= PLENTY && catalogue->room != CATALOGUE_ROOM_KEPT) {
-    catalogue->room = make_room_file(catalogue->room_path) ? CATALOGUE_ROOM_KEPT : CATALOGUE_ROOM_GONE;
-  }
+  catalogue->room_tried = now;
+  catalogue->has_room = access(catalogue->room_path, F_OK) == 0 || make_room_file(catalogue->room_path);
+}
+
+gboolean
+catalogue_give_room(Catalogue *catalogue)
+{
+  if (unlink(catalogue->room_path) != 0)
+    return FALSE;
+  g_message("the disk of %s is full: it gets the room that was kept for it", catalogue->path);
+  catalogue->has_room = FALSE;
+  catalogue->room_tried = g_get_monotonic_time();
+  return TRUE;
 }
 
 void

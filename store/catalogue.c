@@ -156,7 +156,15 @@ catalogue_run(Catalogue *catalogue, GError **error, const char *sql, const char 
   va_start(args, types);
   g_autoptr(sqlite3_stmt) stmt = prepare_va(catalogue, error, sql, types, args);
   va_end(args);
-  return stmt && catalogue_step(catalogue, stmt, error) != CATALOGUE_FAILED;
+  if (!stmt)
+    return FALSE;
+  int result = sqlite3_step(stmt);
+  /* What is part of a transaction is for its caller to try again. */
+  if (result == SQLITE_FULL && sqlite3_get_autocommit(catalogue->db) && catalogue_give_room(catalogue)) {
+    sqlite3_reset(stmt);
+    result = sqlite3_step(stmt);
+  }
+  return result == SQLITE_ROW || result == SQLITE_DONE || fail(catalogue, error);
 }
 
 char *
@@ -199,10 +207,22 @@ catalogue_end(Catalogue *catalogue, gboolean ok, GError **error)
 {
   if (ok && catalogue_run(catalogue, error, "COMMIT", ""))
     return TRUE;
+  gboolean is_full = (sqlite3_extended_errcode(catalogue->db) & 0xff) == SQLITE_FULL;
   /* Some failures have rolled back by themselves. */
   if (!sqlite3_get_autocommit(catalogue->db))
     sqlite3_exec(catalogue->db, "ROLLBACK", NULL, NULL, NULL);
+  catalogue->may_retry = is_full && catalogue_give_room(catalogue);
   return FALSE;
+}
+
+gboolean
+catalogue_may_retry(Catalogue *catalogue, GError **error)
+{
+  gboolean may = catalogue->may_retry;
+  catalogue->may_retry = FALSE;
+  if (may)
+    g_clear_error(error);
+  return may;
 }
 
 /* ---- open and close ---- */
@@ -258,18 +278,35 @@ set_up(Catalogue *catalogue, GError **error)
   if (!check_sound(catalogue, error) || !catalogue_schema_update(catalogue, error))
     return FALSE;
   catalogue_keep_log_room(catalogue);
+  catalogue_keep_room(catalogue);
   return TRUE;
+}
+
+static gboolean
+open_once(Catalogue *catalogue, GError **error)
+{
+  g_assert(!catalogue->db);
+  if (sqlite3_open_v2(catalogue->path, &catalogue->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) ==
+      SQLITE_OK)
+    return set_up(catalogue, error);
+  return fail(catalogue, error);
 }
 
 gboolean
 catalogue_open_database(Catalogue *catalogue, GError **error)
 {
-  g_assert(!catalogue->db);
-  catalogue_keep_room(catalogue);
-  if (sqlite3_open_v2(catalogue->path, &catalogue->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) ==
-      SQLITE_OK)
-    return set_up(catalogue, error);
-  return fail(catalogue, error);
+  g_autoptr(GError) local = NULL;
+  if (open_once(catalogue, &local))
+    return TRUE;
+  /* That a log's index cannot be made for want of space is an I/O error to SQLite. */
+  gboolean may_be_full = g_error_matches(local, CBT_ERROR, CBT_ERROR_NO_SPACE) ||
+                         g_error_matches(local, CBT_ERROR, CBT_ERROR_IO);
+  if (may_be_full && catalogue_give_room(catalogue)) {
+    catalogue_close_database(catalogue);
+    return open_once(catalogue, error);
+  }
+  g_propagate_error(error, g_steal_pointer(&local));
+  return FALSE;
 }
 
 void
@@ -287,7 +324,6 @@ catalogue_open(const char *path, GError **error)
     return NULL;
   g_autoptr(Catalogue) catalogue = g_new0(Catalogue, 1);
   catalogue->path = g_strdup(path);
-  catalogue->folder = g_path_get_dirname(path);
   catalogue->room_path = g_strconcat(path, ".room", NULL);
   if (!catalogue_open_database(catalogue, error))
     return NULL;
@@ -301,7 +337,6 @@ catalogue_close(Catalogue *catalogue)
     return;
   catalogue_close_database(catalogue);
   g_free(catalogue->path);
-  g_free(catalogue->folder);
   g_free(catalogue->room_path);
   g_free(catalogue);
 }

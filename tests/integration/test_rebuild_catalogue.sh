@@ -196,11 +196,17 @@ damaged_start "a row without sense"
 start_daemon
 goes_on "after damage"
 
-say "a row that says something else than its file: the file is right"
+say "rows that say something else than the files: note and protection are taken at the start, the rest by command"
 everything >"$WORK/before.json"
 stop_daemon
-sqlite3 "$STATE/catalogue.sqlite" "UPDATE points SET note = 'wrong', protected = 1 - protected; UPDATE disks SET granularity = granularity"
+sqlite3 "$STATE/catalogue.sqlite" "UPDATE points SET note = 'wrong', protected = 1 - protected"
 start_daemon
+expect_everything "wrong notes"
+stop_daemon
+sqlite3 "$STATE/catalogue.sqlite" "UPDATE points SET reason = 'wrong', parent = NULL; UPDATE disks SET path = path || '.wrong'"
+start_daemon
+assert_has "the log" "$(tail -n 20 "$WORK/daemon.log")" "says something else"
+cbt --quiet rebuild-catalogue
 expect_everything "wrong rows"
 
 say "damaged point files that the catalogue still has are written again; the damaged ones are kept"
