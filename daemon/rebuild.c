@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Everything is read before anything is changed, and the catalogue changes in one transaction. It all happens
- * on the main thread: nothing can be committed, removed or registered meanwhile. That takes about 0.1 ms a
+ * on the main thread: nothing can be committed, removed or registered meanwhile. That takes about 0.2 ms a
  * point.
  */
 #include <daemon/rebuild.h>

@@ -30,8 +30,9 @@ void catalogue_keep_log_room(const Catalogue *catalogue);
 #define CATALOGUE_APPLICATION_ID 0x43425443
 
 /* What to do about a damaged one. */
-#define CATALOGUE_REBUILD_HINT                                                                                       \
-  "Run 'cbt-backupd --rebuild-catalogue': it sets the file aside and makes a new one from the store. Or move it "   \
+#define CATALOGUE_REBUILD_HINT                                                                               \
+  "Run 'cbt-backupd --rebuild-catalogue': it sets the file aside and makes a new one from the store. Or "    \
+  "move it "                                                                                                 \
   "away yourself, with its -wal and -shm files."
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(sqlite3_stmt, sqlite3_finalize)
@@ -66,17 +67,20 @@ gboolean catalogue_begin(Catalogue *catalogue, GError **error) G_GNUC_WARN_UNUSE
 /* Commits if OK, else (or if that fails) rolls back, leaving ERROR as it was set. Returns whether it was
  * committed. */
 gboolean catalogue_end(Catalogue *catalogue, gboolean ok, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Once after an end that failed: whether the same is worth doing again, as the full disk got room; ERROR is cleared then. */
+/* Once after an end that failed: whether the same is worth doing again, as the full disk got room; ERROR is
+ * cleared then. */
 gboolean catalogue_may_retry(Catalogue *catalogue, GError **error);
 
-/* Opens the file at its path, which is there, and brings it up to date; and closes it. Without a database every call fails. */
+/* Opens the file at its path, which is there, and brings it up to date; and closes it. Without a database
+ * every call fails. */
 gboolean catalogue_open_database(Catalogue *catalogue, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void catalogue_close_database(Catalogue *catalogue);
 /* An empty file with the mode of a catalogue, if there is none. */
 gboolean catalogue_make_file(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* The rows of one, inside a transaction of the caller's. */
-gboolean catalogue_insert_vm_rows(Catalogue *catalogue, const CatalogueVm *vm, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean catalogue_insert_vm_rows(Catalogue *catalogue, const CatalogueVm *vm,
+                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean catalogue_insert_point_rows(Catalogue *catalogue, const StorePoint *point,
                                      GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

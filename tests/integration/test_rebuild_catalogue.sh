@@ -246,6 +246,29 @@ start_daemon
 assert_has "reason" "$(backup incremental two | jq -r .reason)" "another state"
 restore_matches two@latest root "$WORK/two.img"
 
+say "the state directory moved: nothing is read again; nothing but the store saved: read again, little stored"
+cbt --quiet export stop one
+backup incremental one >/dev/null
+backup incremental two >/dev/null
+everything >"$WORK/before.json"
+stop_daemon
+cp -a "$STATE" "$WORK/moved"
+STATE=$WORK/moved
+start_daemon
+expect_everything "moved"
+assert_eq "moved" "$(backup incremental one | jq -c '[.kind, .reason, .dirty]')" '["incremental",null,0]'
+stop_daemon
+mkdir "$WORK/saved"
+mv "$STATE/store" "$WORK/elsewhere"
+ln -s "$WORK/elsewhere" "$WORK/saved/store"
+STATE=$WORK/saved
+start_daemon
+job=$(backup incremental one)
+assert_eq "saved" "$(jq -r .kind <<<"$job")" incremental
+assert_ne "reason" "$(jq -r .reason <<<"$job")" null
+assert_le "stored" "$(jq .stored <<<"$job")" "$CLUSTER"
+restore_matches one@latest root "$WORK/root.img"
+
 say "a vm that was removed does not come back, its points do"
 cbt --quiet vm remove two
 stop_daemon
@@ -253,5 +276,4 @@ lose_all
 start_daemon
 assert_eq "vms" "$(cbt_json vm list | jq -c 'map(.name)')" '["one"]'
 assert_ne "points" "$(points two | wc -l)" 0
-cbt --quiet export stop one
 stop_daemon
