@@ -13,7 +13,7 @@
 struct Catalogue {
   sqlite3 *db; /* NULL: it could not be opened again */
   char *path;
-  char *room_path; /* see catalogue-room.c, as the next two */
+  char *room_path; /* NULL: none; see catalogue-room.c, as the next two */
   gboolean has_room;
   gint64 room_tried;  /* monotonic; 0: never */
   gboolean may_retry; /* the last transaction failed for want of room, and there is some now */

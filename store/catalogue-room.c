@@ -40,7 +40,8 @@ void
 catalogue_keep_room(Catalogue *catalogue)
 {
   gint64 now = g_get_monotonic_time();
-  if (catalogue->has_room || (catalogue->room_tried && now - catalogue->room_tried < TRY_AGAIN_US))
+  if (!catalogue->room_path || catalogue->has_room ||
+      (catalogue->room_tried && now - catalogue->room_tried < TRY_AGAIN_US))
     return;
   catalogue->room_tried = now;
   catalogue->has_room = access(catalogue->room_path, F_OK) == 0 || make_room_file(catalogue->room_path);
@@ -49,7 +50,7 @@ catalogue_keep_room(Catalogue *catalogue)
 gboolean
 catalogue_give_room(Catalogue *catalogue)
 {
-  if (unlink(catalogue->room_path) != 0)
+  if (!catalogue->room_path || unlink(catalogue->room_path) != 0)
     return FALSE;
   g_message("the disk of %s is full: it gets the room that was kept for it", catalogue->path);
   catalogue->has_room = FALSE;

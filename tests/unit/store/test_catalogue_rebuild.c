@@ -240,6 +240,31 @@ test_damaged_page_is_noticed_at_open(void **state)
   assert_non_null(fixture->catalogue);
 }
 
+static void
+test_full_database_gets_its_room_and_tries_again(void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr(GError) error = NULL;
+  g_autoptr(StorePoint) first = add_point(fixture, "a", 1);
+  g_autofree char *room = g_strconcat(fixture->path, ".room", NULL);
+  assert_int_equal(store_test_file_size(room), 4 << 20);
+  g_autofree char *limit =
+      g_strdup_printf("PRAGMA max_page_count = %" G_GINT64_FORMAT, number(fixture, "PRAGMA page_count"));
+  execute(fixture, limit);
+  CatalogueJob job = {.type = (char *) "backup", .vm = (char *) "a", .status = (char *) "done"};
+  job.json = g_strnfill(100000, 'x');
+  assert_false(catalogue_save_job(fixture->catalogue, &job, &error));
+  check_error(&error, CBT_ERROR_NO_SPACE, "full");
+  assert_int_equal(job.id, 0);
+  assert_false(g_file_test(room, G_FILE_TEST_EXISTS));
+  execute(fixture, "PRAGMA max_page_count = 100000");
+  assert_true(catalogue_save_job(fixture->catalogue, &job, NULL));
+  assert_int_equal(number(fixture, "SELECT count(*) FROM jobs"), 1);
+  g_free(job.json);
+  reopen(fixture);
+  assert_int_equal(store_test_file_size(room), 4 << 20);
+}
+
 int
 main(void)
 {
@@ -253,6 +278,7 @@ main(void)
       CATALOGUE_TEST(test_file_that_was_removed_is_written_again),
       CATALOGUE_TEST(test_file_is_set_aside_under_a_name_with_the_time),
       CATALOGUE_TEST(test_damaged_page_is_noticed_at_open),
+      CATALOGUE_TEST(test_full_database_gets_its_room_and_tries_again),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
