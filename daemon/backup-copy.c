@@ -190,7 +190,9 @@ worker_thread(void *data)
     StoreChunkId ids[MAX_BLOCK_CLUSTERS] = {0};
     StoreTally tally = {0};
     GError *error = NULL;
-    if (!is_stopped(pipeline) && !store_block(pipeline, worker, archive, block, ids, &tally, &error))
+    if (!is_stopped(pipeline) &&
+        (!store_block(pipeline, worker, archive, block, ids, &tally, &error) ||
+         !store_reserve_note(pipeline->disk->backup->daemon->store_reserve, tally.stored_bytes, &error)))
       pipeline_fail(pipeline, error);
     count_block(pipeline, block, &tally);
     block_done(pipeline, block, ids, &tally);

@@ -300,7 +300,9 @@ backup_run(Daemon *daemon, Job *job, gpointer data, GError **error)
   throttle_init(&backup.throttle, backup.request->speed);
   gulong handler = g_cancellable_connect(job->cancellable, G_CALLBACK(on_job_cancelled), backup.stop, NULL);
 
-  gboolean ok = run_steps(&backup, error);
+  gboolean ok = store_reserve_check(daemon->store_reserve, error) && run_steps(&backup, error);
+  if (!ok)
+    store_reserve_explain(daemon->store_reserve, error);
 
   g_cancellable_disconnect(job->cancellable, handler);
   backup_archive_free(backup.archive);

@@ -29,9 +29,15 @@ commit_point(Daemon *daemon, Job *job, const StorePoint *point, void (*also)(gpo
              GError **error)
 {
   g_autofree char *folder = g_build_filename(store_directory(daemon->store), "points", NULL);
-  if (!store_flush(daemon->store, error) || !job_check(job, error) ||
-      !store_point_save(cbt_file_ops_default(), folder, point, error))
+  if (!store_flush(daemon->store, error) || !job_check(job, error))
     return FALSE;
+  if (!store_point_save(cbt_file_ops_default(), folder, point, error)) {
+    /* It may stand there all the same, if only the last sync failed: then it must not be found at the next
+     * start. */
+    if (store_point_remove(cbt_file_ops_default(), folder, &point->uuid, NULL))
+      g_debug("the file of the failed recovery point was removed");
+    return FALSE;
+  }
   Commit commit = {daemon, job, point, also, data, FALSE, NULL};
   main_queue_call(daemon->queue, commit_to_catalogue, &commit);
   if (!commit.ok) {

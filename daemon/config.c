@@ -5,6 +5,7 @@
 #include <common/error.h>
 #include <common/fd.h>
 #include <common/size.h>
+#include <daemon/store-reserve.h>
 #include <limits.h>
 #include <string.h>
 
@@ -70,6 +71,7 @@ static const ConfigKey config_keys[] = {
     {"daemon", "max-jobs", KEY_UINT, G_STRUCT_OFFSET(DaemonConfig, max_jobs)},
     {"daemon", "workers", KEY_UINT, G_STRUCT_OFFSET(DaemonConfig, workers)},
     {"store", "dedup-verify", KEY_BOOL, G_STRUCT_OFFSET(DaemonConfig, dedup_verify)},
+    {"store", "reserve", KEY_SIZE, G_STRUCT_OFFSET(DaemonConfig, store_reserve)},
     {"export", "fleece-dir", KEY_STRING, G_STRUCT_OFFSET(DaemonConfig, fleece_dir)},
     {"export", "fleece-limit", KEY_SIZE, G_STRUCT_OFFSET(DaemonConfig, fleece_limit)},
     {"export", "plugin-dir", KEY_STRING, G_STRUCT_OFFSET(DaemonConfig, plugin_dir)},
@@ -175,11 +177,21 @@ check_log_level(const DaemonConfig *config, GError **error)
   return FALSE;
 }
 
+static gboolean
+set_reserve(DaemonConfig *config, const char *text, GError **error)
+{
+  if (!text || cbt_size_parse(text, &config->store_reserve, error))
+    return TRUE;
+  g_prefix_error(error, "--store-reserve: ");
+  return FALSE;
+}
+
 DaemonConfig *
 daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
 {
   g_autoptr(DaemonConfig) config = g_new0(DaemonConfig, 1);
   gboolean version = FALSE;
+  g_autofree char *reserve = NULL;
   GOptionEntry entries[] = {
       {"state-dir", 0, 0, G_OPTION_ARG_FILENAME, &config->state_dir,
        "Catalogue, bitmaps and store (root: /var/lib/cbt-backup)", "DIR"},
@@ -187,6 +199,10 @@ daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
        "API socket and exports' sockets (root: /run/cbt-backup)", "DIR"},
       {"config", 0, 0, G_OPTION_ARG_FILENAME, &config->config_file, "Configuration file", "FILE"},
       {"log-level", 0, 0, G_OPTION_ARG_STRING, &config->log_level, "debug, info or warning", "LEVEL"},
+      {"store-reserve", 0, 0, G_OPTION_ARG_STRING, &reserve,
+       "What backups leave free on the store's file system (1 GiB or a hundredth of it)", "SIZE"},
+      {"rebuild-catalogue", 0, 0, G_OPTION_ARG_NONE, &config->rebuild_catalogue,
+       "Set the catalogue aside, and make it again from the store", NULL},
       {"version", 0, 0, G_OPTION_ARG_NONE, &version, "Print the version", NULL},
       {NULL},
   };
@@ -195,6 +211,7 @@ daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
   config->audit = 256;
   config->nice = 10;
   config->dedup_verify = TRUE;
+  config->store_reserve = STORE_RESERVE_DEFAULT;
   config->plugin_dir = find_plugin_dir();
 
   g_autoptr(GOptionContext) context = g_option_context_new("- the backup service for QEMU/KVM disks");
@@ -213,7 +230,7 @@ daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
     g_print("cbt-backupd %s\n", CBT_VERSION);
   if (!config->log_level)
     config->log_level = g_strdup("info");
-  if (!check_log_level(config, error) || !load_file(config, error))
+  if (!check_log_level(config, error) || !load_file(config, error) || !set_reserve(config, reserve, error))
     return NULL;
   set_default_dirs(config);
   make_absolute(&config->state_dir);

@@ -20,7 +20,9 @@ typedef struct {
   guint max_jobs;       /* at once */
   guint audit;          /* clusters that an incremental compares though they are called clean; a disk */
   guint nice;           /* how much the threads that read and store give way to guests */
+  guint64 store_reserve; /* bytes that backups leave free; STORE_RESERVE_DEFAULT */
   gboolean dedup_verify;
+  gboolean rebuild_catalogue; /* set the catalogue's file aside first */
 } DaemonConfig;
 
 /* Reads the command line and the file that it names. On --help or --version it prints and sets *done. INVALID

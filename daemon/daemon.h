@@ -13,6 +13,7 @@
 #include <daemon/config.h>
 #include <daemon/free-space.h>
 #include <daemon/main-queue.h>
+#include <daemon/store-reserve.h>
 #include <store/catalogue.h>
 #include <store/store.h>
 
@@ -27,6 +28,7 @@ typedef struct {
   Catalogue *catalogue; /* main thread */
   Store *store;
   FreeSpace *store_space; /* of the store's file system */
+  StoreReserve *store_reserve;
   MainQueue *queue;
   Tasks *tasks;
   Exports *exports;

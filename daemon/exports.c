@@ -570,3 +570,15 @@ exports_control_socket(Exports *exports, const char *vm, const char *disk)
   }
   return NULL;
 }
+
+gboolean
+exports_are_listening(Exports *exports, const CatalogueVm *vm)
+{
+  gboolean found = FALSE;
+  for (guint i = 0; i < vm->disks->len && !found; i++) {
+    Export *export = export_new(exports, vm, g_ptr_array_index(vm->disks, i));
+    found = is_listening(export);
+    export_free(export);
+  }
+  return found;
+}

@@ -36,5 +36,7 @@ gboolean exports_stop(Exports *exports, const char *vm, GError **error) G_GNUC_W
 /* Of all vms, or of VM. */
 GPtrArray *exports_list(Exports *exports, const char *vm_or_null);
 gboolean exports_has(Exports *exports, const char *vm);
+/* Whether a process listens on the control socket of one of VM's disks, known to us or not. */
+gboolean exports_are_listening(Exports *exports, const CatalogueVm *vm);
 /* The control socket of a disk (transfer full); NULL if the vm is not exported. */
 char *exports_control_socket(Exports *exports, const char *vm, const char *disk);

@@ -15,6 +15,7 @@ struct FreeSpace {
   gboolean is_known;
   guint64 n_answers;
   guint64 bytes;
+  guint64 total;
 };
 
 FreeSpace *
@@ -57,6 +58,7 @@ ask_thread(void *data)
   space->n_answers++;
   if (ok) {
     space->bytes = (guint64) vfs.f_bavail * vfs.f_frsize;
+    space->total = (guint64) vfs.f_blocks * vfs.f_frsize;
     space->is_known = TRUE;
   }
   pthread_cond_broadcast(&space->answered);
@@ -97,4 +99,13 @@ free_space_get(FreeSpace *space, guint timeout_ms, guint64 *bytes, gboolean *is_
   *is_known = space->is_known;
   pthread_mutex_unlock(&space->lock);
   return is_new;
+}
+
+guint64
+free_space_total(FreeSpace *space)
+{
+  pthread_mutex_lock(&space->lock);
+  guint64 total = space->total;
+  pthread_mutex_unlock(&space->lock);
+  return total;
 }

@@ -17,3 +17,5 @@ void free_space_free(FreeSpace *space);
 /* The newest answer in *bytes, and whether there ever was one in *is_known. Waits at most TIMEOUT_MS for a
  * new one; FALSE if it did not come. */
 gboolean free_space_get(FreeSpace *space, guint timeout_ms, guint64 *bytes, gboolean *is_known);
+/* Bytes of the whole file system as of the newest answer; 0 if there was none. */
+guint64 free_space_total(FreeSpace *space);

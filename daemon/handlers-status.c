@@ -26,6 +26,7 @@ put_store(JsonBuilder *builder, Daemon *daemon)
     json_put_int(builder, "free", free_bytes);
   else
     json_put_string(builder, "free", NULL);
+  json_put_int(builder, "reserve", store_reserve_bytes(daemon->store_reserve));
   json_put_bool(builder, "answers", answers);
   json_builder_end_object(builder);
 }

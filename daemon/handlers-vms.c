@@ -11,6 +11,7 @@
 #include <daemon/images.h>
 #include <daemon/json-util.h>
 #include <daemon/task.h>
+#include <daemon/vm-files.h>
 #include <errno.h>
 #include <glib/gstdio.h>
 #include <string.h>
@@ -291,7 +292,7 @@ finish_addition(gpointer data)
     return;
   }
   remove_bitmap_files(addition->daemon, addition->vm);
-  if (!catalogue_remove_vm(addition->daemon->catalogue, addition->vm->name, &error))
+  if (!vm_files_remove(addition->daemon, addition->vm->name, &error))
     g_warning("%s", error->message);
 }
 
@@ -312,7 +313,7 @@ handle_vm_add(ApiRequest *request, gpointer data)
   Daemon *daemon = data;
   GError *error = NULL;
   g_autoptr(CatalogueVm) vm = vm_from_json(api_request_body(request), &error);
-  if (!vm || !check_images_free(daemon, vm, &error) || !catalogue_insert_vm(daemon->catalogue, vm, &error)) {
+  if (!vm || !check_images_free(daemon, vm, &error) || !vm_files_add(daemon, vm, &error)) {
     api_request_reply_error(request, error);
     return;
   }
@@ -379,7 +380,7 @@ remove_vm(gpointer data)
   const char *name = removal->vm->name;
   if (check_idle(daemon, name, &removal->error) &&
       (!removal->forget || forget_points(daemon, name, &removal->error)) &&
-      catalogue_remove_vm(daemon->catalogue, name, &removal->error))
+      vm_files_remove(daemon, name, &removal->error))
     remove_bitmap_files(daemon, removal->vm);
 }
 

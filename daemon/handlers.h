@@ -35,6 +35,7 @@ void handle_prune(ApiRequest *request, gpointer daemon);
 
 void handle_gc(ApiRequest *request, gpointer daemon);
 void handle_verify(ApiRequest *request, gpointer daemon);
+void handle_rebuild_catalogue(ApiRequest *request, gpointer daemon);
 
 void handle_changes(ApiRequest *request, gpointer daemon);
 

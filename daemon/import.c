@@ -89,6 +89,8 @@ take_cluster(ImportThread *thread, const StoreVmaCluster *cluster, GError **erro
   atomic_fetch_add(&job->reused, tally.reused_bytes);
   atomic_fetch_add(&job->stored, tally.stored_bytes);
   atomic_fetch_add(&import->progress->transferred, sizeof thread->data);
+  if (!store_reserve_note(import->daemon->store_reserve, tally.stored_bytes, error))
+    return FALSE;
   if (store_chunk_id_is_zero(&id) ||
       cbt_pwrite_full(import->ids[cluster->device], &id, sizeof id, (guint64) cluster->number * sizeof id))
     return TRUE;
@@ -294,7 +296,9 @@ import_run(Daemon *daemon, Job *job, gpointer request, GError **error)
     import.ids[id] = -1;
   import.point = store_point_new();
   import.pins = store_pins_new(daemon->store);
-  gboolean ok = open_and_import(&import, error);
+  gboolean ok = store_reserve_check(daemon->store_reserve, error) && open_and_import(&import, error);
+  if (!ok)
+    store_reserve_explain(daemon->store_reserve, error);
   for (guint id = 0; id <= STORE_VMA_DEVICE_MAX; id++)
     cbt_clear_fd(&import.ids[id]);
   store_pins_free(import.pins);

@@ -14,6 +14,7 @@
 #include <glib-unix.h>
 #include <glib/gstdio.h>
 #include <signal.h>
+#include <store/catalogue-rebuild.h>
 #include <string.h>
 #include <sys/file.h>
 #include <systemd/sd-daemon.h>
@@ -49,6 +50,18 @@ lock_state_dir(const DaemonConfig *config, GError **error)
   return cbt_steal_fd(&fd);
 }
 
+/* It is made again when the empty one is found. */
+static gboolean
+set_catalogue_aside(const char *path, GError **error)
+{
+  g_autofree char *to = NULL;
+  if (!catalogue_set_aside(path, &to, error))
+    return FALSE;
+  if (to)
+    g_message("%s was set aside as %s", path, to);
+  return TRUE;
+}
+
 static gboolean
 open_data(Daemon *daemon, GError **error)
 {
@@ -57,6 +70,8 @@ open_data(Daemon *daemon, GError **error)
   g_autofree char *store = daemon_config_store_dir(config);
   StoreOptions options = STORE_OPTIONS_DEFAULT;
   options.dedup_verify = config->dedup_verify;
+  if (config->rebuild_catalogue && !set_catalogue_aside(catalogue, error))
+    return FALSE;
   daemon->catalogue = catalogue_open(catalogue, error);
   if (daemon->catalogue)
     daemon->store = store_open(store, &options, error);
@@ -71,13 +86,16 @@ start(Daemon *daemon, GError **error)
   if (!open_data(daemon, error))
     return FALSE;
   daemon->store_space = free_space_new(store_directory(daemon->store));
+  daemon->store_reserve =
+      store_reserve_new(daemon->store_space, store_directory(daemon->store), daemon->config->store_reserve);
   daemon->queue = main_queue_new();
   daemon->tasks = tasks_new();
   daemon->exports = exports_new(daemon->config);
   daemon->disks = disks_new(daemon->config, daemon->exports);
   daemon->leases = leases_new(daemon);
   daemon->engine = engine_new(daemon);
-  recover(daemon);
+  if (!recover(daemon, error))
+    return FALSE;
   leases_start(daemon->leases);
   daemon->server = api_server_new(&options, daemon_routes, daemon, error);
   return daemon->server != NULL;
@@ -100,6 +118,7 @@ stop(Daemon *daemon)
   g_clear_pointer(&daemon->disks, disks_free);
   g_clear_pointer(&daemon->exports, exports_free);
   g_clear_pointer(&daemon->queue, main_queue_free);
+  g_clear_pointer(&daemon->store_reserve, store_reserve_free);
   g_clear_pointer(&daemon->store_space, free_space_free);
   g_clear_pointer(&daemon->store, store_close);
   g_clear_pointer(&daemon->catalogue, catalogue_close);

@@ -10,6 +10,8 @@
 #include <api/json.h>
 #include <daemon/backup-private.h>
 #include <daemon/leases.h>
+#include <daemon/rebuild.h>
+#include <daemon/vm-files.h>
 
 static void
 close_dead_jobs(Daemon *daemon)
@@ -42,6 +44,52 @@ close_dead_jobs(Daemon *daemon)
 /* ---- points
  * --------------------------------------------------------------------------------------------------- */
 
+/* What can change of a point is changed in its file first, so that the file is right. What else differs is
+ * left as it is: somebody meant it, or damaged the catalogue. */
+static void
+compare_point(Daemon *daemon, const StorePoint *known, const StorePoint *file, GError **error)
+{
+  char text[CBT_UUID_TEXT_SIZE];
+  if (store_point_equal(file, known))
+    return;
+  cbt_uuid_format(&known->uuid, text);
+  if (known->is_protected != file->is_protected || known->verified != file->verified ||
+      g_strcmp0(known->note, file->note) != 0) {
+    g_message("recovery point %s: note, protection and time of the last verify are taken from its file",
+              text);
+    if (!catalogue_update_point(daemon->catalogue, file, error))
+      return;
+  }
+  g_autoptr(StorePoint) now = catalogue_get_point(daemon->catalogue, &known->uuid, error);
+  if (now && !store_point_equal(file, now))
+    g_warning("recovery point %s: its file says something else than the catalogue; 'cbt-backup "
+              "rebuild-catalogue' takes what the file says",
+              text);
+}
+
+/* A damaged file is written again, for the catalogue has all that was in it. */
+static void
+compare_point_file(Daemon *daemon, const char *folder, const StorePoint *known)
+{
+  char text[CBT_UUID_TEXT_SIZE];
+  g_autoptr(GError) error = NULL;
+  g_autofree char *aside = NULL;
+  const CbtFileOps *ops = cbt_file_ops_default();
+  g_autoptr(StorePoint) point = store_point_load(ops, folder, &known->uuid, &error);
+  cbt_uuid_format(&known->uuid, text);
+  if (g_error_matches(error, CBT_ERROR, CBT_ERROR_CORRUPT)) {
+    g_warning("%s; it is written again from the catalogue", error->message);
+    g_clear_error(&error);
+    if (store_point_set_aside(ops, folder, &known->uuid, &aside, &error) &&
+        store_point_save(ops, folder, known, &error))
+      g_message("the damaged file of recovery point %s is kept as %s", text, aside);
+  } else if (point) {
+    compare_point(daemon, known, point, &error);
+  }
+  if (error)
+    g_warning("recovery point %s: %s", text, error->message);
+}
+
 static void
 adopt_point_file(Daemon *daemon, const char *folder, const CbtUuid *uuid)
 {
@@ -56,16 +104,27 @@ adopt_point_file(Daemon *daemon, const char *folder, const CbtUuid *uuid)
 }
 
 static void
-sync_point_files(Daemon *daemon)
+write_missing_files(const char *folder, GHashTable *missing)
 {
-  g_autoptr(GError) error = NULL;
-  g_autofree char *folder = g_build_filename(store_directory(daemon->store), "points", NULL);
-  g_autoptr(GArray) files = store_point_list(folder, &error);
-  g_autoptr(GPtrArray) points = files ? catalogue_list_points(daemon->catalogue, NULL, &error) : NULL;
-  if (!points) {
-    g_warning("cannot compare points with the catalogue: %s", error->message);
-    return;
+  GHashTableIter iter;
+  gpointer key, value;
+  g_hash_table_iter_init(&iter, missing);
+  while (g_hash_table_iter_next(&iter, &key, &value)) {
+    g_autoptr(GError) error = NULL;
+    g_warning("the file of recovery point %s was missing; it is written again", (char *) key);
+    if (!store_point_save(cbt_file_ops_default(), folder, value, &error))
+      g_warning("%s", error->message);
   }
+}
+
+static gboolean
+sync_point_files(Daemon *daemon, GError **error)
+{
+  g_autofree char *folder = g_build_filename(store_directory(daemon->store), "points", NULL);
+  g_autoptr(GArray) files = store_point_list(folder, error);
+  g_autoptr(GPtrArray) points = files ? catalogue_list_points(daemon->catalogue, NULL, error) : NULL;
+  if (!points)
+    return FALSE;
   g_autoptr(GHashTable) missing = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
   for (guint i = 0; i < points->len; i++) {
     StorePoint *point = g_ptr_array_index(points, i);
@@ -75,19 +134,15 @@ sync_point_files(Daemon *daemon)
   for (guint i = 0; i < files->len; i++) {
     const CbtUuid *uuid = &g_array_index(files, CbtUuid, i);
     char text[CBT_UUID_TEXT_SIZE];
-    if (!g_hash_table_remove(missing, cbt_uuid_format(uuid, text)))
+    const StorePoint *known = g_hash_table_lookup(missing, cbt_uuid_format(uuid, text));
+    if (known)
+      compare_point_file(daemon, folder, known);
+    else
       adopt_point_file(daemon, folder, uuid);
+    g_hash_table_remove(missing, text);
   }
-  GHashTableIter iter;
-  gpointer key, value;
-  g_hash_table_iter_init(&iter, missing);
-  while (g_hash_table_iter_next(&iter, &key, &value)) {
-    g_warning("the file of recovery point %s was missing; it is written again", (char *) key);
-    if (!store_point_save(cbt_file_ops_default(), folder, value, &error)) {
-      g_warning("%s", error->message);
-      g_clear_error(&error);
-    }
-  }
+  write_missing_files(folder, missing);
+  return TRUE;
 }
 
 /* ---- exports and bitmaps, in a thread
@@ -168,10 +223,12 @@ recover_exports_and_bitmaps(Daemon *daemon)
   pthread_join(thread, NULL);
 }
 
-void
-recover(Daemon *daemon)
+gboolean
+recover(Daemon *daemon, GError **error)
 {
   close_dead_jobs(daemon);
-  sync_point_files(daemon);
+  if (!rebuild_if_lost(daemon, error) || !vm_files_sync(daemon, error) || !sync_point_files(daemon, error))
+    return FALSE;
   recover_exports_and_bitmaps(daemon);
+  return TRUE;
 }

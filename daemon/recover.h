@@ -10,4 +10,4 @@
  * are logged, and do not keep the daemon from starting. Main thread, before the server; runs a thread and the
  * main queue's messages.
  */
-void recover(Daemon *daemon);
+gboolean recover(Daemon *daemon, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -33,6 +33,7 @@ const ApiRoute daemon_routes[] = {
 
     {"POST", "/v1/gc", handle_gc, NULL, NULL},
     {"POST", "/v1/verify", handle_verify, "point vm all speed restart repair from", NULL},
+    {"POST", "/v1/rebuild-catalogue", handle_rebuild_catalogue, NULL, NULL},
 
     {"GET", DISK "/changes", handle_changes, NULL, "from to bitmap lease offset limit"},
 

@@ -42,7 +42,7 @@ set_no_job(gint64 id, GError **error)
 }
 
 static gboolean
-insert_job(Catalogue *catalogue, const CatalogueJob *job, gint64 *id, GError **error)
+insert_job_rows(Catalogue *catalogue, const CatalogueJob *job, gint64 *id, GError **error)
 {
   if (!catalogue_run(catalogue, error, "INSERT INTO jobs (type, vm, status, json) VALUES (?,?,?,?)", "ssss",
                      job->type, job->vm, job->status, job->json))
@@ -52,17 +52,32 @@ insert_job(Catalogue *catalogue, const CatalogueJob *job, gint64 *id, GError **e
                        *id - CATALOGUE_JOBS_KEPT);
 }
 
+static gboolean
+insert_once(Catalogue *catalogue, const CatalogueJob *job, gint64 *id, GError **error)
+{
+  return catalogue_begin(catalogue, error) &&
+         catalogue_end(catalogue, insert_job_rows(catalogue, job, id, error), error);
+}
+
+static gboolean
+insert_job(Catalogue *catalogue, CatalogueJob *job, GError **error)
+{
+  gint64 id = 0;
+  GError *local = NULL;
+  gboolean ok = insert_once(catalogue, job, &id, &local) ||
+                (catalogue_may_retry(catalogue, &local) && insert_once(catalogue, job, &id, &local));
+  if (ok)
+    job->id = id;
+  else
+    g_propagate_error(error, local);
+  return ok;
+}
+
 gboolean
 catalogue_save_job(Catalogue *catalogue, CatalogueJob *job, GError **error)
 {
-  gint64 id = 0;
-  if (job->id == 0) {
-    if (!catalogue_begin(catalogue, error) ||
-        !catalogue_end(catalogue, insert_job(catalogue, job, &id, error), error))
-      return FALSE;
-    job->id = id;
-    return TRUE;
-  }
+  if (job->id == 0)
+    return insert_job(catalogue, job, error);
   if (!catalogue_run(catalogue, error, "UPDATE jobs SET type = ?, vm = ?, status = ?, json = ? WHERE id = ?",
                      "ssssi", job->type, job->vm, job->status, job->json, job->id))
     return FALSE;

@@ -42,8 +42,8 @@ insert_config(Catalogue *catalogue, gint64 seq, gint64 position, const StorePoin
                        "iisci", seq, position, config->name, &config->id, (gint64) config->size);
 }
 
-static gboolean
-insert_rows(Catalogue *catalogue, const StorePoint *point, GError **error)
+gboolean
+catalogue_insert_point_rows(Catalogue *catalogue, const StorePoint *point, GError **error)
 {
   if (!catalogue_run(
           catalogue, error,
@@ -62,13 +62,23 @@ insert_rows(Catalogue *catalogue, const StorePoint *point, GError **error)
   return TRUE;
 }
 
+static gboolean
+insert_once(Catalogue *catalogue, const StorePoint *point, GError **error)
+{
+  return catalogue_begin(catalogue, error) &&
+         catalogue_end(catalogue, catalogue_insert_point_rows(catalogue, point, error), error);
+}
+
 gboolean
 catalogue_insert_point(Catalogue *catalogue, const StorePoint *point, GError **error)
 {
-  if (!store_point_check(point, error) || !catalogue_begin(catalogue, error))
+  GError *local = NULL;
+  if (!store_point_check(point, error))
     return FALSE;
-  if (catalogue_end(catalogue, insert_rows(catalogue, point, error), error))
+  if (insert_once(catalogue, point, &local) ||
+      (catalogue_may_retry(catalogue, &local) && insert_once(catalogue, point, &local)))
     return TRUE;
+  g_propagate_error(error, local);
   char text[CBT_UUID_TEXT_SIZE];
   g_prefix_error(error, "cannot add recovery point %s: ", cbt_uuid_format(&point->uuid, text));
   return FALSE;
@@ -152,7 +162,8 @@ read_point(Catalogue *catalogue, sqlite3_stmt *stmt, GError **error)
     return NULL;
   if (!store_point_check(point, &reason)) {
     g_autofree char *message = cbt_error_message(reason);
-    cbt_set_error(error, CBT_ERROR_CORRUPT, NULL, "catalogue %s: %s", catalogue->path, message);
+    cbt_set_error(error, CBT_ERROR_CORRUPT, CATALOGUE_REBUILD_HINT, "catalogue %s: %s", catalogue->path,
+                  message);
     return NULL;
   }
   return g_steal_pointer(&point);

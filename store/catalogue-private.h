@@ -2,7 +2,8 @@
 /*
  * What the parts of the catalogue share: statements whose every value is bound, errors from SQLite's codes,
  * and transactions. catalogue.c has open, statements and vms; catalogue-schema.c the tables;
- * catalogue-points.c points and bases; catalogue-leases.c leases; catalogue-jobs.c jobs and exports.
+ * catalogue-points.c points and bases; catalogue-leases.c leases; catalogue-jobs.c jobs and exports;
+ * catalogue-rebuild.c all that can be made again.
  */
 #pragma once
 
@@ -10,12 +11,29 @@
 #include <store/catalogue.h>
 
 struct Catalogue {
-  sqlite3 *db;
+  sqlite3 *db; /* NULL: it could not be opened again */
   char *path;
+  char *room_path; /* NULL: none; see catalogue-room.c, as the next two */
+  gboolean has_room;
+  gint64 room_tried;  /* monotonic; 0: never */
+  gboolean may_retry; /* the last transaction failed for want of room, and there is some now */
 };
+
+/* Takes the room that a full disk leaves the catalogue, if it has none and there is plenty. */
+void catalogue_keep_room(Catalogue *catalogue);
+/* Gives it to the disk. TRUE if there was any, and it is worth trying again. */
+gboolean catalogue_give_room(Catalogue *catalogue);
+/* Has the log of an open database take the blocks that it may need. */
+void catalogue_keep_log_room(const Catalogue *catalogue);
 
 /* "CBTC": tells our files from others' SQLite databases. */
 #define CATALOGUE_APPLICATION_ID 0x43425443
+
+/* What to do about a damaged one. */
+#define CATALOGUE_REBUILD_HINT                                                                               \
+  "Run 'cbt-backupd --rebuild-catalogue': it sets the file aside and makes a new one from the store. Or "    \
+  "move it "                                                                                                 \
+  "away yourself, with its -wal and -shm files."
 
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(sqlite3_stmt, sqlite3_finalize)
 
@@ -49,6 +67,22 @@ gboolean catalogue_begin(Catalogue *catalogue, GError **error) G_GNUC_WARN_UNUSE
 /* Commits if OK, else (or if that fails) rolls back, leaving ERROR as it was set. Returns whether it was
  * committed. */
 gboolean catalogue_end(Catalogue *catalogue, gboolean ok, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Once after an end that failed: whether the same is worth doing again, as the full disk got room; ERROR is
+ * cleared then. */
+gboolean catalogue_may_retry(Catalogue *catalogue, GError **error);
+
+/* Opens the file at its path, which is there, and brings it up to date; and closes it. Without a database
+ * every call fails. */
+gboolean catalogue_open_database(Catalogue *catalogue, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void catalogue_close_database(Catalogue *catalogue);
+/* An empty file with the mode of a catalogue, if there is none. */
+gboolean catalogue_make_file(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* The rows of one, inside a transaction of the caller's. */
+gboolean catalogue_insert_vm_rows(Catalogue *catalogue, const CatalogueVm *vm,
+                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean catalogue_insert_point_rows(Catalogue *catalogue, const StorePoint *point,
+                                     GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* Brings the schema to version N_MIGRATIONS: step i, from version i, is migrations[i]; each with its version
  * number in one transaction. UNSUPPORTED for a newer version, CORRUPT for a database that is no catalogue. */

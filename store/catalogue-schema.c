@@ -139,7 +139,7 @@ check_is_catalogue(Catalogue *catalogue, GError **error)
   if (application_id == CATALOGUE_APPLICATION_ID || (application_id == 0 && n_objects == 0))
     return TRUE;
   cbt_set_error(error, CBT_ERROR_CORRUPT,
-                "Move the file away; the recovery points can be read from the store again.",
+                "Move the file away; the daemon makes a catalogue again from the store.",
                 "catalogue %s is a database of another program", catalogue->path);
   return FALSE;
 }

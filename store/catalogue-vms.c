@@ -118,8 +118,8 @@ vm_exists(Catalogue *catalogue, const char *name, gboolean *exists, GError **err
   return step != CATALOGUE_FAILED;
 }
 
-static gboolean
-insert_vm_rows(Catalogue *catalogue, const CatalogueVm *vm, GError **error)
+gboolean
+catalogue_insert_vm_rows(Catalogue *catalogue, const CatalogueVm *vm, GError **error)
 {
   gboolean exists;
   if (!vm_exists(catalogue, vm->name, &exists, error))
@@ -145,7 +145,7 @@ catalogue_insert_vm(Catalogue *catalogue, const CatalogueVm *vm, GError **error)
 {
   if (!cbt_name_check("vm", vm->name, error) || !catalogue_begin(catalogue, error))
     return FALSE;
-  return catalogue_end(catalogue, insert_vm_rows(catalogue, vm, error), error);
+  return catalogue_end(catalogue, catalogue_insert_vm_rows(catalogue, vm, error), error);
 }
 
 static gboolean

@@ -17,6 +17,7 @@
 #include <fcntl.h>
 #include <stdarg.h>
 #include <string.h>
+#include <unistd.h>
 
 #define BUSY_TIMEOUT_MS 10000
 
@@ -33,8 +34,8 @@ static const struct {
     {SQLITE_FULL, CBT_ERROR_NO_SPACE, "Free space on the file system of the state directory."},
     {SQLITE_IOERR, CBT_ERROR_IO, NULL},
     {SQLITE_CANTOPEN, CBT_ERROR_IO, NULL},
-    {SQLITE_NOTADB, CBT_ERROR_CORRUPT, "Move the file away and run 'cbt-backup rebuild-catalogue'."},
-    {SQLITE_CORRUPT, CBT_ERROR_CORRUPT, "Move the file away and run 'cbt-backup rebuild-catalogue'."},
+    {SQLITE_NOTADB, CBT_ERROR_CORRUPT, CATALOGUE_REBUILD_HINT},
+    {SQLITE_CORRUPT, CBT_ERROR_CORRUPT, CATALOGUE_REBUILD_HINT},
     {SQLITE_BUSY, CBT_ERROR_BUSY, NULL},
     {SQLITE_LOCKED, CBT_ERROR_BUSY, NULL},
     {SQLITE_READONLY, CBT_ERROR_DENIED, NULL},
@@ -109,6 +110,11 @@ static sqlite3_stmt *
 prepare_va(Catalogue *catalogue, GError **error, const char *sql, const char *types, va_list args)
 {
   g_autoptr(sqlite3_stmt) stmt = NULL;
+  if (!catalogue->db) {
+    cbt_set_error(error, CBT_ERROR_IO, "Start the daemon again.", "catalogue %s could not be opened again",
+                  catalogue->path);
+    return NULL;
+  }
   if (sqlite3_prepare_v2(catalogue->db, sql, -1, &stmt, NULL) == SQLITE_OK) {
     g_assert((gsize) sqlite3_bind_parameter_count(stmt) == strlen(types));
     if (bind_values(stmt, types, args) == SQLITE_OK)
@@ -146,10 +152,19 @@ gboolean
 catalogue_run(Catalogue *catalogue, GError **error, const char *sql, const char *types, ...)
 {
   va_list args;
+  catalogue_keep_room(catalogue);
   va_start(args, types);
   g_autoptr(sqlite3_stmt) stmt = prepare_va(catalogue, error, sql, types, args);
   va_end(args);
-  return stmt && catalogue_step(catalogue, stmt, error) != CATALOGUE_FAILED;
+  if (!stmt)
+    return FALSE;
+  int result = sqlite3_step(stmt);
+  /* What is part of a transaction is for its caller to try again. */
+  if (result == SQLITE_FULL && sqlite3_get_autocommit(catalogue->db) && catalogue_give_room(catalogue)) {
+    sqlite3_reset(stmt);
+    result = sqlite3_step(stmt);
+  }
+  return result == SQLITE_ROW || result == SQLITE_DONE || fail(catalogue, error);
 }
 
 char *
@@ -165,7 +180,7 @@ catalogue_column_uuid(sqlite3_stmt *stmt, int column, CbtUuid *uuid, GError **er
   *uuid = (CbtUuid){0};
   if (!text || cbt_uuid_parse(text, uuid))
     return TRUE;
-  cbt_set_error(error, CBT_ERROR_CORRUPT, NULL, "the catalogue has a %s that is no uuid",
+  cbt_set_error(error, CBT_ERROR_CORRUPT, CATALOGUE_REBUILD_HINT, "the catalogue has a %s that is no uuid",
                 sqlite3_column_name(stmt, column));
   return FALSE;
 }
@@ -176,8 +191,8 @@ catalogue_column_chunk(sqlite3_stmt *stmt, int column, StoreChunkId *id, GError 
   const char *text = (const char *) sqlite3_column_text(stmt, column);
   if (text && store_chunk_id_parse(text, id))
     return TRUE;
-  cbt_set_error(error, CBT_ERROR_CORRUPT, NULL, "the catalogue has a %s that is no chunk id",
-                sqlite3_column_name(stmt, column));
+  cbt_set_error(error, CBT_ERROR_CORRUPT, CATALOGUE_REBUILD_HINT,
+                "the catalogue has a %s that is no chunk id", sqlite3_column_name(stmt, column));
   return FALSE;
 }
 
@@ -192,23 +207,56 @@ catalogue_end(Catalogue *catalogue, gboolean ok, GError **error)
 {
   if (ok && catalogue_run(catalogue, error, "COMMIT", ""))
     return TRUE;
+  gboolean is_full = (sqlite3_extended_errcode(catalogue->db) & 0xff) == SQLITE_FULL;
   /* Some failures have rolled back by themselves. */
   if (!sqlite3_get_autocommit(catalogue->db))
     sqlite3_exec(catalogue->db, "ROLLBACK", NULL, NULL, NULL);
+  catalogue->may_retry = is_full && catalogue_give_room(catalogue);
   return FALSE;
+}
+
+gboolean
+catalogue_may_retry(Catalogue *catalogue, GError **error)
+{
+  gboolean may = catalogue->may_retry;
+  catalogue->may_retry = FALSE;
+  if (may)
+    g_clear_error(error);
+  return may;
 }
 
 /* ---- open and close ---- */
 
 /* SQLite gives the log files the mode of the database, so only the database must be made with the right one.
- */
-static gboolean
-make_file(const char *path, GError **error)
+ * Log files that lie there without a database are of one that was taken away. */
+gboolean
+catalogue_make_file(const char *path, GError **error)
 {
+  g_autofree char *log = g_strconcat(path, "-wal", NULL);
+  g_autofree char *shared = g_strconcat(path, "-shm", NULL);
+  if (access(path, F_OK) != 0 && errno == ENOENT) {
+    unlink(log);
+    unlink(shared);
+  }
   CBT_AUTO_FD int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (fd >= 0)
     return TRUE;
   cbt_set_error_errno(error, errno, "cannot open catalogue %s", path);
+  return FALSE;
+}
+
+/* Whether pages and indexes fit together; it reads all of the file. */
+static gboolean
+check_sound(Catalogue *catalogue, GError **error)
+{
+  g_autoptr(sqlite3_stmt) stmt = catalogue_prepare(catalogue, error, "PRAGMA quick_check(1)", "");
+  if (!stmt || catalogue_step(catalogue, stmt, error) != CATALOGUE_ROW)
+    return FALSE;
+  const char *found = (const char *) sqlite3_column_text(stmt, 0);
+  if (g_strcmp0(found, "ok") == 0)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_CORRUPT, CATALOGUE_REBUILD_HINT, "catalogue %s is damaged: %s",
+                catalogue->path, found ? found : "it cannot be checked");
   return FALSE;
 }
 
@@ -227,21 +275,57 @@ set_up(Catalogue *catalogue, GError **error)
   for (guint i = 0; i < G_N_ELEMENTS(pragmas); i++)
     if (sqlite3_exec(catalogue->db, pragmas[i], NULL, NULL, NULL) != SQLITE_OK)
       return fail(catalogue, error);
-  return catalogue_schema_update(catalogue, error);
+  if (!check_sound(catalogue, error) || !catalogue_schema_update(catalogue, error))
+    return FALSE;
+  catalogue_keep_log_room(catalogue);
+  catalogue_keep_room(catalogue);
+  return TRUE;
+}
+
+static gboolean
+open_once(Catalogue *catalogue, GError **error)
+{
+  g_assert(!catalogue->db);
+  if (sqlite3_open_v2(catalogue->path, &catalogue->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) ==
+      SQLITE_OK)
+    return set_up(catalogue, error);
+  return fail(catalogue, error);
+}
+
+gboolean
+catalogue_open_database(Catalogue *catalogue, GError **error)
+{
+  g_autoptr(GError) local = NULL;
+  if (open_once(catalogue, &local))
+    return TRUE;
+  /* That a log's index cannot be made for want of space is an I/O error to SQLite. */
+  gboolean may_be_full = g_error_matches(local, CBT_ERROR, CBT_ERROR_NO_SPACE) ||
+                         g_error_matches(local, CBT_ERROR, CBT_ERROR_IO);
+  if (may_be_full && catalogue_give_room(catalogue)) {
+    catalogue_close_database(catalogue);
+    return open_once(catalogue, error);
+  }
+  g_propagate_error(error, g_steal_pointer(&local));
+  return FALSE;
+}
+
+void
+catalogue_close_database(Catalogue *catalogue)
+{
+  int result = sqlite3_close(catalogue->db);
+  g_assert(result == SQLITE_OK); /* no statement may be left */
+  catalogue->db = NULL;
 }
 
 Catalogue *
 catalogue_open(const char *path, GError **error)
 {
-  if (!make_file(path, error))
+  if (!catalogue_make_file(path, error))
     return NULL;
   g_autoptr(Catalogue) catalogue = g_new0(Catalogue, 1);
   catalogue->path = g_strdup(path);
-  if (sqlite3_open_v2(path, &catalogue->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK) {
-    fail(catalogue, error);
-    return NULL;
-  }
-  if (!set_up(catalogue, error))
+  catalogue->room_path = g_strconcat(path, ".room", NULL);
+  if (!catalogue_open_database(catalogue, error))
     return NULL;
   return g_steal_pointer(&catalogue);
 }
@@ -251,8 +335,8 @@ catalogue_close(Catalogue *catalogue)
 {
   if (!catalogue)
     return;
-  int result = sqlite3_close(catalogue->db);
-  g_assert(result == SQLITE_OK); /* no statement may be left */
+  catalogue_close_database(catalogue);
   g_free(catalogue->path);
+  g_free(catalogue->room_path);
   g_free(catalogue);
 }

@@ -3,7 +3,7 @@
  * The catalogue: the SQLite database of vms, disks, bitmaps, recovery points, jobs and exports. All SQL lives here.
  *
  * WAL, foreign keys on, synchronous=FULL; `user_version` is the schema's, older ones are migrated on open, newer refused.
- * Points are derived (store/point.h has them too); vms, jobs and exports are kept here alone.
+ * Points and vms are derived (store/point.h and store/vm.h have them too); jobs, leases and exports are kept here alone.
  *
  * Threads: one, the one that opened it. Objects returned are copies (transfer full).
  */

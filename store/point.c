@@ -6,16 +6,12 @@
  * is read back, so that no point is committed which could not be loaded again. A save that fails in the very
  * last step (sync of the folder) may leave the new file in place; it is whole, and all it names is durable.
  */
-#include <store/point.h>
+#include <store/point-private.h>
 
 #include <common/error.h>
 #include <common/name.h>
-#include <dirent.h>
-#include <errno.h>
 #include <store/manifest-format.h>
 #include <string.h>
-
-#define SUFFIX ".point"
 
 static void
 disk_free(gpointer data)
@@ -168,19 +164,7 @@ static char *
 point_path(const char *folder, const CbtUuid *uuid)
 {
   char text[CBT_UUID_TEXT_SIZE];
-  return g_strdup_printf("%s/%s" SUFFIX, folder, cbt_uuid_format(uuid, text));
-}
-
-static gboolean
-check_text(const char *text, gsize length, GError **error)
-{
-  if (length > STORE_POINT_LENGTH_MAX) {
-    cbt_set_error(error, CBT_ERROR_TOO_LARGE, "Shorten the note.",
-                  "the recovery point's file would have %zu bytes", length);
-    return FALSE;
-  }
-  g_autoptr(StorePoint) point = store_point_decode(text, length, error);
-  return point != NULL;
+  return store_keyfile_path(&store_point_kind, folder, cbt_uuid_format(uuid, text));
 }
 
 gboolean
@@ -190,10 +174,12 @@ store_point_save(const CbtFileOps *ops, const char *folder, const StorePoint *po
     return FALSE;
   gsize length;
   g_autofree char *text = store_point_encode(point, &length);
-  if (!check_text(text, length, error))
+  g_autoptr(StorePoint) again =
+      length <= STORE_POINT_LENGTH_MAX ? store_point_decode(text, length, error) : NULL;
+  if (!again && length <= STORE_POINT_LENGTH_MAX)
     return FALSE;
   g_autofree char *path = point_path(folder, &point->uuid);
-  return cbt_file_replace(ops, path, text, length, 0600, error);
+  return store_keyfile_save(&store_point_kind, ops, path, text, length, "Shorten the note.", error);
 }
 
 StorePoint *
@@ -220,42 +206,44 @@ gboolean
 store_point_remove(const CbtFileOps *ops, const char *folder, const CbtUuid *uuid, GError **error)
 {
   g_autofree char *path = point_path(folder, uuid);
-  if (ops->unlink(ops, path) == 0 && ops->fsync_dir(ops, folder) == 0)
-    return TRUE;
-  cbt_set_error_errno(error, errno, "cannot remove %s", path);
-  return FALSE;
+  return store_keyfile_remove(ops, folder, path, error);
 }
 
-/* NAME is "UUID.point" as save writes it; other files (a temporary one) are not points. */
-static gboolean
-parse_file_name(const char *name, CbtUuid *uuid)
+gboolean
+store_point_set_aside(const CbtFileOps *ops, const char *folder, const CbtUuid *uuid, char **to,
+                      GError **error)
 {
-  char text[CBT_UUID_TEXT_SIZE], again[CBT_UUID_TEXT_SIZE];
-  if (strlen(name) != CBT_UUID_TEXT_SIZE - 1 + strlen(SUFFIX) || !g_str_has_suffix(name, SUFFIX))
-    return FALSE;
-  g_strlcpy(text, name, sizeof text);
-  return cbt_uuid_parse(text, uuid) && strcmp(cbt_uuid_format(uuid, again), text) == 0;
+  g_autofree char *path = point_path(folder, uuid);
+  return store_keyfile_set_aside(ops, folder, path, to, error);
+}
+
+gboolean
+store_point_equal(const StorePoint *a, const StorePoint *b)
+{
+  gsize length;
+  g_autofree char *x = store_point_encode(a, &length);
+  g_autofree char *y = store_point_encode(b, &length);
+  return strcmp(x, y) == 0;
+}
+
+/* NAME is a uuid as save writes it; other files (a temporary one) are not points. */
+static gboolean
+parse_name(const char *name, CbtUuid *uuid)
+{
+  char again[CBT_UUID_TEXT_SIZE];
+  return cbt_uuid_parse(name, uuid) && strcmp(cbt_uuid_format(uuid, again), name) == 0;
 }
 
 GArray *
 store_point_list(const char *folder, GError **error)
 {
-  DIR *directory = opendir(folder);
-  if (!directory) {
-    cbt_set_error_errno(error, errno, "cannot list recovery points in %s", folder);
+  g_autoptr(GPtrArray) names = store_keyfile_list(&store_point_kind, folder, error);
+  if (!names)
     return NULL;
-  }
-  g_autoptr(GArray) uuids = g_array_new(FALSE, FALSE, sizeof(CbtUuid));
-  const struct dirent *entry;
+  GArray *uuids = g_array_new(FALSE, FALSE, sizeof(CbtUuid));
   CbtUuid uuid;
-  for (errno = 0; (entry = readdir(directory)); errno = 0)
-    if (parse_file_name(entry->d_name, &uuid))
+  for (guint i = 0; i < names->len; i++)
+    if (parse_name(names->pdata[i], &uuid))
       g_array_append_val(uuids, uuid);
-  int errsv = errno;
-  closedir(directory);
-  if (errsv) {
-    cbt_set_error_errno(error, errsv, "cannot list recovery points in %s", folder);
-    return NULL;
-  }
-  return g_steal_pointer(&uuids);
+  return uuids;
 }

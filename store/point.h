@@ -73,5 +73,10 @@ StorePoint *store_point_load(const CbtFileOps *ops, const char *folder, const Cb
     G_GNUC_WARN_UNUSED_RESULT;
 gboolean store_point_remove(const CbtFileOps *ops, const char *folder, const CbtUuid *uuid, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
+/* Moves the file of a point, which cannot be read, out of the way: UUID.point.damaged-TIME; *to (transfer full). */
+gboolean store_point_set_aside(const CbtFileOps *ops, const char *folder, const CbtUuid *uuid, char **to, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+/* Whether their texts are equal. */
+gboolean store_point_equal(const StorePoint *a, const StorePoint *b);
 /* The uuids of all point files in FOLDER, in no order. */
 GArray *store_point_list(const char *folder, GError **error) G_GNUC_WARN_UNUSED_RESULT;

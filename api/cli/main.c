@@ -14,7 +14,7 @@
 
 /* Commands of a later version, so that they are not taken for typing errors. */
 static const CliCommand later_commands[] = {
-    {.name = "rebuild-catalogue"}, {.name = "policy"}, {0},
+    {.name = "policy"}, {0},
 };
 
 const CliCommand *const cli_groups[] = {
@@ -32,6 +32,7 @@ const CliCommand *const cli_groups[] = {
     cli_bitmap_commands,
     cli_job_commands,
     cli_status_commands,
+    cli_rebuild_commands,
     later_commands,
     NULL,
 };

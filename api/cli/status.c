@@ -23,6 +23,10 @@ print_store(JsonObject *store)
   g_autofree char *chunks = cli_format_number(store, "chunks"), *packs = cli_format_number(store, "packs");
   cli_print_field("Store", g_strdup_printf("%s in %s chunks, %s packs; %s free", bytes ? bytes : "-",
                                            chunks ? chunks : "-", packs ? packs : "-", space ? space : "-"));
+  gint64 available = cli_number(store, "free"), reserve = cli_number(store, "reserve");
+  if (space && available < reserve)
+    cli_print_field("Problem",
+                    g_strdup("less is free than the reserve: no backup begins before there is room"));
   if (json_object_has_member(store, "answers") && !cli_true(store, "answers"))
     cli_print_field("Problem", g_strdup("the store's file system does not answer"));
 }

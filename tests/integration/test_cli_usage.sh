@@ -102,7 +102,7 @@ expect 2 'cannot be a name' show ..
 expect 2 'cannot be a name' show ''
 
 # What a later version has
-for command in rebuild-catalogue policy; do
+for command in policy; do
     expect 2 'not available in this version' $command
 done
 expect 2 'not available in this version' --incremental web --quiesce fs

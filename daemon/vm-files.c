@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include <daemon/vm-files.h>
+
+#include <common/error.h>
+
+char *
+vm_files_folder(const Daemon *daemon)
+{
+  return g_build_filename(store_directory(daemon->store), "vms", NULL);
+}
+
+static gboolean
+save(Daemon *daemon, const CatalogueVm *vm, const char *policy, GError **error)
+{
+  g_autofree char *folder = vm_files_folder(daemon);
+  const StoreVm record = {(CatalogueVm *) vm, (char *) policy};
+  return store_vm_save(cbt_file_ops_default(), folder, &record, error);
+}
+
+gboolean
+vm_files_add(Daemon *daemon, const CatalogueVm *vm, GError **error)
+{
+  g_autoptr(GError) undo = NULL;
+  if (!catalogue_insert_vm(daemon->catalogue, vm, error))
+    return FALSE;
+  if (save(daemon, vm, NULL, error))
+    return TRUE;
+  /* A file that stands there all the same would bring the vm back. */
+  g_autofree char *folder = vm_files_folder(daemon);
+  if (!store_vm_remove(cbt_file_ops_default(), folder, vm->name, &undo))
+    g_debug("%s", undo->message);
+  g_clear_error(&undo);
+  if (!catalogue_remove_vm(daemon->catalogue, vm->name, &undo))
+    g_warning("%s", undo->message);
+  return FALSE;
+}
+
+gboolean
+vm_files_remove(Daemon *daemon, const char *name, GError **error)
+{
+  g_autofree char *folder = vm_files_folder(daemon);
+  g_autoptr(StoreVm) record = store_vm_load(cbt_file_ops_default(), folder, name, NULL);
+  g_autoptr(GError) local = NULL;
+  if (!store_vm_remove(cbt_file_ops_default(), folder, name, &local) &&
+      !g_error_matches(local, CBT_ERROR, CBT_ERROR_NOT_FOUND)) {
+    g_propagate_error(error, g_steal_pointer(&local));
+    return FALSE;
+  }
+  if (catalogue_remove_vm(daemon->catalogue, name, error))
+    return TRUE;
+  g_clear_error(&local);
+  if (record && !store_vm_save(cbt_file_ops_default(), folder, record, &local))
+    g_warning("%s; the next start of the daemon writes it", local->message);
+  return FALSE;
+}
+
+gboolean
+vm_files_set_policy(Daemon *daemon, const char *name, const char *policy, GError **error)
+{
+  g_autoptr(CatalogueVm) vm = catalogue_get_vm(daemon->catalogue, name, error);
+  return vm && save(daemon, vm, policy, error);
+}
+
+/* ---- at the start ---- */
+
+/* A record that cannot be read is kept beside the one that takes its place. FALSE if none may. */
+static gboolean
+set_aside(const char *folder, const char *name, const GError *reason)
+{
+  g_autofree char *to = NULL;
+  g_autoptr(GError) error = NULL;
+  if (g_error_matches(reason, CBT_ERROR, CBT_ERROR_NOT_FOUND)) {
+    g_message("vm '%s' has no file in the store yet; it is written", name);
+    return TRUE;
+  }
+  if (g_error_matches(reason, CBT_ERROR, CBT_ERROR_IO) ||
+      g_error_matches(reason, CBT_ERROR, CBT_ERROR_DENIED)) {
+    g_warning("%s", reason->message);
+    return FALSE;
+  }
+  if (store_vm_set_aside(cbt_file_ops_default(), folder, name, &to, &error))
+    g_warning("%s; it is kept as %s", reason->message, to);
+  else
+    g_warning("%s; %s", reason->message, error->message);
+  return to != NULL;
+}
+
+/* The record in the file of VM should be that of the catalogue, but for the policy. */
+static void
+sync_vm(const char *folder, const CatalogueVm *vm)
+{
+  g_autoptr(GError) error = NULL;
+  g_autoptr(StoreVm) found = store_vm_load(cbt_file_ops_default(), folder, vm->name, &error);
+  const StoreVm expected = {(CatalogueVm *) vm, found ? found->policy : NULL};
+  if (found && store_vm_equal(found, &expected))
+    return;
+  if (found)
+    g_warning(
+        "the file of vm '%s' says something else than the catalogue; 'cbt-backup rebuild-catalogue' takes "
+        "what the file says",
+        vm->name);
+  if (found || !set_aside(folder, vm->name, error))
+    return;
+  g_clear_error(&error);
+  if (!store_vm_save(cbt_file_ops_default(), folder, &expected, &error))
+    g_warning("%s", error->message);
+}
+
+static void
+adopt(Daemon *daemon, const char *folder, const char *name)
+{
+  g_autoptr(GError) error = NULL;
+  g_autoptr(StoreVm) record = store_vm_load(cbt_file_ops_default(), folder, name, &error);
+  if (record && catalogue_insert_vm(daemon->catalogue, record->vm, &error))
+    g_message("vm '%s' was taken into the catalogue", name);
+  if (error)
+    g_warning("vm '%s': %s", name, error->message);
+}
+
+gboolean
+vm_files_sync(Daemon *daemon, GError **error)
+{
+  g_autofree char *folder = vm_files_folder(daemon);
+  g_autoptr(GPtrArray) names = store_vm_list(folder, error);
+  g_autoptr(GPtrArray) vms = names ? catalogue_list_vms(daemon->catalogue, error) : NULL;
+  if (!vms)
+    return FALSE;
+  g_autoptr(GHashTable) known = g_hash_table_new(g_str_hash, g_str_equal);
+  for (guint i = 0; i < vms->len; i++) {
+    const CatalogueVm *vm = g_ptr_array_index(vms, i);
+    g_hash_table_add(known, vm->name);
+    sync_vm(folder, vm);
+  }
+  for (guint i = 0; i < names->len; i++)
+    if (!g_hash_table_contains(known, names->pdata[i]))
+      adopt(daemon, folder, names->pdata[i]);
+  return TRUE;
+}
