@@ -54,7 +54,7 @@ compare_point(Daemon *daemon, const StorePoint *known, const StorePoint *file, G
     return;
   cbt_uuid_format(&known->uuid, text);
   if (known->is_protected != file->is_protected || known->verified != file->verified ||
-      g_strcmp0(known->note, file->note) != 0) {
+      known->damaged != file->damaged || g_strcmp0(known->note, file->note) != 0) {
     g_message("recovery point %s: note, protection and time of the last verify are taken from its file",
               text);
     if (!catalogue_update_point(daemon->catalogue, file, error))
