@@ -20,6 +20,7 @@ typedef struct {
   guint max_jobs;       /* at once */
   guint audit;          /* clusters that an incremental compares though they are called clean; a disk */
   guint nice;           /* how much the threads that read and store give way to guests */
+  guint64 jitter;       /* seconds: how much later than its schedule a policy's run may begin */
   gboolean dedup_verify;
 } DaemonConfig;
 
