@@ -14,24 +14,18 @@
 
 /* Commands of a later version, so that they are not taken for typing errors. */
 static const CliCommand later_commands[] = {
-    {.name = "gc"}, {.name = "verify"}, {.name = "rebuild-catalogue"}, {.name = "policy"}, {0},
+    {.name = "gc"},
+    {.name = "verify"},
+    {.name = "rebuild-catalogue"},
+    {0},
 };
 
 const CliCommand *const cli_groups[] = {
-    cli_backup_commands,
-    cli_vm_commands,
-    cli_export_commands,
-    cli_point_commands,
-    cli_prune_commands,
-    cli_restore_commands,
-    cli_archive_commands,
-    cli_import_commands,
-    cli_changes_commands,
-    cli_bitmap_commands,
-    cli_job_commands,
-    cli_status_commands,
-    later_commands,
-    NULL,
+    cli_backup_commands,  cli_vm_commands,      cli_export_commands,
+    cli_point_commands,   cli_prune_commands,   cli_policy_commands,
+    cli_restore_commands, cli_archive_commands, cli_import_commands,
+    cli_changes_commands, cli_bitmap_commands,  cli_job_commands,
+    cli_status_commands,  later_commands,       NULL,
 };
 
 static char *
