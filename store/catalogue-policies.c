@@ -69,12 +69,12 @@ read_policy(sqlite3_stmt *stmt, GError **error)
   policy->verify_share = read_count(stmt, 10);
   policy->gc = sqlite3_column_int64(stmt, 11) != 0;
   policy->enabled = sqlite3_column_int64(stmt, 12) != 0;
-  policy->done_until = sqlite3_column_int64(stmt, 13);
+  policy->done_until = (gint64) read_count(stmt, 13);
   policy->last_run = sqlite3_column_int64(stmt, 14);
   policy->last_job = sqlite3_column_int64(stmt, 17);
   policy->n_removed = read_count(stmt, 18);
   policy->n_failures = read_count(stmt, 19);
-  policy->next_retry = sqlite3_column_int64(stmt, 20);
+  policy->next_retry = (gint64) read_count(stmt, 20);
   return read_texts(stmt, policy, error) ? g_steal_pointer(&policy) : NULL;
 }
 

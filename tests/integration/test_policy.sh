@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Policies back vms up by themselves: at the times of their schedule, never two at once, what was missed once; a run that
-# fails is counted, shown and tried again; what retention does not keep is pruned, and without rules nothing.
+# Policies back vms up by themselves: at the times of their schedule, never two at once, what was missed once; a run
+# that fails is counted, shown and tried again; what retention does not keep is pruned, and without rules nothing.
 . "$(dirname "$0")/lib.sh"
 need sqlite3
 
@@ -37,17 +37,20 @@ expect_exit 1 "'25:00' is no time" cbt policy set web --schedule "daily 25:00"
 expect_exit 1 "verify-share" cbt policy set web --schedule hourly --verify-share 101
 expect_status 404 "no policy" GET /v1/vms/web/policy
 expect_status 404 "nobody" GET /v1/vms/nobody/policy
-for body in '{}' '{"schedule":5}' '{"schedule":"daily"}' '{"schedule":"hourly","keep-daily":-1}' '{"schedule":"hourly","x":1}' \
-  '{"schedule":"hourly","speed":1}' '{"schedule":"hourly","bitmap":"../x"}' '{"schedule":"hourly","gc":"yes"}'; do
+for body in '{}' '{"schedule":5}' '{"schedule":"daily"}' '{"schedule":"hourly","keep-daily":-1}' \
+  '{"schedule":"hourly","x":1}' '{"schedule":"hourly","speed":1}' '{"schedule":"hourly","bitmap":"../x"}' '{"schedule":"hourly","gc":"yes"}'; do
   expect_status 400 "" PUT /v1/vms/web/policy "$body"
 done
-answer=$(cbt_json policy set web --schedule "DAILY $far_time" --keep-last 3 --keep-yearly 9 --verify-share 5 --speed 1M --no-gc)
-assert_keys "a policy" "$answer" vm schedule keep-last keep-hourly keep-daily keep-weekly keep-monthly keep-yearly bitmap \
-  speed verify-share gc enabled next-run next-retry last-run last-result errmsg last-job removed failures
-assert_eq "next run" "$(jq '."next-run"' <<<"$answer")" "$(date -d "$far_time $( [ "$(date +%s -d "$far_time")" -gt "$(date +%s)" ] || echo tomorrow)" +%s)"
+answer=$(cbt_json policy set web --schedule "DAILY $far_time" --keep-last 3 --keep-yearly 9 --verify-share 5 \
+  --speed 1M --no-gc)
+assert_keys "a policy" "$answer" vm schedule keep-last keep-hourly keep-daily keep-weekly keep-monthly keep-yearly \
+  bitmap speed verify-share gc enabled next-run next-retry last-run last-result errmsg last-job removed failures
+day=$([ "$(date -d "$far_time" +%s)" -gt "$(date +%s)" ] && echo today || echo tomorrow)
+assert_eq "next run" "$(jq '."next-run"' <<<"$answer")" "$(date -d "$far_time $day" +%s)"
 answer=$(cbt_json policy set web --keep-last 0 --keep-daily 7 --disable --gc)
 wanted='.schedule == "daily '$far_time'" and ."keep-last" == 0 and ."keep-daily" == 7 and ."keep-yearly" == 9 and
-  .speed == 1048576 and ."verify-share" == 5 and .gc and (.enabled | not) and ."next-run" == null and ."last-run" == null'
+  .speed == 1048576 and ."verify-share" == 5 and .gc and (.enabled | not) and
+  ."next-run" == null and ."last-run" == null'
 jq -e "$wanted" >/dev/null <<<"$answer" || fail "after a change: $answer"
 assert_eq "what show says" "$(cbt_json policy show web)" "$answer"
 assert_eq "what list says" "$(cbt_json policy list | jq -c .)" "[$(jq -c . <<<"$answer")]"
@@ -90,7 +93,7 @@ cat "$WORK/new.raw" >"$WORK/web.raw"
 cbt --quiet policy set web --enable --speed 64K
 wait_until 30 run_is_reading || fail "no run: $(cbt policy show web)"
 for _ in 1 2 3; do
-  pause 0.7
+  pause 0.4
   api GET "/v1/jobs?vm=web"
   assert_eq "active jobs" "$(jq '[.[] | select(.status == "active" or .status == "queued")] | length' <<<"$body")" 1
 done
@@ -103,7 +106,7 @@ assert_eq "result" "$(policy last-result) $(policy failures) $(policy next-retry
 say "runs wait for other jobs of the vm"
 id=$(start_backup full web --speed 65536)
 cbt --quiet policy set web --schedule "every 1s" --speed 0
-pause 2.5
+pause 1.5
 assert_eq "job in the way" "$(job_status "$id")" active
 assert_eq "failures meanwhile" "$(policy failures)" 0
 cbt --quiet job cancel "$id" >/dev/null
@@ -168,7 +171,40 @@ assert_eq "result" "$(policy last-result) $(policy failures)" "error 1"
 assert_has "why" "$(policy errmsg)" "daemon ended"
 assert_ge "time of the retry" "$(policy next-retry)" $(($(date +%s) + 30))
 
+seed=${CBT_TEST_SEED:-$RANDOM}
+say "whenever the daemon ends, runs go on with the next one (seed $seed)"
+RANDOM=$seed
+cbt --quiet policy set web --schedule "every 1s" --speed 0 --keep-last 2
+for ((i = 0; i < ${LONG:+46 +} 4; i++)); do
+  change_image
+  pause "0.$((RANDOM % 10))"
+  if ((RANDOM % 2)); then stop_daemon; else kill_daemon; fi
+  start_daemon
+done
+wait_until 30 pruned || fail "no runs: $(cbt policy show web)"
+cbt --quiet policy set web --disable
+wait_until 30 run_is_over || fail "a run does not end"
+assert_eq "result" "$(policy last-result) $(policy failures)" "done 0"
+cbt --quiet --incremental web >/dev/null
+restore_matches web@latest root "$WORK/web.raw"
+
+say "many that are due at once queue"
+for i in {1..12}; do
+  random_image "$WORK/many$i.raw" 1
+  vm_add "many$i" "root=$WORK/many$i.raw"
+  api PUT "/v1/vms/many$i/policy" "{\"schedule\":\"daily $far_time\"}"
+done
+stop_daemon
+miss_runs 3
+start_daemon
+many_done='[.[] | select(.vm | startswith("many"))] | length == 12 and all(."last-result" == "done")'
+all_done() { api GET /v1/policies && jq -e "$many_done" <<<"$body"; }
+wait_until 60 all_done || fail "not all ran: $(cbt policy list)"
+api GET /v1/jobs
+assert_eq "backups of many" "$(jq '[.[] | select(.vm | startswith("many"))] | length' <<<"$body")" 12
+
 say "a policy goes with its vm"
+for i in {1..12}; do cbt --quiet vm remove "many$i"; done
 cbt --quiet vm remove web
 assert_eq "policies" "$(cbt_json policy list | jq length)" 0
 stop_daemon
