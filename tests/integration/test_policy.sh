@@ -7,7 +7,7 @@ need sqlite3
 
 policy() { api GET "/v1/vms/${2:-web}/policy" && jq -r ".\"$1\"" <<<"$body"; } # KEY [VM]
 policy_is() { [ "$(policy "$1" "${3:-}")" = "$2" ]; }                          # KEY VALUE [VM]
-policy_jobs() { api GET "/v1/jobs?vm=${1:-web}" && jq '[.[] | select(.trigger == "policy")] | length' <<<"$body"; }
+policy_jobs() { api GET "/v1/jobs?vm=web" && jq '[.[] | select(.trigger == "policy")] | length' <<<"$body"; }
 has_policy_jobs() { [ "$(policy_jobs)" -ge "$1" ]; }
 n_points() { points web | wc -l; }
 run_is_over() { [ "$(policy last-result)" != running ]; }
@@ -38,7 +38,8 @@ expect_exit 1 "verify-share" cbt policy set web --schedule hourly --verify-share
 expect_status 404 "no policy" GET /v1/vms/web/policy
 expect_status 404 "nobody" GET /v1/vms/nobody/policy
 for body in '{}' '{"schedule":5}' '{"schedule":"daily"}' '{"schedule":"hourly","keep-daily":-1}' \
-  '{"schedule":"hourly","x":1}' '{"schedule":"hourly","speed":1}' '{"schedule":"hourly","bitmap":"../x"}' '{"schedule":"hourly","gc":"yes"}'; do
+  '{"schedule":"hourly","x":1}' '{"schedule":"hourly","speed":1}' '{"schedule":"hourly","bitmap":"../x"}' \
+  '{"schedule":"hourly","gc":"yes"}'; do
   expect_status 400 "" PUT /v1/vms/web/policy "$body"
 done
 answer=$(cbt_json policy set web --schedule "DAILY $far_time" --keep-last 3 --keep-yearly 9 --verify-share 5 \
@@ -175,7 +176,7 @@ seed=${CBT_TEST_SEED:-$RANDOM}
 say "whenever the daemon ends, runs go on with the next one (seed $seed)"
 RANDOM=$seed
 cbt --quiet policy set web --schedule "every 1s" --speed 0 --keep-last 2
-for ((i = 0; i < ${LONG:+46 +} 4; i++)); do
+for ((i = 0; i < (${#LONG} ? 50 : 4); i++)); do
   change_image
   pause "0.$((RANDOM % 10))"
   if ((RANDOM % 2)); then stop_daemon; else kill_daemon; fi
