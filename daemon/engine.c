@@ -151,6 +151,8 @@ finish_job(Engine *engine, Job *job)
   else
     g_info("job %" G_GINT64_FORMAT " (%s): done", job->id, who);
   answer_waiters(job);
+  if (job->on_end)
+    job->on_end(job, job->on_end_data);
 }
 
 typedef struct {

@@ -216,6 +216,7 @@ job_to_json(Job *job)
   json_put_string(builder, "vm", job->vm);
   json_put_string(builder, "kind", finished && job->final_kind ? job->final_kind : job->kind);
   json_put_string(builder, "status", status_names[job->status]);
+  json_put_string(builder, "trigger", job->by_policy ? "policy" : "manual");
   put_error(builder, finished ? job->error : NULL);
   put_sums(builder, job);
   json_builder_set_member_name(builder, "hold-ms");

@@ -12,17 +12,13 @@
 
 #define EXIT_USAGE 2
 
-/* Commands of a later version, so that they are not taken for typing errors. */
-static const CliCommand later_commands[] = {
-    {.name = "policy"}, {0},
-};
-
 const CliCommand *const cli_groups[] = {
     cli_backup_commands,
     cli_vm_commands,
     cli_export_commands,
     cli_point_commands,
     cli_prune_commands,
+    cli_policy_commands,
     cli_gc_commands,
     cli_verify_commands,
     cli_restore_commands,
@@ -33,7 +29,6 @@ const CliCommand *const cli_groups[] = {
     cli_job_commands,
     cli_status_commands,
     cli_rebuild_commands,
-    later_commands,
     NULL,
 };
 
