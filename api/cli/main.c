@@ -24,6 +24,7 @@ const CliCommand *const cli_groups[] = {
     cli_point_commands,
     cli_prune_commands,
     cli_verify_commands,
+    cli_store_commands,
     cli_restore_commands,
     cli_archive_commands,
     cli_import_commands,
