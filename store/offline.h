@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A store as it lies on disk, opened to be looked at: nothing in it is written, cut, made or locked, whatever state it is in. The
- * index is not used but made anew, in a temporary folder, from the records that the caller finds.
+ * A store as it lies on disk, opened to be looked at: nothing in it is written, cut, made or locked, whatever state
+ * it is in. The index is not used but made anew, in a temporary folder, from the records that the caller finds.
  *
  * It may be open elsewhere at the same time; then what is appended after the packs were looked through is not seen.
  */

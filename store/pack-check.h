@@ -27,6 +27,8 @@ typedef struct {
   guint64 n_records;        /* good ones */
   GArray *gaps;             /* of StorePackGap */
   GArray *lost;             /* of StorePackLost */
+  guint64 n_padding;        /* records with something else than zeros behind them */
+  guint64 padding;          /* offset of the first such padding, bytes */
   guint64 torn;             /* bytes behind the last good record of a pack that is not sealed */
 } StorePackCheck;
 

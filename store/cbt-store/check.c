@@ -193,6 +193,12 @@ report_pack(Check *check, const Pack *pack)
   if (found->table_error)
     add_item(check, TRUE, pack_item("table", pack->number), "pack %08x: %s", pack->number,
              found->table_error);
+  if (found->n_padding > 0)
+    add_item(check, TRUE, pack_item("record", pack->number),
+             "pack %08x has %" G_GUINT64_FORMAT
+             " records with bytes in their padding, the first at %" G_GUINT64_FORMAT
+             "; no chunk is harmed by that",
+             pack->number, found->n_padding, found->padding);
   for (guint i = 0; i < found->gaps->len; i++)
     report_gap(check, pack, &g_array_index(found->gaps, StorePackGap, i));
   if (found->torn > 0)

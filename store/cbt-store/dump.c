@@ -36,9 +36,10 @@ dump_format(const Tool *tool, StoreOffline *offline, const char *what G_GNUC_UNU
 static const char *
 state_of(const StorePackCheck *check)
 {
-  return !check->header_is_sound || check->table_error || check->gaps->len > 0 ? "damaged"
-         : check->is_sealed                                                    ? "sealed"
-                                                                               : "open";
+  return !check->header_is_sound || check->table_error || check->gaps->len > 0 || check->n_padding > 0
+             ? "damaged"
+         : check->is_sealed ? "sealed"
+                            : "open";
 }
 
 static void
