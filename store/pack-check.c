@@ -146,7 +146,7 @@ check_table(Examination *exam)
     find_lost_in_table(exam, table);
 }
 
-/* Without a table: the headers at the beginnings of gaps, as far as they can be true. */
+/* Without a table: the headers in gaps one behind the other, as far as they can be true. */
 static void
 find_lost_by_headers(Examination *exam)
 {
@@ -154,12 +154,14 @@ find_lost_by_headers(Examination *exam)
     const StorePackGap *gap = &g_array_index(exam->check->gaps, StorePackGap, i);
     guint8 header[STORE_RECORD_HEADER_SIZE];
     guint32 length;
-    StorePackLost lost = {.location = {.pack = exam->number, .offset = (guint32) gap->offset}};
-    if (!read_at(exam, header, sizeof header, gap->offset) ||
-        !store_record_header_decode(header, exam->number, (guint32) gap->offset, &lost.info, &length))
-      continue;
-    lost.location.length = STORE_RECORD_HEADER_SIZE + length;
-    g_array_append_val(exam->check->lost, lost);
+    for (guint64 at = gap->offset; at < gap->offset + gap->length; at += store_record_span(length)) {
+      StorePackLost lost = {.location = {.pack = exam->number, .offset = (guint32) at}};
+      if (!read_at(exam, header, sizeof header, at) ||
+          !store_record_header_decode(header, exam->number, (guint32) at, &lost.info, &length))
+        break;
+      lost.location.length = STORE_RECORD_HEADER_SIZE + length;
+      g_array_append_val(exam->check->lost, lost);
+    }
   }
 }
 

@@ -200,3 +200,4 @@ wait_until 20 cbt_json forget "$old" || fail "forget beside a verify"
 cbt --quiet job cancel "$id"
 wait_job "$id" >/dev/null
 stop_daemon
+text=$("$BUILD/bin/cbt-backup" store check --quiet --store "$STATE/store") || fail "not sound after all that: $text"
