@@ -30,7 +30,7 @@ typedef struct {
 } Pack;
 
 typedef struct {
-  const Tool *tool;
+  Tool *tool;
   StoreOffline *offline;
   GPtrArray *points; /* of StorePoint */
   GArray *packs;     /* of Pack */
@@ -398,7 +398,7 @@ print_json(Check *check)
   json_object_set_int_member(object, "damage-count", (gint64) check->n_damage);
   json_object_set_array_member(object, "damage", g_steal_pointer(&check->damage));
   json_object_set_array_member(object, "notes", g_steal_pointer(&check->notes));
-  tool_print_json(object);
+  tool_print_json(check->tool, object);
 }
 
 static void
@@ -426,7 +426,7 @@ print_text(const Check *check)
 }
 
 gboolean
-tool_check(const Tool *tool, char **args, GError **error)
+tool_check(Tool *tool, char **args, GError **error)
 {
   Check check = {.tool = tool};
   if (args[0]) {

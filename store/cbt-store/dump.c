@@ -11,8 +11,7 @@
 /* ---- format ---- */
 
 static gboolean
-dump_format(const Tool *tool, StoreOffline *offline, const char *what G_GNUC_UNUSED,
-            GError **error G_GNUC_UNUSED)
+dump_format(Tool *tool, StoreOffline *offline, const char *what G_GNUC_UNUSED, GError **error G_GNUC_UNUSED)
 {
   const StoreFormat *format = &offline->store->format;
   char uuid[CBT_UUID_TEXT_SIZE];
@@ -22,7 +21,7 @@ dump_format(const Tool *tool, StoreOffline *offline, const char *what G_GNUC_UNU
     tool_put_uuid(object, "uuid", &format->uuid);
     json_object_set_int_member(object, "created", format->created / G_USEC_PER_SEC);
     json_object_set_boolean_member(object, "in-use", offline->in_use);
-    tool_print_json(object);
+    tool_print_json(tool, object);
     return TRUE;
   }
   g_autofree char *time = tool_format_time(format->created);
@@ -58,7 +57,7 @@ print_pack(JsonArray *array, guint32 number, const StorePackCheck *check, const 
 }
 
 static gboolean
-dump_packs(const Tool *tool, StoreOffline *offline, const char *what G_GNUC_UNUSED, GError **error)
+dump_packs(Tool *tool, StoreOffline *offline, const char *what G_GNUC_UNUSED, GError **error)
 {
   StorePackSet *packs = offline->store->packs;
   g_autoptr(GArray) numbers = store_pack_list(packs, error);
@@ -79,7 +78,7 @@ dump_packs(const Tool *tool, StoreOffline *offline, const char *what G_GNUC_UNUS
   if (tool->json) {
     JsonObject *object = json_object_new();
     json_object_set_array_member(object, "packs", array);
-    tool_print_json(object);
+    tool_print_json(tool, object);
   } else {
     json_array_unref(array);
   }
@@ -137,7 +136,7 @@ print_pack_end(const StorePackCheck *check)
 }
 
 static gboolean
-dump_pack(const Tool *tool, StoreOffline *offline, const char *what, GError **error)
+dump_pack(Tool *tool, StoreOffline *offline, const char *what, GError **error)
 {
   char *end = NULL;
   guint64 number = g_ascii_strtoull(what, &end, 16);
@@ -161,7 +160,7 @@ dump_pack(const Tool *tool, StoreOffline *offline, const char *what, GError **er
     json_object_set_array_member(object, "records", g_steal_pointer(&records));
     json_object_set_array_member(object, "damaged-stretches", gaps);
     json_object_set_int_member(object, "torn-bytes", (gint64) check.torn);
-    tool_print_json(object);
+    tool_print_json(tool, object);
   } else if (ok) {
     print_pack_end(&check);
   }
@@ -218,7 +217,7 @@ compare_times(gconstpointer a, gconstpointer b)
 
 /* All that can be read, oldest first; the others are told of on standard error. */
 static GPtrArray *
-load_points(const Tool *tool, GError **error)
+load_points(Tool *tool, GError **error)
 {
   g_autofree char *folder = tool_points_folder(tool);
   g_autoptr(GArray) uuids = store_point_list(folder, error);
@@ -238,8 +237,7 @@ load_points(const Tool *tool, GError **error)
 }
 
 static gboolean
-dump_points(const Tool *tool, StoreOffline *offline G_GNUC_UNUSED, const char *what G_GNUC_UNUSED,
-            GError **error)
+dump_points(Tool *tool, StoreOffline *offline G_GNUC_UNUSED, const char *what G_GNUC_UNUSED, GError **error)
 {
   g_autoptr(GPtrArray) points = load_points(tool, error);
   JsonArray *array = json_array_new();
@@ -258,7 +256,7 @@ dump_points(const Tool *tool, StoreOffline *offline G_GNUC_UNUSED, const char *w
   if (points && tool->json) {
     JsonObject *object = json_object_new();
     json_object_set_array_member(object, "points", json_array_ref(array));
-    tool_print_json(object);
+    tool_print_json(tool, object);
   }
   json_array_unref(array);
   return points != NULL;
@@ -266,7 +264,7 @@ dump_points(const Tool *tool, StoreOffline *offline G_GNUC_UNUSED, const char *w
 
 /* The point whose uuid begins with TEXT; the file itself is what is looked at. */
 static StorePoint *
-find_point(const Tool *tool, const char *text, GError **error)
+find_point(Tool *tool, const char *text, GError **error)
 {
   g_autofree char *folder = tool_points_folder(tool);
   g_autoptr(GArray) uuids = store_point_list(folder, error);
@@ -289,14 +287,14 @@ find_point(const Tool *tool, const char *text, GError **error)
 }
 
 static gboolean
-dump_point(const Tool *tool, StoreOffline *offline G_GNUC_UNUSED, const char *what, GError **error)
+dump_point(Tool *tool, StoreOffline *offline G_GNUC_UNUSED, const char *what, GError **error)
 {
   gsize length;
   g_autoptr(StorePoint) point = find_point(tool, what, error);
   if (!point)
     return FALSE;
   if (tool->json) {
-    tool_print_json(point_to_json(point));
+    tool_print_json(tool, point_to_json(point));
     return TRUE;
   }
   g_autofree char *text =
@@ -367,7 +365,7 @@ walk_leaves(Manifest *manifest, const StoreManifest *of, GError **error)
 }
 
 static gboolean
-dump_manifest(const Tool *tool, StoreOffline *offline, const char *what, GError **error)
+dump_manifest(Tool *tool, StoreOffline *offline, const char *what, GError **error)
 {
   g_auto(GStrv) parts = g_strsplit(what, "/", 2);
   if (!parts[0] || !parts[1]) {
@@ -388,7 +386,7 @@ dump_manifest(const Tool *tool, StoreOffline *offline, const char *what, GError 
     json_object_set_int_member(object, "levels", store_manifest_n_levels(disk->manifest.size));
     tool_put_chunk(object, "root", &disk->manifest.root);
     json_object_set_array_member(object, "clusters", manifest.clusters);
-    tool_print_json(object);
+    tool_print_json(tool, object);
   } else {
     printf("%" G_GUINT64_FORMAT " of %" G_GUINT64_FORMAT " clusters are not zero\n", manifest.n,
            store_manifest_n_clusters(disk->manifest.size));
@@ -410,7 +408,7 @@ print_index(const StoreOfflineIndex *index)
 }
 
 static gboolean
-dump_index(const Tool *tool, StoreOffline *offline, const char *what G_GNUC_UNUSED, GError **error)
+dump_index(Tool *tool, StoreOffline *offline, const char *what G_GNUC_UNUSED, GError **error)
 {
   StoreOfflineIndex index;
   if (!store_offline_note_all(offline, error))
@@ -425,7 +423,7 @@ dump_index(const Tool *tool, StoreOffline *offline, const char *what G_GNUC_UNUS
     json_object_set_int_member(object, "wrong", (gint64) index.n_wrong);
     tool_put_pack(object, "covered-pack", index.header.covered.pack);
     json_object_set_int_member(object, "covered-offset", index.header.covered.offset);
-    tool_print_json(object);
+    tool_print_json(tool, object);
   } else if (index.is_sound) {
     print_index(&index);
   } else {
@@ -439,7 +437,7 @@ dump_index(const Tool *tool, StoreOffline *offline, const char *what G_GNUC_UNUS
 static const struct {
   const char *name;
   gboolean takes_argument;
-  gboolean (*run)(const Tool *tool, StoreOffline *offline, const char *what, GError **error);
+  gboolean (*run)(Tool *tool, StoreOffline *offline, const char *what, GError **error);
 } things[] = {
     {"packs", FALSE, dump_packs},   {"pack", TRUE, dump_pack},         {"points", FALSE, dump_points},
     {"point", TRUE, dump_point},    {"manifest", TRUE, dump_manifest}, {"index", FALSE, dump_index},
@@ -447,7 +445,7 @@ static const struct {
 };
 
 gboolean
-tool_dump(const Tool *tool, char **args, GError **error)
+tool_dump(Tool *tool, char **args, GError **error)
 {
   const char *what = args[0] ? args[0] : "packs";
   guint n_args = args[0] ? g_strv_length(args) - 1 : 0;

@@ -31,7 +31,7 @@ static const char help[] =
 
 static const struct {
   const char *name;
-  gboolean (*run)(const Tool *tool, char **args, GError **error);
+  gboolean (*run)(Tool *tool, char **args, GError **error);
 } commands[] = {{"check", tool_check}, {"dump", tool_dump}};
 
 G_DEFINE_QUARK(tool - usage, tool_usage)
@@ -49,12 +49,13 @@ tool_set_usage(GError **error, const char *format, ...)
 /* ---- what is printed ---- */
 
 void
-tool_print_json(JsonObject *object)
+tool_print_json(Tool *tool, JsonObject *object)
 {
   g_autoptr(JsonNode) node = json_node_new(JSON_NODE_OBJECT);
   json_node_take_object(node, object);
   g_autofree char *text = json_to_string(node, FALSE);
   puts(text);
+  tool->has_printed = TRUE;
 }
 
 void
@@ -98,7 +99,7 @@ tool_type_name(StoreChunkType type)
 }
 
 char *
-tool_points_folder(const Tool *tool)
+tool_points_folder(Tool *tool)
 {
   return g_build_filename(tool->directory, "points", NULL);
 }
@@ -163,13 +164,26 @@ run(Tool *tool, char **words, GError **error)
   return FALSE;
 }
 
+static void
+print_json_error(Tool *tool, int code, const char *message, const char *hint)
+{
+  JsonObject *object = json_object_new(), *inner = json_object_new();
+  json_object_set_string_member(inner, "code", cbt_error_code_name(code));
+  json_object_set_string_member(inner, "message", message);
+  json_object_set_string_member(inner, "hint", hint);
+  json_object_set_object_member(object, "error", inner);
+  tool_print_json(tool, object);
+}
+
 static int
-fail(const GError *error)
+fail(Tool *tool, const GError *error)
 {
   gboolean is_usage = error->domain == TOOL_USAGE;
   g_autofree char *message = cbt_error_message(error);
   g_autofree char *hint = is_usage ? g_strdup("Try: cbt-backup store --help") : cbt_error_hint(error);
   g_autofree char *shown = cbt_printable(message);
+  if (tool->json && !tool->has_printed)
+    print_json_error(tool, is_usage ? CBT_ERROR_INVALID : (int) cbt_error_code(error), message, hint);
   fflush(stdout);
   fprintf(stderr, "cbt-backup store: %s\n%s%s", shown, hint ? hint : "", hint ? "\n" : "");
   if (is_usage)
@@ -183,10 +197,12 @@ main(int argc G_GNUC_UNUSED, char **argv)
   g_autoptr(GError) error = NULL;
   Tool tool = {.directory = default_directory()};
   gboolean ok = run(&tool, argv + 1, &error);
-  g_free(tool.directory);
   if (fflush(stdout) != 0 && ok) {
     perror("cbt-backup store: cannot write the result");
+    g_free(tool.directory);
     return 1;
   }
-  return ok ? 0 : fail(error);
+  int status = ok ? 0 : fail(&tool, error);
+  g_free(tool.directory);
+  return status;
 }

@@ -55,6 +55,8 @@ random_image "$WORK/web.raw" 80 # more than one pack
 head -c 3000 /dev/urandom | base64 >"$WORK/web.conf"
 
 say "no store, and wrong words"
+report=$(check --json 2>/dev/null) && fail "a check of nothing succeeds"
+assert_eq "code of the error" "$(jq -r .error.code <<<"$report")" not-found
 expect_exit 1 "no store" check
 expect_exit 2 "check or dump" "$BUILD/bin/cbt-store"
 expect_exit 2 "check takes no" "$BUILD/bin/cbt-store" check x
