@@ -78,13 +78,27 @@ pack_item(const char *kind, guint32 number)
   return item;
 }
 
+/* A folder that is not there is damage; FALSE for all else. Takes LOCAL. */
+static gboolean
+folder_is_missing(Check *check, GError *local, GError **error)
+{
+  if (!g_error_matches(local, CBT_ERROR, CBT_ERROR_NOT_FOUND)) {
+    g_propagate_error(error, local);
+    return FALSE;
+  }
+  add_item(check, TRUE, item_new("folder"), "%s", local->message);
+  g_error_free(local);
+  return TRUE;
+}
+
 /* ---- point files ---- */
 
 static gboolean
 load_points(Check *check, GError **error)
 {
   g_autofree char *folder = tool_points_folder(check->tool);
-  g_autoptr(GArray) uuids = store_point_list(folder, error);
+  GError *missing = NULL;
+  g_autoptr(GArray) uuids = store_point_list(folder, &missing);
   for (guint i = 0; uuids && i < uuids->len; i++) {
     const CbtUuid *uuid = &g_array_index(uuids, CbtUuid, i);
     g_autoptr(GError) local = NULL;
@@ -98,7 +112,7 @@ load_points(Check *check, GError **error)
       add_item(check, TRUE, item, "%s", message);
     }
   }
-  return uuids != NULL;
+  return uuids || folder_is_missing(check, missing, error);
 }
 
 /* ---- packs ---- */
@@ -121,7 +135,8 @@ note_record(const StoreRecordInfo *info, const StoreLocation *location, gpointer
 static gboolean
 read_packs(Check *check, GError **error)
 {
-  g_autoptr(GArray) numbers = store_pack_list(check->offline->store->packs, error);
+  GError *missing = NULL;
+  g_autoptr(GArray) numbers = store_pack_list(check->offline->store->packs, &missing);
   for (guint i = 0; numbers && i < numbers->len; i++) {
     g_autoptr(GError) local = NULL;
     Pack pack = {.number = g_array_index(numbers, guint32, i), .is_last = i + 1 == numbers->len};
@@ -137,7 +152,7 @@ read_packs(Check *check, GError **error)
       return FALSE;
     }
   }
-  return numbers != NULL;
+  return numbers || folder_is_missing(check, missing, error);
 }
 
 /* The record that stood in GAP, if it is known; and whether all that stood there is elsewhere too. */

@@ -151,6 +151,12 @@ config=$(dump pack 2 --json | jq '[.records[] | select(.type == "config").offset
 [ "$config" = null ] ||
   with_damage "a configuration file" "chunk" "$(pack_of 00000002)" flip $((config + 60))
 
+for folder in packs points; do
+  mv "$STORE/$folder" "$WORK/moved"
+  expect_damage "no folder $folder" folder
+  mv "$WORK/moved" "$STORE/$folder"
+done
+
 say "a random bit of any file"
 trials=8
 [ -z "$LONG" ] || trials=400
