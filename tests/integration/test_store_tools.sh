@@ -161,7 +161,7 @@ done
 
 say "a random bit of any file"
 trials=4
-[ -z "$LONG" ] || trials=400
+[ -z "$LONG" ] || trials=250
 mapfile -t files < <(find "$STORE/packs" "$STORE/points" "$STORE/format" -type f | sort)
 for ((n = 0; n < trials; n++)); do
   file=${files[$(random_below ${#files[@]})]}
