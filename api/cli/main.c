@@ -21,6 +21,7 @@ const CliCommand *const cli_groups[] = {
     cli_policy_commands,
     cli_gc_commands,
     cli_verify_commands,
+    cli_store_commands,
     cli_restore_commands,
     cli_archive_commands,
     cli_import_commands,
