@@ -290,7 +290,7 @@ check_faults(void **state, gboolean for_ever, gboolean power_cut)
     if (!has_failed || (!for_ever && opened))
       assert_int_equal(progress.durable, (1u << N_CLUSTERS) - 1);
     if (power_cut)
-      store_fault_ops_power_cut(faults);
+      store_fault_ops_power_cut(faults, NULL);
     check_after_faults(fixture, &progress);
     store_fault_ops_free(faults);
     g_free(fixture->directory);
