@@ -42,26 +42,57 @@ store_digest(const Store *store, const void *data, gsize length)
 /* --- recovery --- */
 
 typedef struct {
-  StoreIndex *index;
+  Store *store;
   guint64 n_new;
+  guint8 *buffer; /* STORE_PACK_READ_SIZE, when it is needed */
   GError *error;
 } Recovery;
 
 static gboolean
+is_sound(Recovery *recovery, const StoreChunkId *id, const StoreLocation *location)
+{
+  StoreRecordInfo info;
+  const guint8 *payload;
+  gsize length;
+  if (!recovery->buffer)
+    recovery->buffer = g_malloc(STORE_PACK_READ_SIZE);
+  return store_pack_read(recovery->store->packs, location, &info, recovery->buffer, &payload, &length,
+                         NULL) &&
+         store_chunk_id_equal(&info.id, id);
+}
+
+/*
+ * Of several records of a chunk the last is the one that replaced the others, if it came to the disk: a power
+ * cut may leave the table of a pack that was not durable, without all records that it lists.
+ */
+static gboolean
 recover_record(const StoreRecordInfo *info, const StoreLocation *location, gpointer user_data)
 {
   Recovery *recovery = user_data;
+  StoreIndex *index = recovery->store->index;
   StoreLocation known;
-  recovery->n_new += !store_index_lookup(recovery->index, &info->id, &known);
-  /* Of several records of a chunk the last is the one that replaced the others. */
-  return store_index_insert(recovery->index, &info->id, location, &recovery->error);
+  gboolean is_known = store_index_lookup(index, &info->id, &known);
+  recovery->n_new += !is_known;
+  if (is_known && (known.pack != location->pack || known.offset != location->offset) &&
+      !is_sound(recovery, &info->id, location))
+    return TRUE;
+  return store_index_insert(index, &info->id, location, &recovery->error);
+}
+
+static gboolean
+recover_scan(Store *store, Recovery *recovery, const StoreLocation *from, GError **error)
+{
+  *recovery = (Recovery){.store = store};
+  gboolean ok = store_pack_scan(store->packs, from, recover_record, recovery, NULL, error);
+  g_free(recovery->buffer);
+  return ok;
 }
 
 static gboolean
 recover_from(Store *store, const StoreLocation *from, GError **error)
 {
-  Recovery recovery = {.index = store->index};
-  if (!store_pack_scan(store->packs, from, recover_record, &recovery, NULL, error))
+  Recovery recovery;
+  if (!recover_scan(store, &recovery, from, error))
     return FALSE;
   store->n_recovered += recovery.n_new;
   if (!recovery.error)
@@ -80,8 +111,8 @@ store_rebuild_index(Store *store, gint seen)
   gboolean ok = !store->is_sweeping;
   /* A record that is not written out is not seen, and an older one must not take its place. */
   if (ok && !g_atomic_int_get(&store->was_rebuilt) && (ok = store_pack_write(store->packs, &error))) {
-    Recovery recovery = {.index = store->index};
-    if (!store_pack_scan(store->packs, NULL, recover_record, &recovery, NULL, &error) || recovery.error)
+    Recovery recovery;
+    if (!recover_scan(store, &recovery, NULL, &error) || recovery.error)
       g_debug("%s: the index could not be made again in full", store->directory);
     g_clear_error(&recovery.error);
     g_atomic_int_set(&store->was_rebuilt, 1);

@@ -102,6 +102,19 @@ start_daemon
 expect_exit 6 "01234567-89ab-4def-8123-456789abcdef.point is damaged" cbt gc
 rm "$STATE/store/points/01234567-89ab-4def-8123-456789abcdef.point"
 
+say "a point file that the catalogue does not know, and that is sound, keeps what it needs: the next start takes it in"
+points[8]=$(point p8)
+change 300 30
+points[9]=$(point p9)
+file=$STATE/store/points/${points[8]}.point
+cp "$file" "$WORK/saved.point"
+cbt --quiet forget "${points[8]}"
+cp "$WORK/saved.point" "$file" # as a removal leaves it that failed, or that a power cut undid
+gc >/dev/null
+stop_daemon
+start_daemon
+restore_matches "${points[8]}" root "$WORK/p8.oracle"
+
 say "without points nothing is left, and the next backup begins anew"
 for uuid in $(points web); do cbt --quiet forget "$uuid"; done
 gc >/dev/null

@@ -238,6 +238,56 @@ test_a_record_stays_when_the_copy_that_the_index_names_is_not_there(void **state
   check_points(fixture->store, points);
 }
 
+static int
+fail_fdatasync(const CbtFileOps *ops G_GNUC_UNUSED, int fd G_GNUC_UNUSED)
+{
+  errno = EIO;
+  return -1;
+}
+
+static GArray *
+list_packs(const Fixture *fixture)
+{
+  GArray *numbers = store_pack_list(fixture->store->packs, NULL);
+  assert_non_null(numbers);
+  return numbers;
+}
+
+static void
+test_a_copy_that_is_not_durable_takes_no_pack_away(void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr(GRand) rand = rand_new();
+  g_autoptr(GPtrArray) points = points_new();
+  CbtFileOps ops = *cbt_file_ops_default();
+  StoreGcResult result;
+  for (guint i = 0; i < 3; i++)
+    add_point(fixture->store, points, 60, rand);
+  g_ptr_array_remove_range(points, 0, 2);
+  ops.fdatasync = fail_fdatasync;
+  fixture->options.ops = &ops;
+  reopen(fixture);
+  g_autoptr(GArray) before = list_packs(fixture);
+  guint32 last = g_array_index(before, guint32, before->len - 1);
+  /* The second one finds all that is live where the first one copied it. */
+  for (guint i = 0; i < 2; i++)
+    assert_false(collect(fixture->store, points, &result, NULL));
+  g_autoptr(GArray) after = list_packs(fixture);
+  assert_true(g_array_index(after, guint32, after->len - 1) > last);
+  close_fixture(fixture);
+  for (guint i = 0; i < after->len; i++) {
+    guint32 number = g_array_index(after, guint32, i);
+    g_autofree char *path = g_strdup_printf("%s/packs/%08x.pack", fixture->directory, number);
+    if (number > last)
+      unlink(path);
+  }
+  fixture->options.ops = NULL;
+  open_fixture(fixture);
+  check_points(fixture->store, points);
+  assert_true(collect(fixture->store, points, &result, NULL));
+  check_points(fixture->store, points);
+}
+
 /* ---- readers ---- */
 
 typedef struct {
@@ -471,6 +521,7 @@ main(void)
       TEST(test_pins_that_end_while_it_runs_go_on_to_count),
       TEST(test_a_wrong_or_missing_index_costs_no_live_chunk),
       TEST(test_a_record_stays_when_the_copy_that_the_index_names_is_not_there),
+      TEST(test_a_copy_that_is_not_durable_takes_no_pack_away),
       TEST(test_a_reader_finds_a_chunk_that_was_moved_under_it),
       TEST(test_a_pack_stays_while_a_live_chunk_in_it_cannot_be_read),
       TEST(test_nothing_is_swept_when_a_page_cannot_be_read),
