@@ -2,6 +2,7 @@
 /* Command line first, for it names the file; what the command line says wins over the file. */
 #include <daemon/config.h>
 
+#include <common/duration.h>
 #include <common/error.h>
 #include <common/fd.h>
 #include <common/size.h>
@@ -48,7 +49,7 @@ make_absolute(char **path)
 }
 
 /* One configuration key: where its value goes, and how it is read. */
-typedef enum { KEY_STRING, KEY_SIZE, KEY_BOOL, KEY_UINT, KEY_COUNT, KEY_NICE } KeyType;
+typedef enum { KEY_STRING, KEY_SIZE, KEY_DURATION, KEY_BOOL, KEY_UINT, KEY_COUNT, KEY_NICE } KeyType;
 
 /* Least and greatest value of the types that are whole numbers. */
 static const guint64 number_limits[][2] = {
@@ -70,6 +71,7 @@ static const ConfigKey config_keys[] = {
     {"daemon", "group", KEY_STRING, G_STRUCT_OFFSET(DaemonConfig, group)},
     {"daemon", "max-jobs", KEY_UINT, G_STRUCT_OFFSET(DaemonConfig, max_jobs)},
     {"daemon", "workers", KEY_UINT, G_STRUCT_OFFSET(DaemonConfig, workers)},
+    {"scheduler", "jitter", KEY_DURATION, G_STRUCT_OFFSET(DaemonConfig, jitter)},
     {"store", "dedup-verify", KEY_BOOL, G_STRUCT_OFFSET(DaemonConfig, dedup_verify)},
     {"store", "reserve", KEY_SIZE, G_STRUCT_OFFSET(DaemonConfig, store_reserve)},
     {"export", "fleece-dir", KEY_STRING, G_STRUCT_OFFSET(DaemonConfig, fleece_dir)},
@@ -100,6 +102,8 @@ set_key(DaemonConfig *config, GKeyFile *file, const ConfigKey *key, GError **err
   }
   if (key->type == KEY_SIZE)
     return cbt_size_parse(text, field, error);
+  if (key->type == KEY_DURATION)
+    return cbt_duration_parse(text, field, error);
   if (key->type == KEY_BOOL) {
     g_autoptr(GError) local = NULL;
     *(gboolean *) field = g_key_file_get_boolean(file, key->group, key->key, &local);
@@ -210,6 +214,7 @@ daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
   config->max_jobs = 4;
   config->audit = 256;
   config->nice = 10;
+  config->jitter = 300;
   config->dedup_verify = TRUE;
   config->store_reserve = STORE_RESERVE_DEFAULT;
   config->plugin_dir = find_plugin_dir();

@@ -21,6 +21,7 @@ typedef struct {
   guint audit;          /* clusters that an incremental compares though they are called clean; a disk */
   guint nice;           /* how much the threads that read and store give way to guests */
   guint64 store_reserve; /* bytes that backups leave free; STORE_RESERVE_DEFAULT */
+  guint64 jitter;       /* seconds: how much later than its schedule a policy's run may begin */
   gboolean dedup_verify;
   gboolean rebuild_catalogue; /* set the catalogue's file aside first */
 } DaemonConfig;

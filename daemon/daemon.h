@@ -4,7 +4,7 @@
  *
  * Threads: the main loop owns the catalogue, the engine and the server. Job threads and tasks (daemon/task.h)
  * use the store, the exports and the disks, which lock for themselves, and reach the rest through the main
- * queue. Stop order: the leases' timer, engine (takes no more, cancels jobs, waits for their threads), tasks,
+ * queue. Stop order: the scheduler, the leases' timer, engine (takes no more, cancels jobs, waits for their threads), tasks,
  * server, disks, exports' watch, queue, store, catalogue. Exports themselves live on.
  */
 #pragma once
@@ -22,6 +22,7 @@ typedef struct Exports Exports;
 typedef struct Disks Disks;
 typedef struct Tasks Tasks;
 typedef struct Leases Leases;
+typedef struct Scheduler Scheduler;
 
 typedef struct {
   const DaemonConfig *config;
@@ -34,7 +35,8 @@ typedef struct {
   Exports *exports;
   Disks *disks;
   Leases *leases;
-  Engine *engine; /* main thread */
+  Engine *engine;       /* main thread */
+  Scheduler *scheduler; /* main thread */
   ApiServer *server;
   gint64 started; /* microseconds since 1970 */
 } Daemon;

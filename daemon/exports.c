@@ -2,9 +2,9 @@
 /*
  * One supervisor thread polls the pidfd of every process, whether this daemon started it or found it. One
  * that ends without having been told to is started again at once; five deaths in a minute, and it is left for
- * the operator. Identity of a process found: who answers HELLO on the control socket, and that pid's pidfd.
- * An Export is made once for each disk and lives as long as the daemon: `wanted` says whether a process
- * belongs to it.
+ * the operator; a start that fails is tried again after 1 s, then 2, 4, 8, 10. Identity of a process found:
+ * who answers HELLO on the control socket, and that pid's pidfd. An Export is made once for each disk and
+ * lives as long as the daemon: `wanted` says whether a process belongs to it.
  */
 #include <daemon/exports.h>
 
@@ -29,6 +29,7 @@
 #define MAX_DEATHS       5
 #define DEATH_WINDOW_US  (60 * G_USEC_PER_SEC)
 #define EXPORT_THREADS   "16"
+#define RETRY_MAX_US     (10 * G_USEC_PER_SEC)
 
 typedef struct {
   Exports *exports;
@@ -43,7 +44,9 @@ typedef struct {
   gboolean wanted;
   gint64 pid; /* 0: not running */
   int pid_fd;
+  gint64 retry_at; /* monotonic time; 0: it is not waited for another start */
   /* under `change` */
+  gint64 retry_delay_us;     /* after the next start that fails */
   gint64 deaths[MAX_DEATHS]; /* ring of monotonic times */
   guint n_deaths;
 } Export;
@@ -274,6 +277,38 @@ may_start_again(Export *export)
   return oldest == 0 || now - oldest > DEATH_WINDOW_US;
 }
 
+static void
+set_retry(Export *export, gint64 at)
+{
+  pthread_mutex_lock(&export->exports->lock);
+  export->retry_at = at;
+  pthread_mutex_unlock(&export->exports->lock);
+}
+
+/* A guest waits for its disk: what keeps it from starting may go away by itself. Under `change`. */
+static void
+start_again(Export *export)
+{
+  g_autoptr(GError) error = NULL;
+  set_retry(export, 0);
+  if (start_process(export, &error)) {
+    export->retry_delay_us = 0;
+    return;
+  }
+  export->retry_delay_us = CLAMP(export->retry_delay_us * 2, G_USEC_PER_SEC, RETRY_MAX_US);
+  g_warning("%s; it is tried again in %d s", error->message, (int) (export->retry_delay_us / G_USEC_PER_SEC));
+  set_retry(export, g_get_monotonic_time() + export->retry_delay_us);
+}
+
+static void
+retry_export(Export *export)
+{
+  if (!export->wanted || export->pid != 0)
+    set_retry(export, 0);
+  else if (export->retry_at != 0 && g_get_monotonic_time() >= export->retry_at)
+    start_again(export);
+}
+
 /* Under `change`, for a process that was seen to end: unless it was stopped meanwhile, it is started again.
  */
 static void
@@ -281,7 +316,6 @@ restart_export(Export *export)
 {
   if (!export->wanted || export->pid == 0 || !has_ended(export->pid_fd, 0))
     return;
-  g_autoptr(GError) error = NULL;
   g_warning("the export of %s/%s (process %" G_GINT64_FORMAT ") ended unexpectedly", export->vm, export->disk,
             export->pid);
   set_process(export, 0, -1);
@@ -289,22 +323,39 @@ restart_export(Export *export)
     g_warning("the export of %s/%s ended %d times in a minute: it stays down until it is stopped and started "
               "by hand",
               export->vm, export->disk, MAX_DEATHS);
-  else if (!start_process(export, &error))
-    g_warning("%s", error->message);
+  else
+    start_again(export);
 }
 
-/* The pidfds of all running processes behind the wake-up; EXPORTS gets them in the same order. */
+/* Milliseconds until EXPORT is to be started again, or TIMEOUT if that is sooner (-1: for ever). Under
+ * `lock`. */
+static int
+sooner(const Export *export, int timeout)
+{
+  if (export->retry_at == 0)
+    return timeout;
+  gint64 left = (export->retry_at - g_get_monotonic_time()) / 1000 + 1;
+  int left_ms = (int) CLAMP(left, 0, G_MAXINT);
+  return timeout < 0 ? left_ms : MIN(timeout, left_ms);
+}
+
+/* The pidfds of all running processes behind the wake-up, which WATCHED gets in the same order; then those
+ * that are to be started again. */
 static GArray *
-collect_poll_fds(Exports *exports, GPtrArray *watched, gboolean *stopping)
+collect_poll_fds(Exports *exports, GPtrArray *watched, GPtrArray *down, int *timeout, gboolean *stopping)
 {
   GArray *fds = g_array_new(FALSE, FALSE, sizeof(struct pollfd));
   struct pollfd wake = {.fd = exports->wake_fd, .events = POLLIN};
   g_array_append_val(fds, wake);
   pthread_mutex_lock(&exports->lock);
   *stopping = exports->stopping;
+  *timeout = -1;
   for (guint i = 0; i < exports->all->len; i++) {
     Export *export = g_ptr_array_index(exports->all, i);
     struct pollfd poll_fd = {.fd = export->pid_fd, .events = POLLIN};
+    *timeout = sooner(export, *timeout);
+    if (export->retry_at != 0)
+      g_ptr_array_add(down, export);
     if (export->pid_fd < 0)
       continue;
     g_array_append_val(fds, poll_fd);
@@ -318,11 +369,13 @@ static gboolean
 supervise_once(Exports *exports)
 {
   gboolean stopping;
+  int timeout;
   g_autoptr(GPtrArray) watched = g_ptr_array_new();
-  g_autoptr(GArray) fds = collect_poll_fds(exports, watched, &stopping);
+  g_autoptr(GPtrArray) down = g_ptr_array_new();
+  g_autoptr(GArray) fds = collect_poll_fds(exports, watched, down, &timeout, &stopping);
   if (stopping)
     return FALSE;
-  if (poll((struct pollfd *) (void *) fds->data, fds->len, -1) < 0)
+  if (poll((struct pollfd *) (void *) fds->data, fds->len, timeout) < 0)
     return TRUE;
   guint64 count;
   if (g_array_index(fds, struct pollfd, 0).revents && read(exports->wake_fd, &count, sizeof count) < 0)
@@ -332,6 +385,11 @@ supervise_once(Exports *exports)
       continue;
     pthread_mutex_lock(&exports->change);
     restart_export(g_ptr_array_index(watched, i));
+    pthread_mutex_unlock(&exports->change);
+  }
+  for (guint i = 0; i < down->len; i++) {
+    pthread_mutex_lock(&exports->change);
+    retry_export(g_ptr_array_index(down, i));
     pthread_mutex_unlock(&exports->change);
   }
   return TRUE;

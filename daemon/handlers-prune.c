@@ -5,8 +5,8 @@
 #include <daemon/prune.h>
 #include <daemon/task.h>
 
-static gboolean
-read_retention(JsonObject *body, StoreRetention *retention, GError **error)
+gboolean
+handler_read_retention(JsonObject *body, StoreRetention *retention, GError **error)
 {
   for (guint i = 0; i < STORE_RETENTION_N_NUMBERS; i++)
     if (!api_json_get_count(body, store_retention_rule_name(i), FALSE, &retention->numbers[i], error))
@@ -31,7 +31,8 @@ handle_prune(ApiRequest *request, gpointer data)
   StoreRetention retention = {0};
   Prune *prune = NULL;
   if (api_json_get_string(body, "vm", FALSE, &vm, &error) && (!vm || cbt_name_check("vm", vm, &error)) &&
-      api_json_get_bool(body, "dry-run", FALSE, &dry_run, &error) && read_retention(body, &retention, &error))
+      api_json_get_bool(body, "dry-run", FALSE, &dry_run, &error) &&
+      handler_read_retention(body, &retention, &error))
     prune = prune_new(daemon, vm, &retention, dry_run, &error);
   if (prune)
     task_run(daemon, request, 200, run_prune, prune, (GDestroyNotify) prune_free);

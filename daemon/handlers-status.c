@@ -39,6 +39,7 @@ typedef struct {
   gint64 latest_time;
   gint64 job; /* 0: none */
   gboolean exported;
+  JsonNode *policy; /* (nullable) */
 } VmStatus;
 
 typedef struct {
@@ -52,6 +53,7 @@ vm_status_free(gpointer data)
 {
   VmStatus *status = data;
   catalogue_vm_free(status->vm);
+  g_clear_pointer(&status->policy, json_node_unref);
   g_free(status);
 }
 
@@ -78,6 +80,9 @@ vm_status_new(Daemon *daemon, CatalogueVm *vm)
   }
   status->job = job ? job->id : 0;
   status->exported = exports_has(daemon->exports, vm->name);
+  g_autoptr(StorePolicy) policy = catalogue_get_policy(daemon->catalogue, vm->name, NULL);
+  if (policy)
+    status->policy = policy_to_json(daemon, policy);
   return status;
 }
 
@@ -115,6 +120,9 @@ put_vm(JsonBuilder *builder, Daemon *daemon, const VmStatus *status)
     json_put_int(builder, "job", (guint64) status->job);
   else
     json_put_string(builder, "job", NULL);
+  json_builder_set_member_name(builder, "policy");
+  json_builder_add_value(builder,
+                         status->policy ? json_node_ref(status->policy) : json_node_new(JSON_NODE_NULL));
   json_builder_end_object(builder);
 }
 

@@ -6,6 +6,7 @@
 
 #include <daemon/daemon.h>
 #include <daemon/job.h>
+#include <store/retention.h>
 
 /* The table for api_server_new(). */
 extern const ApiRoute daemon_routes[];
@@ -36,6 +37,10 @@ void handle_prune(ApiRequest *request, gpointer daemon);
 void handle_gc(ApiRequest *request, gpointer daemon);
 void handle_verify(ApiRequest *request, gpointer daemon);
 void handle_rebuild_catalogue(ApiRequest *request, gpointer daemon);
+void handle_policy_list(ApiRequest *request, gpointer daemon);
+void handle_policy_show(ApiRequest *request, gpointer daemon);
+void handle_policy_set(ApiRequest *request, gpointer daemon);
+void handle_policy_remove(ApiRequest *request, gpointer daemon);
 
 void handle_changes(ApiRequest *request, gpointer daemon);
 
@@ -74,4 +79,8 @@ gboolean handler_forget_point(Daemon *daemon, const StorePoint *point,
 gboolean handler_check_absolute(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* What the next incremental will cost without POINT (transfer full); NULL if none builds on it. */
 char *handler_cost_of_forgetting(Daemon *daemon, const StorePoint *point);
+/* The keys keep-last to keep-yearly; those that are missing stay. INVALID. */
+gboolean handler_read_retention(JsonObject *body, StoreRetention *retention,
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
+JsonNode *policy_to_json(Daemon *daemon, const StorePolicy *policy);
 JsonNode *point_to_json(const StorePoint *point);

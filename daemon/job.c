@@ -2,6 +2,9 @@
 #include <daemon/job.h>
 
 #include <daemon/json-util.h>
+#include <errno.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 static const char *const status_names[] = {
     [JOB_QUEUED] = "queued", [JOB_ACTIVE] = "active",       [JOB_DONE] = "done",
@@ -114,6 +117,13 @@ job_uses_point(const Job *job, const CbtUuid *point)
   return FALSE;
 }
 
+void
+job_give_way(const Daemon *daemon)
+{
+  if (setpriority(PRIO_PROCESS, (id_t) gettid(), (int) daemon->config->nice) != 0)
+    g_debug("cannot set the priority of a thread: %s", g_strerror(errno));
+}
+
 const char *
 job_type_name(JobType type)
 {
@@ -216,6 +226,7 @@ job_to_json(Job *job)
   json_put_string(builder, "vm", job->vm);
   json_put_string(builder, "kind", finished && job->final_kind ? job->final_kind : job->kind);
   json_put_string(builder, "status", status_names[job->status]);
+  json_put_string(builder, "trigger", job->by_policy ? "policy" : "manual");
   put_error(builder, finished ? job->error : NULL);
   put_sums(builder, job);
   json_builder_set_member_name(builder, "hold-ms");

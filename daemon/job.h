@@ -17,6 +17,8 @@ typedef enum { JOB_BACKUP, JOB_RESTORE, JOB_ARCHIVE, JOB_IMPORT, JOB_VERIFY, JOB
 
 typedef struct Job Job;
 
+/* The job has ended: status and error are there. Main thread. */
+typedef void (*JobEndFunc)(Job *job, gpointer data);
 /* Does the work, in the job's thread. */
 typedef gboolean (*JobFunc)(Daemon *daemon, Job *job, gpointer data, GError **error);
 
@@ -38,6 +40,9 @@ struct Job {
   gpointer data;
   GDestroyNotify free_data;
   GCancellable *cancellable;
+  gboolean by_policy;    /* nobody asked for it just now */
+  JobEndFunc on_end;     /* (nullable) */
+  gpointer on_end_data;
   GPtrArray *vms_in_use; /* names of the vms whose images it reads or changes */
 
   /* main thread */
@@ -75,6 +80,8 @@ void job_remove_point_in_use(Job *job, const CbtUuid *point);
 gboolean job_uses_point(const Job *job, const CbtUuid *point);
 gboolean job_uses_vm(const Job *job, const char *vm);
 
+/* Guests come first where processors are short: the calling thread, and those that it starts, give way. */
+void job_give_way(const Daemon *daemon);
 const char *job_type_name(JobType type);
 const char *job_status_name(JobStatus status);
 gboolean job_is_finished(const Job *job);

@@ -8,6 +8,7 @@
 #include <daemon/handlers.h>
 #include <daemon/leases.h>
 #include <daemon/recover.h>
+#include <daemon/scheduler.h>
 #include <daemon/task.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -94,16 +95,21 @@ start(Daemon *daemon, GError **error)
   daemon->disks = disks_new(daemon->config, daemon->exports);
   daemon->leases = leases_new(daemon);
   daemon->engine = engine_new(daemon);
+  daemon->scheduler = scheduler_new(daemon);
   if (!recover(daemon, error))
     return FALSE;
   leases_start(daemon->leases);
   daemon->server = api_server_new(&options, daemon_routes, daemon, error);
+  if (daemon->server)
+    scheduler_start(daemon->scheduler);
   return daemon->server != NULL;
 }
 
 static void
 stop(Daemon *daemon)
 {
+  if (daemon->scheduler)
+    scheduler_stop(daemon->scheduler);
   if (daemon->leases)
     leases_stop(daemon->leases);
   /* Both run the main loop, and requests come in until the server is gone. */
@@ -114,6 +120,7 @@ stop(Daemon *daemon)
   g_clear_pointer(&daemon->server, api_server_free);
   g_clear_pointer(&daemon->tasks, tasks_free);
   g_clear_pointer(&daemon->engine, engine_free);
+  g_clear_pointer(&daemon->scheduler, scheduler_free);
   g_clear_pointer(&daemon->leases, leases_free);
   g_clear_pointer(&daemon->disks, disks_free);
   g_clear_pointer(&daemon->exports, exports_free);

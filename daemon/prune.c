@@ -24,6 +24,8 @@ typedef struct {
 struct Prune {
   Daemon *daemon;
   gboolean dry_run;
+  gboolean counts;
+  guint n_removed;
   GPtrArray *all;  /* of StorePoint, of all vms */
   GArray *entries; /* of Entry: those that are decided on, by vm, newest first */
   StoreMarkFreed freed;
@@ -113,7 +115,7 @@ prune_new(Daemon *daemon, const char *vm, const StoreRetention *retention, gbool
   if (!all)
     return NULL;
   g_autoptr(Prune) prune = g_new0(Prune, 1);
-  *prune = (Prune){.daemon = daemon, .dry_run = dry_run, .all = all};
+  *prune = (Prune){.daemon = daemon, .dry_run = dry_run, .counts = TRUE, .all = all};
   prune->entries = g_array_new(FALSE, FALSE, sizeof(Entry));
   g_array_set_clear_func(prune->entries, entry_clear);
   decide_all(prune, vm, retention);
@@ -186,7 +188,6 @@ remove_point(gpointer data)
 static gboolean
 remove_all(Prune *prune, gboolean *changed, GError **error)
 {
-  guint n_removed = 0;
   for (guint i = 0; i < prune->entries->len; i++) {
     Entry *entry = &g_array_index(prune->entries, Entry, i);
     Removal removal = {.daemon = prune->daemon, .entry = entry};
@@ -194,11 +195,12 @@ remove_all(Prune *prune, gboolean *changed, GError **error)
       continue;
     main_queue_call(prune->daemon->queue, remove_point, &removal);
     if (removal.error) {
-      g_propagate_prefixed_error(error, removal.error, "after %u recovery points were removed: ", n_removed);
+      g_propagate_prefixed_error(error, removal.error,
+                                 "after %u recovery points were removed: ", prune->n_removed);
       return FALSE;
     }
     *changed |= removal.changed;
-    n_removed += !removal.changed;
+    prune->n_removed += !removal.changed;
   }
   return TRUE;
 }
@@ -207,14 +209,27 @@ gboolean
 prune_run(Prune *prune, GError **error)
 {
   gboolean changed = FALSE;
-  count_bytes(prune);
+  if (prune->counts)
+    count_bytes(prune);
   if (prune->dry_run)
     return TRUE;
   if (!remove_all(prune, &changed, error))
     return FALSE;
-  if (changed)
+  if (changed && prune->counts)
     count_bytes(prune);
   return TRUE;
+}
+
+void
+prune_skip_bytes(Prune *prune)
+{
+  prune->counts = FALSE;
+}
+
+guint
+prune_n_removed(const Prune *prune)
+{
+  return prune->n_removed;
 }
 
 /* ---- the answer ---- */

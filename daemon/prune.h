@@ -19,9 +19,13 @@ Prune *prune_new(Daemon *daemon, const char *vm, const StoreRetention *retention
 void prune_free(Prune *prune);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Prune, prune_free)
 
+/* The number of bytes is not asked for: to count them takes a walk through all points' manifests. Before the run. */
+void prune_skip_bytes(Prune *prune);
 /* Counts, and unless it is a dry run removes. Any thread but the main one. On an error what was removed is
  * gone. */
 gboolean prune_run(Prune *prune, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/* Points that were removed, after prune_run(), also if it failed. */
+guint prune_n_removed(const Prune *prune);
 /* The answer, after prune_run(). */
 JsonNode *prune_to_json(const Prune *prune);

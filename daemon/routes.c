@@ -15,6 +15,14 @@ const ApiRoute daemon_routes[] = {
     {"DELETE", VM, handle_vm_remove, NULL, "forget-points"},
 
     {"POST", VM "/backups", handle_backup, "kind bitmap speed audit disks note archive", NULL},
+    {"GET", "/v1/policies", handle_policy_list, NULL, NULL},
+    {"GET", VM "/policy", handle_policy_show, NULL, NULL},
+    {"PUT", VM "/policy", handle_policy_set,
+     "schedule bitmap speed verify-share gc enabled keep-last keep-hourly keep-daily keep-weekly "
+     "keep-monthly keep-yearly",
+     NULL},
+    {"DELETE", VM "/policy", handle_policy_remove, NULL, NULL},
+
     {"POST", VM "/import", handle_import, "path note", NULL},
     {"GET", "/v1/jobs", handle_job_list, NULL, "vm limit"},
     {"GET", "/v1/jobs/{id}", handle_job_show, NULL, "wait-ms"},

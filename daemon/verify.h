@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The verify job: reads recovery points as a restore would, names what is damaged and where it is used, and notes the verdict
- * with each point. Each point is in use only while it is read, so that a long run keeps nothing from being pruned.
+ * The verify job: reads recovery points as a restore would, names what is damaged and where it is used, and notes the
+ * verdict with each point. Each point is in use only while it is read, so that a long run keeps nothing from being
+ * pruned.
  *
  * A run that is cancelled or cut off leaves a file of its progress; asked for again within a day, it goes on there.
  */

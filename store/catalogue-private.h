@@ -3,7 +3,7 @@
  * What the parts of the catalogue share: statements whose every value is bound, errors from SQLite's codes,
  * and transactions. catalogue.c has open, statements and vms; catalogue-schema.c the tables;
  * catalogue-points.c points and bases; catalogue-leases.c leases; catalogue-jobs.c jobs and exports;
- * catalogue-rebuild.c all that can be made again.
+ * catalogue-policies.c policies; catalogue-rebuild.c all that can be made again.
  */
 #pragma once
 

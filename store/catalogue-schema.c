@@ -104,8 +104,30 @@ static const char *const schema_migrations[] = {
     "  expires INTEGER NOT NULL,"
     "  PRIMARY KEY (disk_id, bitmap)"
     ") STRICT;",
-    /* 3 -> 4: of policies */
-    "",
+    /* 3 -> 4 */
+    "CREATE TABLE policies ("
+    "  vm TEXT PRIMARY KEY REFERENCES vms(name) ON DELETE CASCADE,"
+    "  bitmap TEXT NOT NULL,"
+    "  schedule TEXT NOT NULL,"
+    "  keep_last INTEGER NOT NULL,"
+    "  keep_hourly INTEGER NOT NULL,"
+    "  keep_daily INTEGER NOT NULL,"
+    "  keep_weekly INTEGER NOT NULL,"
+    "  keep_monthly INTEGER NOT NULL,"
+    "  keep_yearly INTEGER NOT NULL,"
+    "  speed INTEGER NOT NULL,"
+    "  verify_share INTEGER NOT NULL,"
+    "  gc INTEGER NOT NULL,"
+    "  enabled INTEGER NOT NULL,"
+    "  done_until INTEGER NOT NULL,"
+    "  last_run INTEGER NOT NULL,"
+    "  last_result TEXT,"
+    "  last_error TEXT,"
+    "  last_job INTEGER NOT NULL,"
+    "  removed INTEGER NOT NULL,"
+    "  failures INTEGER NOT NULL,"
+    "  next_retry INTEGER NOT NULL"
+    ") STRICT;",
     /* 4 -> 5 */
     "ALTER TABLE points ADD COLUMN damaged INTEGER NOT NULL DEFAULT 0;",
 };

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The catalogue: the SQLite database of vms, disks, bitmaps, recovery points, jobs and exports. All SQL lives here.
+ * The catalogue: the SQLite database of vms, disks, bitmaps, recovery points, jobs, exports and policies. All SQL lives here.
  *
  * WAL, foreign keys on, synchronous=FULL; `user_version` is the schema's, older ones are migrated on open, newer refused.
- * Points and vms are derived (store/point.h and store/vm.h have them too); jobs, leases and exports are kept here alone.
+ * Points, vms and policies are derived (store/point.h and store/vm.h have them too); jobs, leases and exports are kept here alone.
  *
  * Threads: one, the one that opened it. Objects returned are copies (transfer full).
  */
@@ -12,6 +12,7 @@
 #include <common/name.h>
 #include <common/uuid.h>
 #include <store/point.h>
+#include <store/policy.h>
 
 typedef struct Catalogue Catalogue;
 
@@ -124,3 +125,11 @@ gboolean catalogue_save_export(Catalogue *catalogue, const CatalogueExport *expo
 GPtrArray *catalogue_list_exports(Catalogue *catalogue, const char *vm_or_null, GError **error)
     G_GNUC_WARN_UNUSED_RESULT; /* of CatalogueExport */
 gboolean catalogue_remove_exports(Catalogue *catalogue, const char *vm, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* policies: at most one a vm, removed with it. Save inserts or replaces; NOT_FOUND for an unknown vm. Get and remove: NOT_FOUND
+ * if it has none. */
+gboolean catalogue_save_policy(Catalogue *catalogue, const StorePolicy *policy, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+StorePolicy *catalogue_get_policy(Catalogue *catalogue, const char *vm, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+GPtrArray *catalogue_list_policies(Catalogue *catalogue, GError **error) G_GNUC_WARN_UNUSED_RESULT; /* of StorePolicy, by vm */
+gboolean catalogue_remove_policy(Catalogue *catalogue, const char *vm, GError **error) G_GNUC_WARN_UNUSED_RESULT;

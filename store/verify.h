@@ -2,13 +2,15 @@
 /*
  * Verifying recovery points: is all there that a restore would read, and is it what was backed up?
  *
- * A StoreVerify is one run over any number of points. Each chunk (cluster, manifest page, configuration file) is read once in
- * it, however many points share it: record checksum, decompression, digest and length are checked. Clusters are read
- * in batches, in the order in which they stand in the packs, by several threads. What is found damaged is named once, with each
- * place that uses it, of every point of the run: also of those that come later and only share it.
+ * A StoreVerify is one run over any number of points. Each chunk (cluster, manifest page, configuration file) is read
+ * once in it, however many points share it: record checksum, decompression, digest and length are checked. Clusters
+ * are read in batches, in the order in which they stand in the packs, by several threads. What is found damaged is
+ * named once, with each place that uses it, of every point of the run: also of those that come later and only share
+ * it.
  *
  * Lifecycle: new; then for each point skip() (it was verified in a run that was cut off) or point(); then ask for the
- * damage; free. Backups, and garbage collection that moves chunks, may go on beside it; the points must not be removed.
+ * damage; free. Backups, and garbage collection that moves chunks, may go on beside it; the points must not be
+ * removed.
  *
  * Memory: 18 bytes for each distinct page and 7 for each other chunk (store/id-set.h: there is a chance of one in
  * 2^64 / chunks that a chunk is taken for one that was read), and what is damaged, of which details are limited.
@@ -51,8 +53,8 @@ typedef struct {
 /* Verifies POINT, from FROM on (NULL: all of it). Damage is no error. CANCELLED: progress said so. */
 gboolean store_verify_point(StoreVerify *verify, const StorePoint *point, const StoreVerifyPlace *from,
                             StoreVerifyVerdict *verdict, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Takes POINT up to UNTIL (NULL: all of it) for verified: reads the pages alone. FALSE if one of them cannot be read; then
- * POINT is not to be trusted, but what it names is not read again for another point either. */
+/* Takes POINT up to UNTIL (NULL: all of it) for verified: reads the pages alone. FALSE if one of them cannot be read;
+ * then POINT is not to be trusted, but what it names is not read again for another point either. */
 gboolean store_verify_skip(StoreVerify *verify, const StorePoint *point,
                            const StoreVerifyPlace *until) G_GNUC_WARN_UNUSED_RESULT;
 
@@ -106,11 +108,12 @@ typedef struct {
 } StoreVerifySource;
 
 /*
- * Looks for sound bytes of what was found damaged, and puts them: first in other records of the chunk (one that was replaced
- * may still be there), then at the places of SOURCE (nullable) that use it; of a page, what a backup of that range of SOURCE
- * would write. The digest decides, so a source that has other bytes does no harm. *n_repaired gets how many chunks are sound
- * now; then the points that were damaged are to be verified again, for which the places of what is left are forgotten, and
- * more damage may be found below a page that was repaired. A chunk whose digest really has two contents is not repaired.
+ * Looks for sound bytes of what was found damaged, and puts them: first in other records of the chunk (one that was
+ * replaced may still be there), then at the places of SOURCE (nullable) that use it; of a page, what a backup of that
+ * range of SOURCE would write. The digest decides, so a source that has other bytes does no harm. *n_repaired gets
+ * how many chunks are sound now; then the points that were damaged are to be verified again, for which the places of
+ * what is left are forgotten, and more damage may be found below a page that was repaired. A chunk whose digest
+ * really has two contents is not repaired.
  *
  * CANCELLED: progress said so; NO_SPACE, IO: nothing more could be put.
  */

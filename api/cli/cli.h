@@ -48,7 +48,8 @@ struct Cli {
 extern const CliCommand cli_backup_commands[], cli_vm_commands[], cli_export_commands[], cli_point_commands[],
     cli_restore_commands[], cli_archive_commands[], cli_import_commands[], cli_changes_commands[],
     cli_bitmap_commands[], cli_job_commands[], cli_status_commands[], cli_prune_commands[],
-    cli_gc_commands[], cli_verify_commands[], cli_rebuild_commands[];
+    cli_gc_commands[], cli_verify_commands[], cli_rebuild_commands[],
+    cli_policy_commands[], cli_store_commands[];
 /* All of them, and the end of the list. */
 extern const CliCommand *const cli_groups[];
 
@@ -68,6 +69,8 @@ gboolean cli_option_speed(Cli *cli, guint64 *speed, gboolean *is_given, GError *
 /* The same in seconds. */
 gboolean cli_option_duration(Cli *cli, const char *name, guint64 *seconds, gboolean *is_given,
                              GError **error);
+/* The options NAMES (NULL-terminated) that are given become members of BODY, whole numbers of 0 or more. */
+gboolean cli_add_counts(Cli *cli, JsonObject *body, const char *const *names, GError **error);
 /* TEXT as a name of WHAT ("vm"); a usage error if it cannot be one. */
 gboolean cli_check_name(const char *what, const char *text, GError **error);
 /* Splits "DISK=PATH"; the path is made absolute (both transfer full). */

@@ -138,23 +138,15 @@ print_fields(JsonObject *job)
     const char *label, *key;
     char *(*format)(JsonObject *, const char *);
   } fields[] = {
-      {"Job", "id", cli_format_number},
-      {"Type", "type", cli_format_text},
-      {"Kind", "kind", cli_format_text},
-      {"Vm", "vm", cli_format_text},
-      {"Status", "status", cli_format_text},
-      {"Problem", "errmsg", cli_format_text},
-      {"Hint", "hint", cli_format_text},
-      {"Reason", "reason", cli_format_text},
-      {"Started", "start-time", cli_format_time},
-      {"Ended", "end-time", cli_format_time},
-      {"Total", "total", cli_format_size},
-      {"Dirty", "dirty", cli_format_size},
-      {"Transferred", "transferred", cli_format_size},
-      {"Zero", "zero-bytes", cli_format_size},
-      {"Reused", "reused", cli_format_size},
-      {"Stored", "stored", cli_format_size},
-      {"Point", "uuid", cli_format_text},
+      {"Job", "id", cli_format_number},        {"Type", "type", cli_format_text},
+      {"Kind", "kind", cli_format_text},       {"Vm", "vm", cli_format_text},
+      {"Trigger", "trigger", cli_format_text}, {"Status", "status", cli_format_text},
+      {"Problem", "errmsg", cli_format_text},  {"Hint", "hint", cli_format_text},
+      {"Reason", "reason", cli_format_text},   {"Started", "start-time", cli_format_time},
+      {"Ended", "end-time", cli_format_time},  {"Total", "total", cli_format_size},
+      {"Dirty", "dirty", cli_format_size},     {"Transferred", "transferred", cli_format_size},
+      {"Zero", "zero-bytes", cli_format_size}, {"Reused", "reused", cli_format_size},
+      {"Stored", "stored", cli_format_size},   {"Point", "uuid", cli_format_text},
   };
   for (guint i = 0; i < G_N_ELEMENTS(fields); i++)
     cli_print_field(fields[i].label, fields[i].format(job, fields[i].key));

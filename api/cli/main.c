@@ -12,19 +12,16 @@
 
 #define EXIT_USAGE 2
 
-/* Commands of a later version, so that they are not taken for typing errors. */
-static const CliCommand later_commands[] = {
-    {.name = "policy"}, {0},
-};
-
 const CliCommand *const cli_groups[] = {
     cli_backup_commands,
     cli_vm_commands,
     cli_export_commands,
     cli_point_commands,
     cli_prune_commands,
+    cli_policy_commands,
     cli_gc_commands,
     cli_verify_commands,
+    cli_store_commands,
     cli_restore_commands,
     cli_archive_commands,
     cli_import_commands,
@@ -33,7 +30,6 @@ const CliCommand *const cli_groups[] = {
     cli_job_commands,
     cli_status_commands,
     cli_rebuild_commands,
-    later_commands,
     NULL,
 };
 

@@ -17,22 +17,8 @@ static const CliOption prune_options[] = {
     {0},
 };
 
-static gboolean
-add_numbers(Cli *cli, JsonObject *body, GError **error)
-{
-  for (const CliOption *option = prune_options; option->name; option++) {
-    const char *text = option->value_name ? cli_option(cli, option->name) : NULL;
-    guint64 number;
-    if (!text)
-      continue;
-    if (!g_ascii_string_to_unsigned(text, 10, 0, G_MAXINT64, &number, NULL)) {
-      cli_set_usage(error, "--%s: '%s' is no whole number", option->name, text);
-      return FALSE;
-    }
-    json_object_set_int_member(body, option->name, (gint64) number);
-  }
-  return TRUE;
-}
+static const char *const rules[] = {"keep-last",    "keep-hourly", "keep-daily", "keep-weekly",
+                                    "keep-monthly", "keep-yearly", NULL};
 
 static void
 add_row(CliTable *table, JsonObject *point)
@@ -94,7 +80,7 @@ prune(Cli *cli, GError **error)
 {
   g_autoptr(JsonObject) body = json_object_new();
   const char *vm = cli_arg(cli, 0);
-  if ((vm && !cli_check_name("Vm", vm, error)) || !add_numbers(cli, body, error))
+  if ((vm && !cli_check_name("Vm", vm, error)) || !cli_add_counts(cli, body, rules, error))
     return FALSE;
   if (vm)
     json_object_set_string_member(body, "vm", vm);

@@ -4,6 +4,14 @@
 
 #include <stdio.h>
 
+/* NULL if it has none. */
+static JsonObject *
+policy_of(JsonObject *vm)
+{
+  JsonNode *policy = json_object_get_member(vm, "policy");
+  return policy && JSON_NODE_HOLDS_OBJECT(policy) ? json_node_get_object(policy) : NULL;
+}
+
 static void
 add_row(CliTable *table, JsonObject *vm)
 {
@@ -14,6 +22,26 @@ add_row(CliTable *table, JsonObject *vm)
   cli_table_add(table, cli_format_time(vm, "latest-time"));
   cli_table_add(table, cli_format_yes(vm, "exported"));
   cli_table_add(table, cli_format_size(vm, "dirty"));
+  JsonObject *policy = policy_of(vm);
+  gboolean enabled = policy && cli_true(policy, "enabled");
+  cli_table_add(table, enabled ? cli_format_time(policy, "next-run") : g_strdup(policy ? "disabled" : NULL));
+  cli_table_add(table, policy ? cli_format_text(policy, "last-result") : NULL);
+  cli_table_add(table, policy ? cli_format_number(policy, "failures") : NULL);
+}
+
+/* What keeps policies from doing their work stands below the table. */
+static void
+print_failures(JsonArray *vms)
+{
+  for (guint i = 0; vms && i < json_array_get_length(vms); i++) {
+    JsonObject *vm = cli_object(json_array_get_element(vms, i)), *policy = policy_of(vm);
+    const char *name = cli_text(vm, "name"), *problem = policy ? cli_text(policy, "errmsg") : NULL;
+    if (policy && cli_number(policy, "failures") > 0)
+      cli_print_field("Problem",
+                      g_strdup_printf("the policy of vm %s failed %" G_GINT64_FORMAT " times in a row: %s",
+                                      name ? name : "-", cli_number(policy, "failures"),
+                                      problem ? problem : "-"));
+  }
 }
 
 static void
@@ -43,7 +71,9 @@ print_status(JsonObject *status)
   cli_print_field("Jobs",
                   g_strdup_printf("%" G_GINT64_FORMAT " active, %" G_GINT64_FORMAT " queued",
                                   cli_number(status, "jobs-active"), cli_number(status, "jobs-queued")));
-  cli_print_table("VM|DISKS>|POINTS>|LATEST|TIME|EXPORTED|DIRTY>", cli_array(status, "vms"), add_row);
+  cli_print_table("VM|DISKS>|POINTS>|LATEST|TIME|EXPORTED|DIRTY>|NEXT RUN|RESULT|FAILURES>",
+                  cli_array(status, "vms"), add_row);
+  print_failures(cli_array(status, "vms"));
 }
 
 static gboolean

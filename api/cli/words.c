@@ -53,6 +53,23 @@ cli_option_duration(Cli *cli, const char *name, guint64 *seconds, gboolean *is_g
 }
 
 gboolean
+cli_add_counts(Cli *cli, JsonObject *body, const char *const *names, GError **error)
+{
+  for (; *names; names++) {
+    const char *text = cli_option(cli, *names);
+    guint64 number;
+    if (!text)
+      continue;
+    if (!g_ascii_string_to_unsigned(text, 10, 0, G_MAXINT64, &number, NULL)) {
+      cli_set_usage(error, "--%s: '%s' is no whole number", *names, text);
+      return FALSE;
+    }
+    json_object_set_int_member(body, *names, (gint64) number);
+  }
+  return TRUE;
+}
+
+gboolean
 cli_check_name(const char *what, const char *text, GError **error)
 {
   GError *local = NULL;

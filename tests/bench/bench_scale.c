@@ -261,12 +261,11 @@ measure_gc(Store *store, const GPtrArray *points, const char *what)
   g_autoptr(GError) error = NULL;
   StoreGcResult result;
   double start = now();
-  StoreGc *gc = store_gc_begin(store, &error);
+  StoreGc *gc = store_gc_begin(store, NULL, &error);
   check(gc != NULL, error);
-  for (guint i = 0; i < points->len; i++)
-    check(store_gc_mark(gc, points->pdata[i], &error), error);
+  check(store_gc_mark(gc, points, &error), error);
   report("  marked", start);
-  check(store_gc_sweep(gc, NULL, &result, &error), error);
+  check(store_gc_sweep(gc, &result, &error), error);
   store_gc_end(gc);
   report(what, start);
   printf("  %" G_GUINT64_FORMAT " chunks live, %" G_GUINT64_FORMAT " packs out, %" G_GUINT64_FORMAT

@@ -100,11 +100,14 @@ expect 2 'number of a job' job show x
 expect 2 'names a file' --full web --archive -
 expect 2 'cannot be a name' show ..
 expect 2 'cannot be a name' show ''
+expect 2 'nothing to set' policy set web
+expect 2 'contradict each other' policy set web --enable --disable
+expect 2 'contradict each other' policy set web --gc --no-gc
+expect 2 "keep-daily: 'x' is no whole number" policy set web --keep-daily x
+expect 2 'less than the minimum of 4K' policy set web --speed 1
+expect 2 "half a command" policy
 
 # What a later version has
-for command in policy; do
-    expect 2 'not available in this version' $command
-done
 expect 2 'not available in this version' --incremental web --quiesce fs
 expect 2 'not available in this version' vm add web --disk root=x --qmp /run/qmp
 

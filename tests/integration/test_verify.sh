@@ -15,8 +15,8 @@ expect_damage() {
   assert_eq "status of the job" "$(jq -r '.status + " " + .code' <<<"$job")" "error corrupt"
   assert_has "what to do next" "$(cat "$WORK/verify.err")" "--repair"
 }
-# damage TYPE NUMBER: flips a bit in the payload of the record with that number of TYPE (1 data, 2 page, 3 config); prints
-# "PACK OFFSET". What is on disk is what the daemon reads.
+# damage TYPE NUMBER: flips a bit in the payload of the record with that number of TYPE (1 data, 2 page,
+# 3 config); prints "PACK OFFSET". What is on disk is what the daemon reads.
 damage() {
   python3 - "$1" "$2" "$STATE"/store/packs/*.pack <<'END'
 import os, sys
@@ -89,11 +89,13 @@ verified=$(point_json "$old" | jq .verified)
 read -r pack at <<<"$(damage 1 40)"
 expect_damage --all
 assert_eq "the chunk" "$(jq -c '[.damaged[] | [.pack, .offset, .type]]' <<<"$job")" "[[\"$pack\",$at,\"data\"]]"
-assert_eq "its places" "$(jq -r '[.damaged[0]."used-by"[] | "\(.vm) \(.disk) \(.length)"] | sort | join(",")' <<<"$job")" \
+places=$(jq -r '[.damaged[0]."used-by"[] | "\(.vm) \(.disk) \(.length)"] | sort | join(",")' <<<"$job")
+assert_eq "its places" "$places" \
   "twin root $CLUSTER,web root $CLUSTER,web root $CLUSTER"
-assert_eq "its points" "$(jq -r '[.damaged[0]."used-by"[] | select(.vm == "web") | .point] | sort | join(" ")' <<<"$job")" \
+its_points=$(jq -r '[.damaged[0]."used-by"[] | select(.vm == "web") | .point] | sort | join(" ")' <<<"$job")
+assert_eq "its points" "$its_points" \
   "$(printf '%s\n' "$old" "$new" | sort | tr '\n' ' ' | sed 's/ $//')"
-assert_eq "points that are damaged" "$(jq '."points-damaged", (."damaged-points" | length)' <<<"$job" | tr '\n' ' ')" "3 3 "
+assert_eq "points that are damaged" "$(jq -c '[."points-damaged", (."damaged-points" | length)]' <<<"$job")" "[3,3]"
 offset=$(jq '.damaged[0]."used-by"[0].offset' <<<"$job")
 head -c "$((offset + CLUSTER))" "$WORK/old.raw" | tail -c "$CLUSTER" >"$WORK/lost.data"
 assert_eq "what is remembered" "$(point_json "$old" | jq -c '[.verified == '"$verified"', .damaged > 0]')" '[true,true]'
@@ -119,7 +121,8 @@ say "below a damaged page all is lost, and a damaged file is named"
 damage 2 0 >/dev/null
 damage 3 0 >/dev/null
 expect_damage "$old"
-assert_eq "the page" "$(jq -c '[.damaged[] | select(.type == "page") | ."used-by"[] | [.disk, .offset, .length]]' <<<"$job")" \
+lost=$(jq -c '[.damaged[] | select(.type == "page") | ."used-by"[] | [.disk, .offset, .length]]' <<<"$job")
+assert_eq "the page" "$lost" \
   "[[\"root\",0,$((128 * CLUSTER))]]"
 assert_eq "the file" "$(jq -c '[.damaged[] | select(.type == "config") | ."used-by"[] | [.disk, .config]]' <<<"$job")" \
   '[[null,"web.conf"]]'
@@ -197,3 +200,4 @@ wait_until 20 cbt_json forget "$old" || fail "forget beside a verify"
 cbt --quiet job cancel "$id"
 wait_job "$id" >/dev/null
 stop_daemon
+text=$("$BUILD/bin/cbt-backup" store check --quiet --store "$STATE/store") || fail "not sound after all that: $text"

@@ -34,6 +34,7 @@ make_point(Store *store, StorePins *pins, const KnownPoint *base, guint n_change
   store_worker_set_pins(worker, pins);
   known->point = store_point_new();
   known->point->uuid = cbt_uuid_generate();
+  known->point->vm = g_strdup("vm");
   StorePointDisk *disk = store_point_add_disk(known->point, "root");
   StoreManifestBuilder *builder = store_manifest_builder_new(
       worker, from ? &from->manifest : NULL, DISK_CLUSTERS * (guint64) CBT_CLUSTER_SIZE, NULL, NULL);
@@ -96,15 +97,21 @@ check_points(Store *store, const GPtrArray *points)
     check_point(store, points->pdata[i]);
 }
 
-/* Marks POINTS and sweeps. */
+/* As StorePoints (container). */
+static G_GNUC_UNUSED GPtrArray *
+plain_points(const GPtrArray *known)
+{
+  GPtrArray *points = g_ptr_array_new();
+  for (guint i = 0; i < known->len; i++)
+    g_ptr_array_add(points, ((const KnownPoint *) known->pdata[i])->point);
+  return points;
+}
+
+/* Marks POINTS (of KnownPoint) and sweeps. */
 static G_GNUC_UNUSED gboolean
 collect(Store *store, const GPtrArray *points, StoreGcResult *result, GError **error)
 {
-  g_autoptr(StoreGc) gc = store_gc_begin(store, error);
-  if (!gc)
-    return FALSE;
-  for (guint i = 0; i < points->len; i++)
-    if (!store_gc_mark(gc, ((const KnownPoint *) points->pdata[i])->point, error))
-      return FALSE;
-  return store_gc_sweep(gc, NULL, result, error);
+  g_autoptr(GPtrArray) plain = plain_points(points);
+  g_autoptr(StoreGc) gc = store_gc_begin(store, NULL, error);
+  return gc && store_gc_mark(gc, plain, error) && store_gc_sweep(gc, result, error);
 }

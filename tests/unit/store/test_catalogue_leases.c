@@ -132,7 +132,7 @@ test_a_catalogue_without_leases_gets_the_table(void **state)
 {
   Fixture *fixture = *state;
   g_autoptr(CatalogueVm) vm = add_vm(fixture, "web");
-  execute(fixture, "DROP TABLE leases; ALTER TABLE points DROP COLUMN damaged; PRAGMA user_version = 2");
+  execute(fixture, "DROP TABLE policies; DROP TABLE leases; ALTER TABLE points DROP COLUMN damaged; PRAGMA user_version = 2");
   reopen(fixture);
   CatalogueLease lease = make_lease(vm, 0, "vendor", 1);
   assert_true(catalogue_save_lease(fixture->catalogue, &lease, NULL));

@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The catalogue is asked each time: policies are few, and it is the truth. Timers do not follow when the
+ * clock is set or the host slept, so they never run for longer than RECHECK_US.
+ *
+ * A run is noted as `running` before its job is submitted. A daemon that dies in it finds that at its next
+ * start, and counts it as a failure: whatever makes a daemon die in a backup is not tried again at once.
+ */
+#include <daemon/scheduler.h>
+
+#include <daemon/backup.h>
+#include <daemon/engine.h>
+#include <daemon/policy-steps.h>
+#include <daemon/prune.h>
+#include <daemon/task.h>
+
+#define RECHECK_US (15 * G_USEC_PER_SEC)
+#define BUSY_US    (2 * G_USEC_PER_SEC) /* until it is looked again whether a vm is free */
+
+struct Scheduler {
+  Daemon *daemon; /* constant */
+  gint64 started; /* monotonic; 0: not, or no more */
+  guint timer_id;
+  GHashTable *runs; /* names of the vms that have one under way */
+};
+
+Scheduler *
+scheduler_new(Daemon *daemon)
+{
+  Scheduler *scheduler = g_new0(Scheduler, 1);
+  scheduler->daemon = daemon;
+  scheduler->runs = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+  return scheduler;
+}
+
+void
+scheduler_free(Scheduler *scheduler)
+{
+  g_hash_table_unref(scheduler->runs);
+  g_free(scheduler);
+}
+
+static gint64
+jitter_max(const Scheduler *scheduler)
+{
+  return (gint64) scheduler->daemon->config->jitter * G_USEC_PER_SEC;
+}
+
+gint64
+scheduler_due(const Scheduler *scheduler, const StorePolicy *policy)
+{
+  return store_policy_due(policy, g_get_real_time(), jitter_max(scheduler), NULL);
+}
+
+static gboolean
+save(Scheduler *scheduler, const StorePolicy *policy)
+{
+  g_autoptr(GError) error = NULL;
+  if (catalogue_save_policy(scheduler->daemon->catalogue, policy, &error))
+    return TRUE;
+  g_warning("%s", error->message);
+  return FALSE;
+}
+
+static void set_timer(Scheduler *scheduler, gint64 delay_us);
+
+/* ---- the end of a run ---- */
+
+static void
+note_result(Scheduler *scheduler, StorePolicy *policy, const GError *error)
+{
+  gint64 now = g_get_real_time();
+  g_autofree char *why = error ? cbt_error_message(error) : NULL;
+  if (!error)
+    store_policy_done(policy);
+  else if (cbt_error_code(error) != CBT_ERROR_CANCELLED)
+    store_policy_failed(policy, now, jitter_max(scheduler), NULL, why);
+  else if (scheduler->started)
+    store_policy_cancelled(policy, why);
+  else
+    store_policy_interrupted(policy, now, "the daemon stopped");
+  save(scheduler, policy);
+  if (policy->last_result == STORE_POLICY_ERROR)
+    g_warning("policy of vm '%s': failure %" G_GUINT64_FORMAT " in a row: %s", policy->vm, policy->n_failures,
+              why);
+}
+
+/* ERROR (nullable) is why it failed. The policy may be gone by now, and the vm, too. */
+static void
+finish_run(Scheduler *scheduler, const char *vm, guint n_removed, const GError *error)
+{
+  Daemon *daemon = scheduler->daemon;
+  g_autoptr(StorePolicy) policy = catalogue_get_policy(daemon->catalogue, vm, NULL);
+  if (policy) {
+    policy->n_removed = n_removed;
+    note_result(scheduler, policy, error);
+    if (scheduler->started && !error && policy->verify_share > 0)
+      policy_verify(daemon, vm, (guint) policy->verify_share);
+    if (scheduler->started && n_removed > 0 && policy->gc)
+      policy_collect_garbage(daemon, vm);
+  }
+  g_hash_table_remove(scheduler->runs, vm);
+  set_timer(scheduler, 0);
+}
+
+/* ---- the prune ---- */
+
+typedef struct {
+  Scheduler *scheduler;
+  char *vm;
+  Prune *prune;
+  GError *error;
+} PruneStep;
+
+static JsonNode *
+run_prune(Daemon *daemon G_GNUC_UNUSED, gpointer data, guint *status G_GNUC_UNUSED,
+          GError **error G_GNUC_UNUSED)
+{
+  PruneStep *step = data;
+  if (!prune_run(step->prune, &step->error))
+    g_prefix_error(&step->error, "the backup is done, but the prune failed: ");
+  return NULL;
+}
+
+static void
+finish_prune(gpointer data)
+{
+  PruneStep *step = data;
+  finish_run(step->scheduler, step->vm, prune_n_removed(step->prune), step->error);
+  g_clear_error(&step->error);
+  prune_free(step->prune);
+  g_free(step->vm);
+  g_free(step);
+}
+
+static void
+start_prune(Scheduler *scheduler, const StorePolicy *policy)
+{
+  g_autoptr(GError) error = NULL;
+  Prune *prune = prune_new(scheduler->daemon, policy->vm, &policy->retention, FALSE, &error);
+  if (!prune) {
+    finish_run(scheduler, policy->vm, 0, error);
+    return;
+  }
+  prune_skip_bytes(prune);
+  PruneStep *step = g_new0(PruneStep, 1);
+  *step = (PruneStep){scheduler, g_strdup(policy->vm), prune, NULL};
+  task_run(scheduler->daemon, NULL, 0, run_prune, step, finish_prune);
+}
+
+/* ---- the backup ---- */
+
+static void
+on_backup_ended(Job *job, gpointer data)
+{
+  Scheduler *scheduler = data;
+  g_autoptr(StorePolicy) policy = catalogue_get_policy(scheduler->daemon->catalogue, job->vm, NULL);
+  gboolean prunes = policy && store_retention_has_rules(&policy->retention);
+  if (!job->error && prunes && scheduler->started)
+    start_prune(scheduler, policy);
+  else
+    finish_run(scheduler, job->vm, 0, job->error);
+}
+
+static Job *
+make_job(Scheduler *scheduler, const StorePolicy *policy, GError **error)
+{
+  CatalogueVm *vm = catalogue_get_vm(scheduler->daemon->catalogue, policy->vm, error);
+  if (!vm)
+    return NULL;
+  BackupRequest *request = backup_request_new(vm, TRUE, policy->bitmap);
+  request->speed = policy->speed;
+  request->audit = scheduler->daemon->config->audit;
+  Job *job = backup_job_new(request, error);
+  if (job) {
+    job->by_policy = TRUE;
+    job->on_end = on_backup_ended;
+    job->on_end_data = scheduler;
+  }
+  return job;
+}
+
+static void
+start_run(Scheduler *scheduler, StorePolicy *policy)
+{
+  g_autoptr(GError) error = NULL;
+  store_policy_begin(policy, g_get_real_time(), jitter_max(scheduler));
+  if (!save(scheduler, policy))
+    return;
+  g_hash_table_add(scheduler->runs, g_strdup(policy->vm));
+  Job *job = make_job(scheduler, policy, &error);
+  job = job ? engine_submit(scheduler->daemon->engine, job, &error) : NULL;
+  if (!job) {
+    finish_run(scheduler, policy->vm, 0, error);
+    return;
+  }
+  policy->last_job = job->id;
+  save(scheduler, policy);
+}
+
+/* ---- the timer ---- */
+
+/* Microseconds until POLICY needs to be looked at; starts what is due. What was missed meanwhile waits for
+ * its jitter as well, or all vms would begin when the daemon does. */
+static gint64
+look_at(Scheduler *scheduler, StorePolicy *policy)
+{
+  gint64 now = g_get_real_time();
+  if (g_hash_table_contains(scheduler->runs, policy->vm) || !policy->enabled)
+    return RECHECK_US;
+  if (store_policy_follow_clock(policy, now) && !save(scheduler, policy))
+    return RECHECK_US;
+  gint64 early =
+      scheduler->started + store_policy_jitter(policy, jitter_max(scheduler)) - g_get_monotonic_time();
+  gint64 left = MAX(scheduler_due(scheduler, policy) - now, early);
+  if (left > 0)
+    return left;
+  if (engine_user_of(scheduler->daemon->engine, policy->vm))
+    return BUSY_US;
+  start_run(scheduler, policy);
+  return RECHECK_US;
+}
+
+static gboolean
+on_timer(gpointer data)
+{
+  Scheduler *scheduler = data;
+  gint64 next = RECHECK_US;
+  g_autoptr(GError) error = NULL;
+  scheduler->timer_id = 0;
+  g_autoptr(GPtrArray) policies = catalogue_list_policies(scheduler->daemon->catalogue, &error);
+  if (!policies)
+    g_warning("%s", error->message);
+  for (guint i = 0; policies && i < policies->len; i++)
+    next = MIN(next, look_at(scheduler, g_ptr_array_index(policies, i)));
+  if (scheduler->timer_id == 0)
+    set_timer(scheduler, next);
+  return G_SOURCE_REMOVE;
+}
+
+static void
+set_timer(Scheduler *scheduler, gint64 delay_us)
+{
+  if (scheduler->timer_id)
+    g_source_remove(scheduler->timer_id);
+  scheduler->timer_id = 0;
+  if (scheduler->started)
+    scheduler->timer_id = g_timeout_add((guint) ((delay_us + 999) / 1000), on_timer, scheduler);
+}
+
+void
+scheduler_look_again(Scheduler *scheduler)
+{
+  set_timer(scheduler, 0);
+}
+
+static void
+close_dead_runs(Scheduler *scheduler)
+{
+  g_autoptr(GError) error = NULL;
+  g_autoptr(GPtrArray) policies = catalogue_list_policies(scheduler->daemon->catalogue, &error);
+  if (!policies)
+    g_warning("%s", error->message);
+  for (guint i = 0; policies && i < policies->len; i++) {
+    StorePolicy *policy = g_ptr_array_index(policies, i);
+    if (policy->last_result != STORE_POLICY_RUNNING)
+      continue;
+    store_policy_failed(policy, g_get_real_time(), jitter_max(scheduler), NULL,
+                        "the daemon ended while the run was under way");
+    save(scheduler, policy);
+  }
+}
+
+void
+scheduler_start(Scheduler *scheduler)
+{
+  close_dead_runs(scheduler);
+  scheduler->started = g_get_monotonic_time();
+  set_timer(scheduler, 0);
+}
+
+void
+scheduler_stop(Scheduler *scheduler)
+{
+  scheduler->started = 0;
+  set_timer(scheduler, 0);
+}

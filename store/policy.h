@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A policy: when a vm is backed up by itself, and what is kept. And the decisions of the scheduler: when the next run
+ * is due, what comes after one that failed.
+ *
+ * A run is owed for each time of the schedule; those that were missed are owed as one. `done_until` says up to which instant
+ * nothing is owed. All runs of a vm come later than the schedule says by the same time, its jitter, so that many vms with
+ * one schedule do not begin at once.
+ *
+ * Pure: no I/O, and no clock; NOW and all times are microseconds since 1970, by the clock of the wall. Any thread.
+ */
+#pragma once
+
+#include <store/retention.h>
+#include <store/schedule.h>
+
+#define STORE_POLICY_RETRY_MIN ((gint64) 60 * G_USEC_PER_SEC)
+#define STORE_POLICY_RETRY_MAX ((gint64) 3600 * G_USEC_PER_SEC)
+
+typedef enum {
+  STORE_POLICY_NEVER,     /* ran yet */
+  STORE_POLICY_RUNNING,
+  STORE_POLICY_DONE,
+  STORE_POLICY_ERROR,
+  STORE_POLICY_CANCELLED, /* by a user, or because the daemon stopped */
+} StorePolicyResult;
+
+typedef struct {
+  /* what was asked for */
+  char *vm;
+  char *bitmap;
+  StoreSchedule schedule;
+  StoreRetention retention;
+  guint64 speed;        /* bytes a second; 0: no limit */
+  guint64 verify_share; /* percent */
+  gboolean gc;          /* after a prune that removed something */
+  gboolean enabled;
+
+  /* what became of it */
+  gint64 done_until;
+  gint64 last_run; /* when it began; 0: never */
+  StorePolicyResult last_result;
+  char *last_error;   /* (nullable) of the last run */
+  gint64 last_job;    /* of the last run; 0: none */
+  guint64 n_removed;  /* points, by the last run */
+  guint64 n_failures; /* in a row */
+  gint64 next_retry;  /* 0: none before the next time of the schedule */
+} StorePolicy;
+
+/* With a bitmap `default`, garbage collection, enabled; without a schedule. */
+StorePolicy *store_policy_new(const char *vm);
+void store_policy_free(StorePolicy *policy);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(StorePolicy, store_policy_free)
+
+/* "running", "done", "error", "cancelled"; NULL for NEVER. */
+const char *store_policy_result_name(StorePolicyResult result);
+/* FALSE for a text that is none. NULL is NEVER. */
+gboolean store_policy_result_parse(const char *text, StorePolicyResult *result);
+
+/* By how much the runs of the vm come later: at most JITTER_MAX and a tenth of the schedule's period; the same each time. */
+gint64 store_policy_jitter(const StorePolicy *policy, gint64 jitter_max);
+/* When the next run is due; it may have passed. 0: never, for it is disabled. */
+gint64 store_policy_due(const StorePolicy *policy, gint64 now, gint64 jitter_max, GTimeZone *zone);
+
+/* Takes note of a clock that was set back, which would else make runs wait until it is as late again. Whether it was. */
+gboolean store_policy_follow_clock(StorePolicy *policy, gint64 now);
+/* The schedule is another, or it is enabled: nothing is owed from before NOW, failures are forgotten. */
+void store_policy_restart(StorePolicy *policy, gint64 now);
+/* A run begins. */
+void store_policy_begin(StorePolicy *policy, gint64 now, gint64 jitter_max);
+/* It has ended. */
+void store_policy_done(StorePolicy *policy);
+/* A user ended it: the next one is that of the schedule. */
+void store_policy_cancelled(StorePolicy *policy, const char *why);
+/* The daemon stops: the run is still owed. */
+void store_policy_interrupted(StorePolicy *policy, gint64 now, const char *why);
+/* It is tried again 1, 2, 4, ... minutes from NOW, at most 60, unless the schedule comes first. */
+void store_policy_failed(StorePolicy *policy, gint64 now, gint64 jitter_max, GTimeZone *zone, const char *why);
