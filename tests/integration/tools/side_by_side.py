@@ -144,10 +144,20 @@ class Run:
             if refusal.code not in ALLOWED[role]:
                 raise
             if refusal.code == "not-found":
-                self.gone.add(arguments[-1])
+                self.check_gone(role, arguments[-1])
             outcome = "refused: " + refusal.code
         self.count(role, outcome)
         self.longest[role] = max(self.longest[role], time.monotonic() - begun)
+
+    def check_gone(self, role, uuid):
+        """A point that was said not to be there is not; but of two that are compared it may have been the other."""
+        try:
+            self.daemon.call("GET", f"/v1/points/{uuid}")
+        except Refused:
+            self.gone.add(uuid)
+        else:
+            if role != "compare":
+                raise Failure(f"{role}: point {uuid} was said not to be there, but is")
 
     def living(self):
         """Points that were not seen to go, oldest first."""
