@@ -284,6 +284,16 @@ find_entry(const StoreIndex *index, const StoreChunkId *id, guint64 *number, gui
   return *location > STORE_INDEX_REMOVED;
 }
 
+void
+store_index_marks_prefetch(StoreIndexMarks *marks, const StoreChunkId *ids, guint n)
+{
+  StoreIndex *index = marks->index;
+  pthread_mutex_lock(&index->marks_lock);
+  for (guint i = 0; i < n; i++)
+    __builtin_prefetch(&index->table.slots[home_of(&ids[i], index->table.n_slots)]);
+  pthread_mutex_unlock(&index->marks_lock);
+}
+
 gboolean
 store_index_mark(StoreIndexMarks *marks, const StoreChunkId *id, StoreIndexMark kind, gboolean *is_new,
                  StoreLocation *location)

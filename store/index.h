@@ -47,6 +47,8 @@ typedef enum { STORE_INDEX_MARK_REACHED, STORE_INDEX_MARK_VISITED, STORE_INDEX_M
 StoreIndexMarks *store_index_marks_new(StoreIndex *index);
 /* Before the index is closed. */
 void store_index_marks_free(StoreIndexMarks *marks);
+/* Brings the slots of IDS near, for marking many is waiting for memory. */
+void store_index_marks_prefetch(StoreIndexMarks *marks, const StoreChunkId *ids, guint n);
 /* Marks the entry of ID; *is_new: it was not. LOCATION is nullable. FALSE if there is no entry. */
 gboolean store_index_mark(StoreIndexMarks *marks, const StoreChunkId *id, StoreIndexMark kind, gboolean *is_new,
                           StoreLocation *location);

@@ -120,6 +120,14 @@ reach(StoreMark *mark, const StoreChunkId *id)
   }
 }
 
+static void
+reach_all(StoreMark *mark, const StoreChunkId *ids, guint n)
+{
+  store_index_marks_prefetch(mark->marks, ids, n);
+  for (guint i = 0; i < n; i++)
+    reach(mark, &ids[i]);
+}
+
 /* ---- pages ---- */
 
 static void
@@ -146,10 +154,10 @@ static guint
 load_pages(StoreMark *mark, guint level, const StoreChunkId *ids, guint n, StorePage *pages)
 {
   guint n_pages = 0;
+  reach_all(mark, ids, n);
   for (guint i = 0; i < n; i++) {
     gboolean is_new;
     GError *error = NULL;
-    reach(mark, &ids[i]);
     if (mark_entry(mark, &ids[i], STORE_INDEX_MARK_VISITED, &is_new, NULL) && !is_new)
       continue;
     if (store_page_load(mark->worker, &ids[i], level, &pages[n_pages], &error))
@@ -173,20 +181,35 @@ collect_entries(const StorePage *pages, guint n_pages, guint entry, StoreChunkId
   return n;
 }
 
+/* What leaves of one place name. */
+static void
+reach_clusters(StoreMark *mark, const StorePage *pages, guint n_pages)
+{
+  guint n = 0, n_max = STORE_PAGE_FANOUT * 4;
+  g_autofree StoreChunkId *ids = g_new(StoreChunkId, n_max + n_pages);
+  for (guint entry = 0; entry < STORE_PAGE_FANOUT; entry++) {
+    n += collect_entries(pages, n_pages, entry, ids + n);
+    if (n >= n_max || entry + 1 == STORE_PAGE_FANOUT) {
+      reach_all(mark, ids, n);
+      n = 0;
+    }
+  }
+}
+
 /* The pages IDS, all of one place. */
 static void
 visit(StoreMark *mark, guint level, const StoreChunkId *ids, guint n)
 {
   g_autofree StorePage *pages = g_new(StorePage, MIN(n, PAGES_AT_ONCE));
   g_autofree StoreChunkId *below = g_new(StoreChunkId, MIN(n, PAGES_AT_ONCE));
-  for (guint first = 0; first < n; first += PAGES_AT_ONCE) {
+  for (guint first = 0; first < n && !is_cancelled(mark); first += PAGES_AT_ONCE) {
     guint n_pages = load_pages(mark, level, ids + first, MIN(n - first, PAGES_AT_ONCE), pages);
-    for (guint entry = 0; entry < STORE_PAGE_FANOUT && n_pages > 0 && !is_cancelled(mark); entry++) {
+    if (level == 0)
+      reach_clusters(mark, pages, n_pages);
+    for (guint entry = 0; level > 0 && entry < STORE_PAGE_FANOUT; entry++) {
       guint n_below = collect_entries(pages, n_pages, entry, below);
-      if (level > 0 && n_below > 0)
+      if (n_below > 0)
         visit(mark, level - 1, below, n_below);
-      for (guint i = 0; level == 0 && i < n_below; i++)
-        reach(mark, &below[i]);
     }
   }
 }

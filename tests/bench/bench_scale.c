@@ -38,12 +38,12 @@ now(void)
   return (double) g_get_monotonic_time() / 1e6;
 }
 
-static void
-check(gboolean ok, const GError *error)
-{
-  if (!ok)
-    g_error("%s", error ? error->message : "failed");
-}
+/* The error is looked at after OK was made. */
+#define check(ok, error)                                                                                     \
+  do {                                                                                                       \
+    if (!(ok))                                                                                               \
+      g_error("%s", (error) ? ((const GError *) (error))->message : "failed");                               \
+  } while (0)
 
 static guint64
 memory_kib(const char *key)
@@ -292,6 +292,8 @@ measure(const Scale *scale)
   measure_incremental(scale, store, points->pdata[points->len - 1]);
   measure_freed(store, points, 1);
   measure_gc(store, points, "gc: after an incremental that was given up");
+  const StorePoint *middle = points->pdata[points->len / 2];
+  check(store_point_remove(cbt_file_ops_default(), scale->points_folder, &middle->uuid, &error), error);
   g_ptr_array_remove_index(points, points->len / 2);
   measure_gc(store, points, "gc: after pruning one point");
   store_close(store);
