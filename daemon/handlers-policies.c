@@ -7,6 +7,8 @@
 #include <daemon/throttle.h>
 #include <string.h>
 
+G_STATIC_ASSERT(STORE_POLICY_SPEED_MIN == THROTTLE_SPEED_MIN);
+
 /* ---- showing ---- */
 
 static void
@@ -52,12 +54,42 @@ policy_to_json(Daemon *daemon, const StorePolicy *policy)
   return json_finish(builder);
 }
 
+/* No settings but the vm's name, and why. */
+JsonNode *
+policy_damaged_to_json(const char *vm, const char *why)
+{
+  static const char *const unknown[] = {"schedule", "bitmap",     "speed",    "verify-share", "gc",
+                                        "next-run", "next-retry", "last-run", "last-result",  "last-job"};
+  JsonBuilder *builder = json_builder_new_immutable();
+  json_builder_begin_object(builder);
+  json_put_string(builder, "vm", vm);
+  for (guint i = 0; i < STORE_RETENTION_N_NUMBERS; i++)
+    json_put_string(builder, store_retention_rule_name(i), NULL);
+  for (guint i = 0; i < G_N_ELEMENTS(unknown); i++)
+    json_put_string(builder, unknown[i], NULL);
+  json_put_bool(builder, "enabled", FALSE);
+  json_put_string(builder, "errmsg", why);
+  json_put_int(builder, "removed", 0);
+  json_put_int(builder, "failures", 0);
+  json_builder_end_object(builder);
+  return json_finish(builder);
+}
+
+static void
+add_damaged(JsonArray *array, GHashTable *damaged)
+{
+  g_autoptr(GList) vms = g_list_sort(g_hash_table_get_keys(damaged), (GCompareFunc) strcmp);
+  for (const GList *vm = vms; vm; vm = vm->next)
+    json_array_add_element(array, policy_damaged_to_json(vm->data, g_hash_table_lookup(damaged, vm->data)));
+}
+
 void
 handle_policy_list(ApiRequest *request, gpointer data)
 {
   Daemon *daemon = data;
   GError *error = NULL;
-  g_autoptr(GPtrArray) policies = catalogue_list_policies(daemon->catalogue, &error);
+  g_autoptr(GHashTable) damaged = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+  g_autoptr(GPtrArray) policies = catalogue_list_policies(daemon->catalogue, damaged, &error);
   if (!policies) {
     api_request_reply_error(request, error);
     return;
@@ -65,6 +97,7 @@ handle_policy_list(ApiRequest *request, gpointer data)
   JsonArray *array = json_array_new();
   for (guint i = 0; i < policies->len; i++)
     json_array_add_element(array, policy_to_json(daemon, g_ptr_array_index(policies, i)));
+  add_damaged(array, damaged);
   JsonNode *body = json_node_new(JSON_NODE_ARRAY);
   json_node_take_array(body, array);
   api_request_reply(request, 200, body);
@@ -115,7 +148,7 @@ read_bitmap(JsonObject *body, StorePolicy *policy, GError **error)
 static gboolean
 check_share(guint64 share, GError **error)
 {
-  if (share <= 100)
+  if (share <= STORE_POLICY_VERIFY_SHARE_MAX)
     return TRUE;
   cbt_set_error(error, CBT_ERROR_INVALID, NULL, "key 'verify-share': it is percent, from 0 to 100");
   return FALSE;

@@ -189,6 +189,27 @@ assert_eq "result" "$(policy last-result) $(policy failures)" "done 0"
 cbt --quiet --incremental web >/dev/null
 restore_matches web@latest root "$WORK/web.raw"
 
+say "a policy that is damaged in the catalogue is an error of its vm, named once in the log, and stops no other one"
+cbt --quiet policy set db --schedule "daily $far_time"
+stop_daemon
+in_catalogue "UPDATE policies SET schedule = 'now and then' WHERE vm = 'db'"
+start_daemon
+n=$(policy_jobs)
+cbt --quiet policy set web --enable
+wait_until 30 has_policy_jobs $((n + 2)) || fail "no runs: $(cbt policy show web)"
+cbt --quiet policy set web --disable
+wait_until 30 run_is_over || fail "a run does not end"
+expect_exit 6 "policy of vm 'db' that makes no sense: 'schedule'" cbt policy show db
+expect_exit 6 "cbt-backup policy remove" cbt policy set db --keep-last 1
+assert_has "status" "$(cbt status)" "policy of vm 'db' that makes no sense"
+api GET /v1/policies
+assert_eq "list" "$(jq -c 'map([.vm, .schedule != null, .errmsg != null])' <<<"$body")" \
+  '[["web",true,false],["db",false,true]]'
+assert_has "the table" "$(cbt policy list)" "damaged"
+assert_eq "times in the log" "$(grep -c "'db' that makes no sense" "$WORK/daemon.log")" 1
+cbt --quiet policy remove db
+expect_exit 3 "no policy" cbt policy show db
+
 say "many that are due at once queue"
 for i in {1..12}; do
   random_image "$WORK/many$i.raw" 1
