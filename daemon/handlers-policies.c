@@ -5,6 +5,7 @@
 #include <daemon/json-util.h>
 #include <daemon/scheduler.h>
 #include <daemon/throttle.h>
+#include <daemon/vm-files.h>
 #include <string.h>
 
 G_STATIC_ASSERT(STORE_POLICY_SPEED_MIN == THROTTLE_SPEED_MIN);
@@ -183,10 +184,10 @@ get_or_make(Daemon *daemon, const char *vm, gboolean *is_new, GError **error)
 }
 
 static JsonNode *
-set_policy(Daemon *daemon, const char *vm, JsonObject *body, GError **error)
+set_policy(Daemon *daemon, const CatalogueVm *vm, JsonObject *body, GError **error)
 {
   gboolean is_new;
-  g_autoptr(StorePolicy) policy = get_or_make(daemon, vm, &is_new, error);
+  g_autoptr(StorePolicy) policy = get_or_make(daemon, vm->name, &is_new, error);
   if (!policy)
     return NULL;
   StoreSchedule before = policy->schedule;
@@ -195,7 +196,7 @@ set_policy(Daemon *daemon, const char *vm, JsonObject *body, GError **error)
     return NULL;
   if (is_new || (policy->enabled && !was_enabled) || memcmp(&before, &policy->schedule, sizeof before) != 0)
     store_policy_restart(policy, g_get_real_time());
-  if (!catalogue_save_policy(daemon->catalogue, policy, error))
+  if (!vm_files_set_policy(daemon, policy, error))
     return NULL;
   scheduler_look_again(daemon->scheduler);
   return policy_to_json(daemon, policy);
@@ -207,7 +208,7 @@ handle_policy_set(ApiRequest *request, gpointer data)
   Daemon *daemon = data;
   GError *error = NULL;
   g_autoptr(CatalogueVm) vm = handler_get_vm(request, daemon);
-  JsonNode *body = vm ? set_policy(daemon, vm->name, api_request_body(request), &error) : NULL;
+  JsonNode *body = vm ? set_policy(daemon, vm, api_request_body(request), &error) : NULL;
   if (body)
     api_request_reply(request, 200, body);
   else if (vm)
@@ -222,7 +223,7 @@ handle_policy_remove(ApiRequest *request, gpointer data)
   g_autoptr(CatalogueVm) vm = handler_get_vm(request, daemon);
   if (!vm)
     return;
-  if (catalogue_remove_policy(daemon->catalogue, vm->name, &error))
+  if (vm_files_remove_policy(daemon, vm->name, &error))
     api_request_reply(request, 204, NULL);
   else
     api_request_reply_error(request, error);
