@@ -2,6 +2,7 @@
 #include <daemon/handlers.h>
 
 #include <api/json.h>
+#include <cbt/tracker.h>
 #include <daemon/json-util.h>
 #include <daemon/scheduler.h>
 #include <daemon/throttle.h>
@@ -155,6 +156,28 @@ check_share(guint64 share, GError **error)
   return FALSE;
 }
 
+/* NOT_FOUND if BODY names a bitmap that some disk does not have: each run would fail, as a backup makes no
+ * other one than `default`. The bitmap's file tells, so that no export needs to be asked. */
+static gboolean
+check_has_bitmap(Daemon *daemon, const CatalogueVm *vm, JsonObject *body, const char *bitmap, GError **error)
+{
+  if (!json_object_has_member(body, "bitmap") || strcmp(bitmap, "default") == 0)
+    return TRUE;
+  for (guint i = 0; i < vm->disks->len; i++) {
+    const CatalogueDisk *disk = g_ptr_array_index(vm->disks, i);
+    g_autofree char *folder = daemon_config_bitmap_dir(daemon->config, vm->name, disk->name);
+    g_autofree char *path = cbt_tracker_bitmap_path(folder, bitmap);
+    if (g_file_test(path, G_FILE_TEST_EXISTS))
+      continue;
+    g_autofree char *hint =
+        g_strdup_printf("Make it first: cbt-backup bitmap add %s/%s:%s", vm->name, disk->name, bitmap);
+    cbt_set_error(error, CBT_ERROR_NOT_FOUND, hint, "disk '%s' of vm '%s' has no bitmap '%s'", disk->name,
+                  vm->name, bitmap);
+    return FALSE;
+  }
+  return TRUE;
+}
+
 /* What BODY names; all else stays. */
 static gboolean
 change(StorePolicy *policy, JsonObject *body, gboolean is_new, GError **error)
@@ -192,7 +215,7 @@ set_policy(Daemon *daemon, const CatalogueVm *vm, JsonObject *body, GError **err
     return NULL;
   StoreSchedule before = policy->schedule;
   gboolean was_enabled = policy->enabled;
-  if (!change(policy, body, is_new, error))
+  if (!change(policy, body, is_new, error) || !check_has_bitmap(daemon, vm, body, policy->bitmap, error))
     return NULL;
   if (is_new || (policy->enabled && !was_enabled) || memcmp(&before, &policy->schedule, sizeof before) != 0)
     store_policy_restart(policy, g_get_real_time());

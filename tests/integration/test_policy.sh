@@ -35,6 +35,9 @@ expect_exit 1 "schedule" cbt policy set web --keep-daily 7
 expect_exit 1 "every 15m" cbt policy set web --schedule "now and then"
 expect_exit 1 "'25:00' is no time" cbt policy set web --schedule "daily 25:00"
 expect_exit 1 "verify-share" cbt policy set web --schedule hourly --verify-share 101
+expect_exit 3 "disk 'root' of vm 'web' has no bitmap 'weekly'" \
+  cbt policy set web --schedule hourly --bitmap weekly
+expect_exit 3 "cbt-backup bitmap add web/root:weekly" cbt policy set web --schedule hourly --bitmap weekly
 expect_status 404 "no policy" GET /v1/vms/web/policy
 expect_status 404 "nobody" GET /v1/vms/nobody/policy
 for body in '{}' '{"schedule":5}' '{"schedule":"daily"}' '{"schedule":"hourly","keep-daily":-1}' \
@@ -57,6 +60,10 @@ assert_eq "what show says" "$(cbt_json policy show web)" "$answer"
 assert_eq "what list says" "$(cbt_json policy list | jq -c .)" "[$(jq -c . <<<"$answer")]"
 assert_has "the table" "$(cbt policy list)" "disabled"
 assert_has "for people" "$(cbt policy show web)" "daily 7, yearly 9"
+cbt --quiet bitmap add web/root:weekly
+assert_eq "bitmap" "$(cbt_json policy set web --bitmap weekly | jq -r .bitmap)" weekly
+cbt --quiet bitmap remove web/root:weekly
+assert_eq "bitmap that is gone" "$(cbt_json policy set web --keep-last 1 | jq -r .bitmap)" weekly
 cbt --quiet policy remove web
 expect_exit 3 "no policy" cbt policy show web
 
