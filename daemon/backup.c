@@ -9,7 +9,6 @@
 #include <daemon/commit.h>
 #include <errno.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 BackupRequest *
@@ -79,20 +78,12 @@ plan_all(Backup *backup, GError **error)
   return TRUE;
 }
 
-/* Guests come first where processors are short. The threads that this one starts inherit it; the job's own
- * thread, which holds the guest's writes for the freeze, is not to be slowed. */
-static void
-give_way(const Backup *backup)
-{
-  if (setpriority(PRIO_PROCESS, (id_t) gettid(), (int) backup->daemon->config->nice) != 0)
-    g_debug("cannot set the priority of a thread: %s", g_strerror(errno));
-}
-
 static void *
 copy_thread(void *data)
 {
   BackupDisk *disk = data;
-  give_way(disk->backup);
+  /* The job's own thread, which holds the guest's writes for the freeze, is not to be slowed. */
+  job_give_way(disk->backup->daemon);
   if (backup_copy_disk(disk, &disk->error) && backup_end_session(disk, &disk->error) &&
       backup_audit_disk(disk, &disk->error))
     return NULL;

@@ -204,12 +204,23 @@ start_job(Engine *engine, Job *job)
   main_queue_post(engine->daemon->queue, on_job_ended, run);
 }
 
+static gboolean
+has_job(Engine *engine, JobType type, JobStatus status)
+{
+  for (guint i = 0; i < engine->jobs->len; i++) {
+    const Job *job = g_ptr_array_index(engine->jobs, i);
+    if (job->type == type && job->status == status)
+      return TRUE;
+  }
+  return FALSE;
+}
+
 static void
 start_queued(Engine *engine)
 {
   for (guint i = 0; i < engine->jobs->len && engine->n_active < engine->daemon->config->max_jobs; i++) {
     Job *job = g_ptr_array_index(engine->jobs, i);
-    if (job->status == JOB_QUEUED)
+    if (job->status == JOB_QUEUED && (job->type != JOB_GC || !has_job(engine, JOB_GC, JOB_ACTIVE)))
       start_job(engine, job);
   }
 }
@@ -285,6 +296,12 @@ engine_find(Engine *engine, gint64 id)
       return job;
   }
   return NULL;
+}
+
+gboolean
+engine_has_queued(Engine *engine, JobType type)
+{
+  return has_job(engine, type, JOB_QUEUED);
 }
 
 void

@@ -66,31 +66,22 @@ check_files(const Daemon *daemon, const GPtrArray *points, GError **error)
 /* ---- marking ---- */
 
 static gboolean
-fail_mark(const StorePoint *point, GError *cause, GError **error)
+mark_all(StoreGc *gc, const GPtrArray *points, GError **error)
 {
-  char text[CBT_UUID_TEXT_SIZE];
-  g_autofree char *message = cbt_error_message(cause);
-  g_autofree char *hint = g_strdup_printf("See what is lost with: cbt-backup verify %s. Repair it with "
-                                          "--repair, or give the point up with: cbt-backup forget %s",
-                                          cbt_uuid_format(&point->uuid, text), text);
-  cbt_set_error(error, cbt_error_code(cause), hint,
-                "recovery point %s of vm '%s' cannot be walked through, so nothing was collected: %s", text,
-                point->vm, message);
-  g_error_free(cause);
-  return FALSE;
-}
-
-static gboolean
-mark_all(StoreGc *gc, Job *job, const GPtrArray *points, GError **error)
-{
-  for (guint i = 0; i < points->len; i++) {
-    GError *local = NULL;
-    if (!job_check(job, error))
-      return FALSE;
-    if (!store_gc_mark(gc, points->pdata[i], &local))
-      return fail_mark(points->pdata[i], local, error);
+  g_autoptr(GError) local = NULL;
+  if (store_gc_mark(gc, points, &local))
+    return TRUE;
+  if (g_error_matches(local, CBT_ERROR, CBT_ERROR_CANCELLED)) {
+    g_propagate_error(error, g_steal_pointer(&local));
+    return FALSE;
   }
-  return TRUE;
+  g_autofree char *message = cbt_error_message(local);
+  cbt_set_error(error, cbt_error_code(local),
+                "See which recovery points it is with: cbt-backup verify --all. Repair them with --repair, "
+                "or give them "
+                "up with: cbt-backup forget POINT",
+                "a manifest cannot be walked through, so nothing was collected: %s", message);
+  return FALSE;
 }
 
 /* ---- sweeping ---- */
@@ -134,7 +125,7 @@ check_result(const StoreGcResult *result, GError **error)
 }
 
 static gboolean
-mark_and_sweep(Daemon *daemon, StoreGc *gc, Job *job, StoreGcResult *result, GError **error)
+mark_and_sweep(Daemon *daemon, StoreGc *gc, StoreGcResult *result, GError **error)
 {
   Snapshot snapshot = {.daemon = daemon};
   main_queue_call(daemon->queue, take_snapshot, &snapshot);
@@ -143,19 +134,20 @@ mark_and_sweep(Daemon *daemon, StoreGc *gc, Job *job, StoreGcResult *result, GEr
     g_propagate_error(error, snapshot.error);
     return FALSE;
   }
-  StoreGcOptions options = {job->cancellable, show_progress, job};
-  return check_files(daemon, points, error) && mark_all(gc, job, points, error) &&
-         store_gc_sweep(gc, &options, result, error);
+  return check_files(daemon, points, error) && mark_all(gc, points, error) &&
+         store_gc_sweep(gc, result, error);
 }
 
 static gboolean
 gc_run(Daemon *daemon, Job *job, gpointer data G_GNUC_UNUSED, GError **error)
 {
   StoreGcResult result = {0};
-  StoreGc *gc = store_gc_begin(daemon->store, error);
+  StoreGcOptions options = {job->cancellable, show_progress, job};
+  job_give_way(daemon);
+  StoreGc *gc = store_gc_begin(daemon->store, &options, error);
   if (!gc)
     return FALSE;
-  gboolean ok = mark_and_sweep(daemon, gc, job, &result, error);
+  gboolean ok = mark_and_sweep(daemon, gc, &result, error);
   store_gc_end(gc);
   job->result = result_to_json(&result);
   return ok && check_result(&result, error);

@@ -2,6 +2,9 @@
 #include <daemon/job.h>
 
 #include <daemon/json-util.h>
+#include <errno.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 static const char *const status_names[] = {
     [JOB_QUEUED] = "queued", [JOB_ACTIVE] = "active",       [JOB_DONE] = "done",
@@ -112,6 +115,13 @@ job_uses_point(const Job *job, const CbtUuid *point)
     if (cbt_uuid_equal(&g_array_index(job->points, CbtUuid, i), point))
       return TRUE;
   return FALSE;
+}
+
+void
+job_give_way(const Daemon *daemon)
+{
+  if (setpriority(PRIO_PROCESS, (id_t) gettid(), (int) daemon->config->nice) != 0)
+    g_debug("cannot set the priority of a thread: %s", g_strerror(errno));
 }
 
 const char *

@@ -80,6 +80,8 @@ void job_remove_point_in_use(Job *job, const CbtUuid *point);
 gboolean job_uses_point(const Job *job, const CbtUuid *point);
 gboolean job_uses_vm(const Job *job, const char *vm);
 
+/* Guests come first where processors are short: the calling thread, and those that it starts, give way. */
+void job_give_way(const Daemon *daemon);
 const char *job_type_name(JobType type);
 const char *job_status_name(JobStatus status);
 gboolean job_is_finished(const Job *job);

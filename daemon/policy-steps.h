@@ -4,7 +4,7 @@
 
 #include <daemon/daemon.h>
 
-/* Verifies SHARE percent (1 to 100) of VM's points. */
+/* Verifies SHARE percent (1 to 100) of VM's points, those that were not for the longest time. */
 void policy_verify(Daemon *daemon, const char *vm, guint share);
-/* Gives back the space of N_REMOVED points that were pruned of VM. */
-void policy_collect_garbage(Daemon *daemon, const char *vm, guint n_removed);
+/* Gives back the space of points that were pruned of VM. */
+void policy_collect_garbage(Daemon *daemon, const char *vm);

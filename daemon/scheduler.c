@@ -130,7 +130,7 @@ finish_run(Scheduler *scheduler, const char *vm, guint n_removed, const GError *
     if (scheduler->started && !error && policy->verify_share > 0)
       policy_verify(daemon, vm, (guint) policy->verify_share);
     if (scheduler->started && n_removed > 0 && policy->gc)
-      policy_collect_garbage(daemon, vm, n_removed);
+      policy_collect_garbage(daemon, vm);
   }
   g_hash_table_remove(scheduler->runs, vm);
   set_timer(scheduler, 0);

@@ -11,7 +11,6 @@
 #include <common/file-ops.h>
 #include <daemon/main-queue.h>
 #include <errno.h>
-#include <sys/resource.h>
 
 VerifyRequest *
 verify_request_new(const char *scope, const GPtrArray *points)
@@ -284,21 +283,13 @@ verify_and_repair(Verify *verify, GError **error)
          (!verify->request->repair || !has_damage(verify) || verify_repair(verify, error));
 }
 
-/* The threads that read inherit it. */
-static void
-give_way(const Daemon *daemon)
-{
-  if (setpriority(PRIO_PROCESS, (id_t) gettid(), (int) daemon->config->nice) != 0)
-    g_debug("cannot set the priority of a thread: %s", g_strerror(errno));
-}
-
 static gboolean
 verify_run(Daemon *daemon, Job *job, gpointer data, GError **error)
 {
   const VerifyRequest *request = data;
   Verify verify = {.daemon = daemon, .job = job, .request = request};
   StoreVerifyOptions options = {.progress = on_progress, .reached = on_reached, .user_data = &verify};
-  give_way(daemon);
+  job_give_way(daemon); /* the threads that read inherit it */
   throttle_init(&verify.throttle, request->speed);
   verify_progress_load(&verify.progress, daemon->config->state_dir, request->scope, request->restart);
   if (g_hash_table_size(verify.progress.finished) > 0 || verify.progress.point)

@@ -34,13 +34,13 @@ typedef struct {
 
 struct StoreGc {
   Store *store;
+  const StoreGcOptions *options;
   StoreMark *mark;
   guint32 first_pack; /* from this number on packs are left alone */
   GHashTable *packs;  /* number to Pack, those with live chunks */
   StoreGcResult result;
 
   /* sweeping */
-  const StoreGcOptions *options;
   guint8 *buffer;      /* STORE_PACK_READ_SIZE */
   GArray *emptied;     /* of guint32: they go at the next flush */
   guint64 batch;       /* bytes copied since */
@@ -61,34 +61,25 @@ pack_of(StoreGc *gc, guint32 number)
   return pack;
 }
 
-/* What a live chunk needs is in the index from here on; nothing is swept yet. */
-static gboolean
-look_up(StoreGc *gc, const StoreChunkId *id, StoreLocation *location)
-{
-  gint seen = g_atomic_int_get(&gc->store->was_rebuilt);
-  return store_index_lookup(gc->store->index, id, location) ||
-         (store_rebuild_index(gc->store, seen) && store_index_lookup(gc->store->index, id, location));
-}
-
 static void
-note_live(const StoreChunkId *id, gpointer user_data)
+note_live(const StoreChunkId *id G_GNUC_UNUSED, const StoreLocation *location, gpointer user_data)
 {
   StoreGc *gc = user_data;
-  StoreLocation location;
   gc->result.n_chunks++;
-  if (!look_up(gc, id, &location)) {
+  if (!location) {
     gc->result.n_missing++;
     return;
   }
-  Pack *pack = pack_of(gc, location.pack);
+  Pack *pack = pack_of(gc, location->pack);
   pack->n_live++;
-  pack->live += location.length;
-  gc->result.live_bytes += location.length;
+  pack->live += location->length;
+  gc->result.live_bytes += location->length;
 }
 
 StoreGc *
-store_gc_begin(Store *store, GError **error)
+store_gc_begin(Store *store, const StoreGcOptions *options, GError **error)
 {
+  static const StoreGcOptions none = {0};
   guint32 first_pack;
   if (!store_pins_begin_collection(store, &first_pack)) {
     cbt_set_error(error, CBT_ERROR_BUSY, NULL, "garbage is being collected already");
@@ -100,7 +91,8 @@ store_gc_begin(Store *store, GError **error)
   gc->packs = g_hash_table_new_full(NULL, NULL, NULL, g_free);
   gc->emptied = g_array_new(FALSE, FALSE, sizeof(guint32));
   gc->buffer = g_malloc(STORE_PACK_READ_SIZE);
-  gc->mark = store_mark_new(store);
+  gc->options = options ? options : &none;
+  gc->mark = store_mark_new(store, gc->options->cancellable);
   store_mark_set_listener(gc->mark, note_live, gc);
   return gc;
 }
@@ -117,9 +109,9 @@ store_gc_end(StoreGc *gc)
 }
 
 gboolean
-store_gc_mark(StoreGc *gc, const StorePoint *point, GError **error)
+store_gc_mark(StoreGc *gc, const GPtrArray *points, GError **error)
 {
-  return store_mark_add(gc->mark, point, error);
+  return store_mark_add(gc->mark, points, error);
 }
 
 /* ---- choosing ---- */
@@ -410,10 +402,8 @@ sweep(StoreGc *gc, GError **error)
 }
 
 gboolean
-store_gc_sweep(StoreGc *gc, const StoreGcOptions *options, StoreGcResult *result, GError **error)
+store_gc_sweep(StoreGc *gc, StoreGcResult *result, GError **error)
 {
-  static const StoreGcOptions none = {0};
-  gc->options = options ? options : &none;
   set_sweeping(gc->store, TRUE);
   gboolean ok = sweep(gc, error);
   set_sweeping(gc->store, FALSE);

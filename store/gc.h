@@ -2,7 +2,7 @@
 /*
  * Collecting garbage: gives the space of chunks back that no recovery point reaches.
  *
- *   gc = store_gc_begin(); store_gc_mark() for every point; store_gc_sweep(); store_gc_end()
+ *   gc = store_gc_begin(); store_gc_mark() of all points; store_gc_sweep(); store_gc_end()
  *
  * Backups (with pins, store/pins.h), restores and removals of points may go on beside it at any moment. The
  * list of points must be taken after begin, as one snapshot, and must have every committed point; one that is
@@ -38,14 +38,6 @@ typedef struct {
   guint64 freed;       /* bytes that the packs together are less by; what backups added beside is not counted */
 } StoreGcResult;
 
-/* BUSY if one is under way. */
-StoreGc *store_gc_begin(Store *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-void store_gc_end(StoreGc *gc);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(StoreGc, store_gc_end)
-
-/* Marks all that POINT reaches. CORRUPT (names the page), IO: then nothing may be swept. */
-gboolean store_gc_mark(StoreGc *gc, const StorePoint *point, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-
 typedef struct {
   GCancellable *cancellable; /* (nullable) */
   /* (nullable) bytes of the packs that are taken out; called now and then. */
@@ -53,9 +45,16 @@ typedef struct {
   gpointer user_data;
 } StoreGcOptions;
 
+/* OPTIONS (nullable) have to live as long. BUSY if one is under way. */
+StoreGc *store_gc_begin(Store *store, const StoreGcOptions *options, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void store_gc_end(StoreGc *gc);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(StoreGc, store_gc_end)
+
+/* Marks all that POINTS (of StorePoint) reach. CORRUPT (names disk and page), IO, CANCELLED: then nothing may be swept. */
+gboolean store_gc_mark(StoreGc *gc, const GPtrArray *points, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 /*
  * Frees what was not marked. Once. RESULT says what was done also when it fails: NO_SPACE (what is copied needs room before
  * the packs it comes from can go), IO, CANCELLED.
  */
-gboolean store_gc_sweep(StoreGc *gc, const StoreGcOptions *options, StoreGcResult *result, GError **error)
-    G_GNUC_WARN_UNUSED_RESULT;
+gboolean store_gc_sweep(StoreGc *gc, StoreGcResult *result, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -45,6 +45,12 @@ typedef struct {
   guint64 n_removed; /* protected by change_lock */
 } Table;
 
+/* A bit for each slot, by kind. */
+struct StoreIndexMarks {
+  StoreIndex *index;
+  guint64 *bits[STORE_INDEX_MARK_KINDS];
+};
+
 struct StoreIndex {
   /* constant after creation */
   const CbtFileOps *ops;
@@ -55,9 +61,11 @@ struct StoreIndex {
   guint64 count; /* atomic: who asks for it does not wait for a change, which waits for the disk */
 
   pthread_mutex_t change_lock;     /* one change at a time; taken first */
-  pthread_mutex_t checkpoint_lock; /* the header and covered; taken second */
+  pthread_mutex_t marks_lock;      /* held while the table is made anew; taken second */
+  GPtrArray *marks;                /* of StoreIndexMarks */
+  pthread_mutex_t checkpoint_lock; /* the header and covered; taken third */
   StoreLocation covered;
-  pthread_rwlock_t table_lock; /* which table it is; taken third */
+  pthread_rwlock_t table_lock; /* which table it is; taken fourth */
   Table table;
 };
 
@@ -215,12 +223,145 @@ write_header(const StoreIndex *index, const Table *table, const StoreLocation *c
   memcpy(table->map, bytes, STORE_INDEX_CHECKED_SIZE);
 }
 
+/* --- marks --- */
+
+static guint64 *
+bits_new(guint64 n_slots)
+{
+  return g_new0(guint64, n_slots / 64 + 1);
+}
+
+static gboolean
+get_bit(const guint64 *bits, guint64 i)
+{
+  return bits[i / 64] >> i % 64 & 1;
+}
+
+static void
+set_bit(guint64 *bits, guint64 i)
+{
+  bits[i / 64] |= G_GUINT64_CONSTANT(1) << i % 64;
+}
+
+StoreIndexMarks *
+store_index_marks_new(StoreIndex *index)
+{
+  StoreIndexMarks *marks = g_new0(StoreIndexMarks, 1);
+  marks->index = index;
+  pthread_mutex_lock(&index->marks_lock);
+  for (guint kind = 0; kind < STORE_INDEX_MARK_KINDS; kind++)
+    marks->bits[kind] = bits_new(index->table.n_total);
+  g_ptr_array_add(index->marks, marks);
+  pthread_mutex_unlock(&index->marks_lock);
+  return marks;
+}
+
+static void
+marks_clear(StoreIndexMarks *marks)
+{
+  for (guint kind = 0; kind < STORE_INDEX_MARK_KINDS; kind++)
+    g_free(marks->bits[kind]);
+}
+
+void
+store_index_marks_free(StoreIndexMarks *marks)
+{
+  pthread_mutex_lock(&marks->index->marks_lock);
+  g_ptr_array_remove_fast(marks->index->marks, marks);
+  pthread_mutex_unlock(&marks->index->marks_lock);
+  marks_clear(marks);
+  g_free(marks);
+}
+
+/* The number of ID's slot, if it has an entry. marks_lock is held, so the table stays. */
+static gboolean
+find_entry(const StoreIndex *index, const StoreChunkId *id, guint64 *number, guint64 *location)
+{
+  Slot *empty;
+  const Slot *slot = find_slot(&index->table, id, &empty);
+  *location = slot ? load_location(slot) : STORE_INDEX_EMPTY;
+  *number = slot ? (guint64) (slot - index->table.slots) : 0;
+  return *location > STORE_INDEX_REMOVED;
+}
+
+void
+store_index_marks_prefetch(StoreIndexMarks *marks, const StoreChunkId *ids, guint n)
+{
+  StoreIndex *index = marks->index;
+  pthread_mutex_lock(&index->marks_lock);
+  for (guint i = 0; i < n; i++)
+    __builtin_prefetch(&index->table.slots[home_of(&ids[i], index->table.n_slots)]);
+  pthread_mutex_unlock(&index->marks_lock);
+}
+
+gboolean
+store_index_mark(StoreIndexMarks *marks, const StoreChunkId *id, StoreIndexMark kind, gboolean *is_new,
+                 StoreLocation *location)
+{
+  guint64 number, packed;
+  pthread_mutex_lock(&marks->index->marks_lock);
+  gboolean found = find_entry(marks->index, id, &number, &packed);
+  *is_new = found && !get_bit(marks->bits[kind], number);
+  if (*is_new)
+    set_bit(marks->bits[kind], number);
+  pthread_mutex_unlock(&marks->index->marks_lock);
+  if (found && location)
+    *location = store_index_unpack_location(packed);
+  return found;
+}
+
+gboolean
+store_index_is_marked(StoreIndexMarks *marks, const StoreChunkId *id, StoreIndexMark kind)
+{
+  guint64 number, packed;
+  pthread_mutex_lock(&marks->index->marks_lock);
+  gboolean is_marked = find_entry(marks->index, id, &number, &packed) && get_bit(marks->bits[kind], number);
+  pthread_mutex_unlock(&marks->index->marks_lock);
+  return is_marked;
+}
+
 /* --- growth --- */
+
+/* The marks that go with a table in the making. */
+static StoreIndexMarks *
+marks_for(const StoreIndex *index, const Table *table)
+{
+  StoreIndexMarks *moved = g_new0(StoreIndexMarks, index->marks->len);
+  for (guint i = 0; i < index->marks->len; i++)
+    for (guint kind = 0; kind < STORE_INDEX_MARK_KINDS; kind++)
+      moved[i].bits[kind] = bits_new(table->n_total);
+  return moved;
+}
+
+static void
+move_marks(const StoreIndex *index, guint64 from, StoreIndexMarks *moved, guint64 to)
+{
+  for (guint i = 0; i < index->marks->len; i++) {
+    const StoreIndexMarks *marks = index->marks->pdata[i];
+    for (guint kind = 0; kind < STORE_INDEX_MARK_KINDS; kind++)
+      if (get_bit(marks->bits[kind], from))
+        set_bit(moved[i].bits[kind], to);
+  }
+}
+
+/* MOVED (transfer full) takes the place of the marks, or is thrown away. */
+static void
+settle_marks(StoreIndex *index, StoreIndexMarks *moved, gboolean is_used)
+{
+  for (guint i = 0; i < index->marks->len; i++) {
+    StoreIndexMarks *marks = index->marks->pdata[i];
+    marks_clear(is_used ? marks : &moved[i]);
+    if (is_used)
+      memcpy(marks->bits, moved[i].bits, sizeof marks->bits);
+  }
+  g_free(moved);
+}
 
 /* FALSE if the spare slots of TO are exhausted. */
 static gboolean
-copy_slots(const Table *from, Table *to)
+copy_slots(const StoreIndex *index, Table *to, StoreIndexMarks *moved)
 {
+  const Table *from = &index->table;
   for (guint64 i = 0; i < from->n_total; i++) {
     const Slot *slot = &from->slots[i];
     guint64 location = load_location(slot);
@@ -230,24 +371,15 @@ copy_slots(const Table *from, Table *to)
     if (!empty)
       return FALSE;
     fill_slot(to, empty, &slot->id, location);
+    move_marks(index, i, moved, (guint64) (empty - to->slots));
   }
   return TRUE;
 }
 
-/* Makes a table of N_SLOTS with the entries of the present one, and puts it in its place. change_lock is
- * held. */
+/* Puts GROWN (transfer full), a file at PATH, in the place of the table. */
 static gboolean
-replace_table(StoreIndex *index, guint64 n_slots, gboolean *fits, GError **error)
+switch_table(StoreIndex *index, const char *path, Table grown, GError **error)
 {
-  g_autofree char *path = g_strconcat(index->path, ".new", NULL);
-  Table grown;
-  if (!table_make(index->ops, path, n_slots, &grown, error))
-    return FALSE;
-  *fits = copy_slots(&index->table, &grown);
-  if (!*fits) {
-    table_clear(index->ops, &grown);
-    return TRUE;
-  }
   pthread_mutex_lock(&index->checkpoint_lock);
   write_header(index, &grown, &index->covered, STORE_INDEX_VOLATILE, grown.n_used, 0);
   note_counts(&grown);
@@ -269,16 +401,39 @@ replace_table(StoreIndex *index, guint64 n_slots, gboolean *fits, GError **error
   return ok;
 }
 
+/* Makes a table of N_SLOTS with the entries of the present one, and puts it in its place. change_lock and
+ * marks_lock are held. */
+static gboolean
+replace_table(StoreIndex *index, guint64 n_slots, gboolean *fits, GError **error)
+{
+  g_autofree char *path = g_strconcat(index->path, ".new", NULL);
+  Table grown;
+  if (!table_make(index->ops, path, n_slots, &grown, error))
+    return FALSE;
+  StoreIndexMarks *moved = marks_for(index, &grown);
+  gboolean ok = TRUE;
+  *fits = copy_slots(index, &grown, moved);
+  if (*fits)
+    ok = switch_table(index, path, grown, error);
+  else
+    table_clear(index->ops, &grown);
+  settle_marks(index, moved, *fits && ok);
+  return ok;
+}
+
 static gboolean
 grow(StoreIndex *index, GError **error)
 {
   const Table *table = &index->table;
   /* Where removed entries take much of the room, the same size will do. */
   guint64 n_slots = table->n_removed > table->n_used / 2 ? table->n_slots : table->n_slots * 2;
-  gboolean fits = FALSE;
-  for (; n_slots <= STORE_INDEX_SLOTS_MAX && !fits; n_slots *= 2)
-    if (!replace_table(index, n_slots, &fits, error))
-      return FALSE;
+  gboolean fits = FALSE, ok = TRUE;
+  pthread_mutex_lock(&index->marks_lock);
+  for (; n_slots <= STORE_INDEX_SLOTS_MAX && !fits && ok; n_slots *= 2)
+    ok = replace_table(index, n_slots, &fits, error);
+  pthread_mutex_unlock(&index->marks_lock);
+  if (!ok)
+    return FALSE;
   if (!fits)
     cbt_set_error(error, CBT_ERROR_TOO_LARGE, NULL, "%s cannot grow any more", index->path);
   return fits;
@@ -465,6 +620,8 @@ store_index_open(const CbtFileOps *ops, const char *path, const CbtUuid *store_u
   index->boot = read_boot_id();
   index->table.fd = -1;
   pthread_mutex_init(&index->change_lock, NULL);
+  pthread_mutex_init(&index->marks_lock, NULL);
+  index->marks = g_ptr_array_new();
   pthread_mutex_init(&index->checkpoint_lock, NULL);
   pthread_rwlock_init(&index->table_lock, NULL);
   if (!load_table(index) && !make_table(index, error))
@@ -481,6 +638,8 @@ store_index_close(StoreIndex *index)
     return;
   table_clear(index->ops, &index->table);
   pthread_mutex_destroy(&index->change_lock);
+  pthread_mutex_destroy(&index->marks_lock);
+  g_ptr_array_unref(index->marks);
   pthread_mutex_destroy(&index->checkpoint_lock);
   pthread_rwlock_destroy(&index->table_lock);
   g_free(index->path);

@@ -37,4 +37,20 @@ gboolean store_index_remove(StoreIndex *index, const StoreChunkId *id);
 /* Makes the index durable and notes that it is complete up to COVERED. */
 gboolean store_index_checkpoint(StoreIndex *index, const StoreLocation *covered, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
+/*
+ * Marks: bits for each entry, for walks over all that is wanted. They stay with their entries when the table grows, and
+ * take two bits a slot. Threads: one for each StoreIndexMarks.
+ */
+typedef struct StoreIndexMarks StoreIndexMarks;
+typedef enum { STORE_INDEX_MARK_REACHED, STORE_INDEX_MARK_VISITED, STORE_INDEX_MARK_KINDS } StoreIndexMark;
+
+StoreIndexMarks *store_index_marks_new(StoreIndex *index);
+/* Before the index is closed. */
+void store_index_marks_free(StoreIndexMarks *marks);
+/* Brings the slots of IDS near, for marking many is waiting for memory. */
+void store_index_marks_prefetch(StoreIndexMarks *marks, const StoreChunkId *ids, guint n);
+/* Marks the entry of ID; *is_new: it was not. LOCATION is nullable. FALSE if there is no entry. */
+gboolean store_index_mark(StoreIndexMarks *marks, const StoreChunkId *id, StoreIndexMark kind, gboolean *is_new,
+                          StoreLocation *location);
+gboolean store_index_is_marked(StoreIndexMarks *marks, const StoreChunkId *id, StoreIndexMark kind);
 guint64 store_index_count(const StoreIndex *index);

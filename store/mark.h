@@ -4,34 +4,38 @@
  * configuration files.
  *
  * A page is visited once, whatever number of points share it, so that the cost grows with distinct pages, not
- * with points. Memory: about 18 bytes for each distinct page and 7 for each other chunk (store/id-set.h), and
- * 2 MiB; of a chunk that is not reached it may be said that it is, with a chance of one in 2^64 / chunks.
+ * with points. Memory: two bits a slot of the index, and 2 KiB for each point of one disk at a time and level.
  *
  * Threads: one at a time for each StoreMark; backups may go on beside it.
  */
 #pragma once
 
+#include <gio/gio.h>
+#include <store/pack.h>
 #include <store/point.h>
 #include <store/store.h>
 
 typedef struct StoreMark StoreMark;
 
-StoreMark *store_mark_new(Store *store);
+/* CANCELLABLE is nullable. */
+StoreMark *store_mark_new(Store *store, GCancellable *cancellable);
+/* Before the store is closed. */
 void store_mark_free(StoreMark *mark);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(StoreMark, store_mark_free)
 
 /*
- * Marks all that POINT reaches. A page that cannot be read does not stop that: it is marked itself, all that can
- * be read is marked as well, and then the call fails with the first such error. Whatever stands below such a
- * page is not marked, so nothing may be thrown away because it is not. CORRUPT names the page; IO.
+ * Marks all that POINTS (of StorePoint) reach; best all at once, for what the points of a disk share is then looked at
+ * once. A page that cannot be read does not stop that: it is marked itself, all that can be read is marked as well, and
+ * then the call fails with the first such error, which names disk and page. Whatever stands below such a page is not
+ * marked, so nothing may be thrown away because it is not. CORRUPT, IO, CANCELLED.
  */
-gboolean store_mark_add(StoreMark *mark, const StorePoint *point, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean store_mark_add(StoreMark *mark, const GPtrArray *points, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean store_mark_contains(const StoreMark *mark, const StoreChunkId *id);
 /* Distinct chunks that are marked. */
 guint64 store_mark_count(const StoreMark *mark);
 
-/* Told of each chunk when it is marked for the first time. */
-typedef void (*StoreMarkFunc)(const StoreChunkId *id, gpointer user_data);
+/* Told of each chunk when it is marked for the first time. LOCATION is NULL if no pack has it. */
+typedef void (*StoreMarkFunc)(const StoreChunkId *id, const StoreLocation *location, gpointer user_data);
 void store_mark_set_listener(StoreMark *mark, StoreMarkFunc func, gpointer user_data);
 
 typedef struct {

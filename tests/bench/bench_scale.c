@@ -38,12 +38,12 @@ now(void)
   return (double) g_get_monotonic_time() / 1e6;
 }
 
-static void
-check(gboolean ok, const GError *error)
-{
-  if (!ok)
-    g_error("%s", error ? error->message : "failed");
-}
+/* The error is looked at after OK was made. */
+#define check(ok, error)                                                                                     \
+  do {                                                                                                       \
+    if (!(ok))                                                                                               \
+      g_error("%s", (error) ? ((const GError *) (error))->message : "failed");                               \
+  } while (0)
 
 static guint64
 memory_kib(const char *key)
@@ -255,20 +255,60 @@ measure_freed(Store *store, const GPtrArray *points, guint n_removed)
   report(what, start);
 }
 
+/* A backup that goes on beside a collection: what its slowest put and flush took. */
+typedef struct {
+  Store *store;
+  gint is_over; /* atomic */
+  double put, flush;
+  guint n_puts;
+} Beside;
+
+static void *
+put_beside(void *user_data)
+{
+  Beside *beside = user_data;
+  g_autoptr(StorePins) pins = store_pins_new(beside->store);
+  g_autoptr(StoreWorker) worker = store_worker_new(beside->store);
+  g_autofree guint8 *data = g_malloc(CBT_CLUSTER_SIZE);
+  guint64 first = (guint64) g_get_real_time() << 20;
+  store_worker_set_pins(worker, pins);
+  for (; !g_atomic_int_get(&beside->is_over); beside->n_puts++) {
+    StoreChunkId id;
+    g_autoptr(GError) error = NULL;
+    fill_cluster(data, first + beside->n_puts);
+    double start = now();
+    check(store_put(worker, STORE_CHUNK_DATA, data, CBT_CLUSTER_SIZE, &id, NULL, NULL, &error), error);
+    beside->put = MAX(beside->put, now() - start);
+    if (beside->n_puts % 1000 == 0) {
+      start = now();
+      check(store_flush(beside->store, &error), error);
+      beside->flush = MAX(beside->flush, now() - start);
+    }
+    g_usleep(500);
+  }
+  return NULL;
+}
+
 static void
 measure_gc(Store *store, const GPtrArray *points, const char *what)
 {
   g_autoptr(GError) error = NULL;
   StoreGcResult result;
+  Beside beside = {.store = store};
+  pthread_t thread;
+  check(pthread_create(&thread, NULL, put_beside, &beside) == 0, NULL);
   double start = now();
-  StoreGc *gc = store_gc_begin(store, &error);
+  StoreGc *gc = store_gc_begin(store, NULL, &error);
   check(gc != NULL, error);
-  for (guint i = 0; i < points->len; i++)
-    check(store_gc_mark(gc, points->pdata[i], &error), error);
+  check(store_gc_mark(gc, points, &error), error);
   report("  marked", start);
-  check(store_gc_sweep(gc, NULL, &result, &error), error);
+  check(store_gc_sweep(gc, &result, &error), error);
   store_gc_end(gc);
   report(what, start);
+  g_atomic_int_set(&beside.is_over, 1);
+  pthread_join(thread, NULL);
+  printf("  beside it %u puts, the slowest %.1f ms; flushes, the slowest %.1f ms\n", beside.n_puts,
+         beside.put * 1000, beside.flush * 1000);
   printf("  %" G_GUINT64_FORMAT " chunks live, %" G_GUINT64_FORMAT " packs out, %" G_GUINT64_FORMAT
          " bytes copied, %" G_GUINT64_FORMAT " freed\n",
          result.n_chunks, result.n_packs, result.copied, result.freed);
@@ -293,6 +333,8 @@ measure(const Scale *scale)
   measure_incremental(scale, store, points->pdata[points->len - 1]);
   measure_freed(store, points, 1);
   measure_gc(store, points, "gc: after an incremental that was given up");
+  const StorePoint *middle = points->pdata[points->len / 2];
+  check(store_point_remove(cbt_file_ops_default(), scale->points_folder, &middle->uuid, &error), error);
   g_ptr_array_remove_index(points, points->len / 2);
   measure_gc(store, points, "gc: after pruning one point");
   store_close(store);

@@ -90,7 +90,7 @@ for name in os.listdir(sys.argv[1]):
 E2
 start_daemon
 before=$(packs_bytes)
-expect_exit 6 "cannot be walked through, so nothing was collected" cbt gc
+expect_exit 6 "cannot be walked through, so nothing was collected: disk" cbt gc
 assert_eq "bytes of packs" "$(packs_bytes)" "$before"
 stop_daemon
 rm -r "$STATE/store"

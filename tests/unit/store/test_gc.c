@@ -170,12 +170,12 @@ test_pins_that_end_while_it_runs_go_on_to_count(void **state)
   g_autoptr(GError) error = NULL;
   StoreGcResult result;
   KnownPoint *gone = add_point(fixture->store, points, 0, rand);
-  g_autoptr(StoreGc) gc = store_gc_begin(fixture->store, NULL);
-  assert_null(store_gc_begin(fixture->store, &error));
+  g_autoptr(StoreGc) gc = store_gc_begin(fixture->store, NULL, NULL);
+  assert_null(store_gc_begin(fixture->store, NULL, &error));
   assert_true(g_error_matches(error, CBT_ERROR, CBT_ERROR_BUSY));
   /* Nothing is marked: all is dead but for what this one puts, which the first had put already. */
   KnownPoint *made = add_point(fixture->store, points, DISK_CLUSTERS, rand);
-  assert_true(store_gc_sweep(gc, NULL, &result, NULL));
+  assert_true(store_gc_sweep(gc, &result, NULL));
   g_clear_pointer(&gc, store_gc_end);
   g_ptr_array_remove(points, gone);
   assert_int_equal(points->len, 1);
@@ -410,22 +410,22 @@ collect_beside(Beside *beside)
 {
   StoreGcResult result;
   g_autoptr(GError) error = NULL;
-  g_autoptr(StoreGc) gc = store_gc_begin(beside->store, &error);
+  g_autoptr(StoreGc) gc = store_gc_begin(beside->store, NULL, &error);
   g_autoptr(GPtrArray) snapshot = g_ptr_array_new_with_free_func((GDestroyNotify) store_point_free);
   assert_non_null(gc);
   g_mutex_lock(&beside->lock);
   for (guint i = 0; i < beside->points->len; i++) {
     const KnownPoint *known = beside->points->pdata[i];
     StorePoint *copy = store_point_new();
+    copy->vm = g_strdup("vm");
     store_point_add_disk(copy, "root")->manifest =
         ((StorePointDisk *) known->point->disks->pdata[0])->manifest;
     g_ptr_array_add(snapshot, copy);
   }
   g_mutex_unlock(&beside->lock);
-  for (guint i = 0; i < snapshot->len; i++)
-    if (!store_gc_mark(gc, snapshot->pdata[i], &error))
-      fail_msg("%s", error->message);
-  if (!store_gc_sweep(gc, NULL, &result, &error))
+  if (!store_gc_mark(gc, snapshot, &error))
+    fail_msg("%s", error->message);
+  if (!store_gc_sweep(gc, &result, &error))
     fail_msg("%s", error->message);
   assert_int_equal(result.n_missing, 0);
 }

@@ -12,6 +12,7 @@ static StorePoint *
 point_new(const StoreManifest *manifests, guint n)
 {
   StorePoint *point = store_point_new();
+  point->vm = g_strdup("vm");
   for (guint i = 0; i < n; i++) {
     g_autofree char *name = g_strdup_printf("disk%u", i);
     store_point_add_disk(point, name)->manifest = manifests[i];
@@ -193,12 +194,11 @@ test_a_mark_has_all_that_points_reach_and_no_more(void **state)
   Fixture *fixture = *state;
   g_autoptr(GRand) rand = rand_new();
   g_autoptr(GPtrArray) points = make_history(fixture, 6, rand);
-  g_autoptr(StoreMark) mark = store_mark_new(fixture->store);
+  g_autoptr(StoreMark) mark = store_mark_new(fixture->store, NULL);
   g_autoptr(GPtrArray) some = g_ptr_array_new();
-  for (guint i = 0; i < points->len; i += 2) {
+  for (guint i = 0; i < points->len; i += 2)
     g_ptr_array_add(some, points->pdata[i]);
-    assert_true(store_mark_add(mark, points->pdata[i], NULL));
-  }
+  assert_true(store_mark_add(mark, some, NULL));
   g_autoptr(GHashTable) expected = naive_mark(fixture->worker, some);
   g_autoptr(GHashTable) all = naive_lengths(fixture);
   GHashTableIter iter;
@@ -241,9 +241,8 @@ test_a_file_with_the_bytes_of_a_page_does_not_hide_what_is_below_the_page(void *
   g_ptr_array_add(points, point_new(NULL, 0));
   add_config(fixture, points->pdata[0], page, length);
   g_ptr_array_add(points, point_new(&disk, 1));
-  g_autoptr(StoreMark) mark = store_mark_new(fixture->store);
-  for (guint i = 0; i < points->len; i++)
-    assert_true(store_mark_add(mark, points->pdata[i], NULL));
+  g_autoptr(StoreMark) mark = store_mark_new(fixture->store, NULL);
+  assert_true(store_mark_add(mark, points, NULL));
   g_autoptr(GHashTable) expected = naive_mark(fixture->worker, points);
   GHashTableIter iter;
   gpointer id;
@@ -268,8 +267,8 @@ test_a_damaged_page_is_named_and_all_else_is_marked(void **state)
   close_fixture(fixture);
   damage(fixture, &root.entries[2]);
   open_fixture(fixture);
-  g_autoptr(StoreMark) mark = store_mark_new(fixture->store);
-  assert_false(store_mark_add(mark, points->pdata[0], &error));
+  g_autoptr(StoreMark) mark = store_mark_new(fixture->store, NULL);
+  assert_false(store_mark_add(mark, points, &error));
   assert_true(g_error_matches(error, CBT_ERROR, CBT_ERROR_CORRUPT));
   char text[STORE_CHUNK_ID_TEXT_SIZE];
   assert_non_null(strstr(error->message, store_chunk_id_format(&root.entries[2], text)));
