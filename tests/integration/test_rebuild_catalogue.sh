@@ -6,8 +6,8 @@
 need nbdkit sqlite3 xxhsum
 
 seed
-points=6 kills=12
-[ -z "$LONG" ] || { points=30 kills=300; }
+points=6 kills=12 sets=3
+[ -z "$LONG" ] || { points=30 kills=300 sets=100; }
 random_image "$WORK/root.img" 8
 random_image "$WORK/data.img" 4
 random_image "$WORK/two.img" 4
@@ -237,7 +237,7 @@ assert_eq "what was wrong" "$(cbt_json rebuild-catalogue | jq -c '[.damaged, .pr
 expect_everything "policies that are equal"
 
 say "killed right after, or while, a policy is set: the catalogue and the file agree at the next start"
-for ((i = 0; i < 6; i++)); do
+for ((i = 0; i < sets; i++)); do
   (cbt --quiet policy set two --keep-daily $((10 + i)) >/dev/null 2>&1 || true) &
   pause "0.0$((RANDOM % 5))"
   kill_daemon
