@@ -156,6 +156,21 @@ vm_from_points(const Rebuild *rebuild, const char *name)
   return store_vm_new(vm, NULL);
 }
 
+/* A vm of the catalogue, with its policy if that can be read. */
+static StoreVm *
+vm_from_catalogue(Rebuild *rebuild, const char *name, GError **error)
+{
+  g_autoptr(GError) local = NULL;
+  CatalogueVm *vm = catalogue_get_vm(rebuild->daemon->catalogue, name, error);
+  if (!vm)
+    return NULL;
+  g_autofree char *policy = vm_files_policy_text(rebuild->daemon, name, &local);
+  g_autofree char *message = local ? cbt_error_message(local) : NULL;
+  if (message)
+    add_problem(rebuild, "%s", message);
+  return store_vm_new(vm, policy);
+}
+
 /* The vm of a file that cannot be read. */
 static StoreVm *
 vm_from_elsewhere(Rebuild *rebuild, const char *name, const GError *damage)
@@ -163,16 +178,16 @@ vm_from_elsewhere(Rebuild *rebuild, const char *name, const GError *damage)
   g_autofree char *message = cbt_error_message(damage);
   g_autofree char *aside = NULL;
   g_autoptr(GError) error = NULL;
-  CatalogueVm *known = catalogue_get_vm(rebuild->daemon->catalogue, name, NULL);
-  g_autoptr(StoreVm) record = known ? store_vm_new(known, NULL) : vm_from_points(rebuild, name);
+  StoreVm *known = vm_from_catalogue(rebuild, name, NULL);
+  g_autoptr(StoreVm) record = known ? known : vm_from_points(rebuild, name);
   rebuild->result->n_damaged++;
   if (!record || record->vm->disks->len == 0) {
     add_problem(rebuild, "%s; the file is left as it is: add the vm again", message);
     return NULL;
   }
   const char *source = known ? "the catalogue"
-                             : "its newest recovery point: look whether disks and "
-                               "configuration files are complete (cbt-backup vm show)";
+                             : "its newest recovery point: look whether disks and configuration files are "
+                               "complete (cbt-backup vm show), and set its policy again";
   if (store_vm_set_aside(rebuild->ops, rebuild->vms_folder, name, &aside, &error) &&
       store_vm_save(rebuild->ops, rebuild->vms_folder, record, &error))
     add_problem(rebuild, "%s; it is kept as %s, and was made again from %s", message, aside, source);
@@ -210,10 +225,9 @@ keep_vms_without_file(Rebuild *rebuild, GHashTable *seen, GError **error)
     const CatalogueVm *vm = known->pdata[i];
     if (g_hash_table_contains(seen, vm->name))
       continue;
-    CatalogueVm *copy = catalogue_get_vm(rebuild->daemon->catalogue, vm->name, error);
-    if (!copy)
+    StoreVm *record = vm_from_catalogue(rebuild, vm->name, error);
+    if (!record)
       return FALSE;
-    StoreVm *record = store_vm_new(copy, NULL);
     g_ptr_array_add(rebuild->vms, record);
     if (!store_vm_save(rebuild->ops, rebuild->vms_folder, record, error))
       return FALSE;
@@ -248,6 +262,20 @@ check_idle(Daemon *daemon, GError **error)
   return FALSE;
 }
 
+/* What the catalogue could not take is logged as well. */
+static gboolean
+replace(Rebuild *rebuild, GError **error)
+{
+  GPtrArray *problems = rebuild->result->problems;
+  guint n_logged = problems->len;
+  if (!catalogue_replace(rebuild->daemon->catalogue, rebuild->vms, rebuild->points, g_get_real_time(),
+                         problems, error))
+    return FALSE;
+  for (guint i = n_logged; i < problems->len; i++)
+    g_warning("%s", (const char *) problems->pdata[i]);
+  return TRUE;
+}
+
 gboolean
 rebuild_catalogue(Daemon *daemon, RebuildResult *result, GError **error)
 {
@@ -257,8 +285,7 @@ rebuild_catalogue(Daemon *daemon, RebuildResult *result, GError **error)
   rebuild.points = g_ptr_array_new_with_free_func((GDestroyNotify) store_point_free);
   rebuild.vms_folder = vm_files_folder(daemon);
   rebuild.points_folder = g_build_filename(store_directory(daemon->store), "points", NULL);
-  if (!check_idle(daemon, error) || !load_all(&rebuild, error) ||
-      !catalogue_replace(daemon->catalogue, rebuild.vms, rebuild.points, result->problems, error) ||
+  if (!check_idle(daemon, error) || !load_all(&rebuild, error) || !replace(&rebuild, error) ||
       !catalogue_ensure_file(daemon->catalogue, &result->file_made, error))
     return FALSE;
   result->n_vms = rebuild.vms->len;

@@ -21,7 +21,8 @@ struct Scheduler {
   Daemon *daemon; /* constant */
   gint64 started; /* monotonic; 0: not, or no more */
   guint timer_id;
-  GHashTable *runs; /* names of the vms that have one under way */
+  GHashTable *runs;    /* names of the vms that have one under way */
+  GHashTable *damaged; /* names of the vms whose policies make no sense, and why: what the log was told of */
 };
 
 Scheduler *
@@ -30,6 +31,7 @@ scheduler_new(Daemon *daemon)
   Scheduler *scheduler = g_new0(Scheduler, 1);
   scheduler->daemon = daemon;
   scheduler->runs = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+  scheduler->damaged = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
   return scheduler;
 }
 
@@ -37,6 +39,7 @@ void
 scheduler_free(Scheduler *scheduler)
 {
   g_hash_table_unref(scheduler->runs);
+  g_hash_table_unref(scheduler->damaged);
   g_free(scheduler);
 }
 
@@ -63,6 +66,36 @@ save(Scheduler *scheduler, const StorePolicy *policy)
 }
 
 static void set_timer(Scheduler *scheduler, gint64 delay_us);
+
+/* ---- the catalogue ---- */
+
+/* A policy that makes no sense keeps none of the others waiting. The log has it once, until it is another. */
+static void
+note_damaged(Scheduler *scheduler, GHashTable *damaged)
+{
+  GHashTableIter iter;
+  gpointer vm, why;
+  g_hash_table_iter_init(&iter, damaged);
+  while (g_hash_table_iter_next(&iter, &vm, &why))
+    if (g_strcmp0(g_hash_table_lookup(scheduler->damaged, vm), why) != 0)
+      g_warning("%s; vm '%s' is not backed up by itself", (char *) why, (char *) vm);
+  g_hash_table_unref(scheduler->damaged);
+  scheduler->damaged = g_hash_table_ref(damaged);
+}
+
+/* NULL is an error that the log has. */
+static GPtrArray *
+list_policies(Scheduler *scheduler)
+{
+  g_autoptr(GError) error = NULL;
+  g_autoptr(GHashTable) damaged = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+  GPtrArray *policies = catalogue_list_policies(scheduler->daemon->catalogue, damaged, &error);
+  if (policies)
+    note_damaged(scheduler, damaged);
+  else
+    g_warning("%s", error->message);
+  return policies;
+}
 
 /* ---- the end of a run ---- */
 
@@ -226,11 +259,8 @@ on_timer(gpointer data)
 {
   Scheduler *scheduler = data;
   gint64 next = RECHECK_US;
-  g_autoptr(GError) error = NULL;
   scheduler->timer_id = 0;
-  g_autoptr(GPtrArray) policies = catalogue_list_policies(scheduler->daemon->catalogue, &error);
-  if (!policies)
-    g_warning("%s", error->message);
+  g_autoptr(GPtrArray) policies = list_policies(scheduler);
   for (guint i = 0; policies && i < policies->len; i++)
     next = MIN(next, look_at(scheduler, g_ptr_array_index(policies, i)));
   if (scheduler->timer_id == 0)
@@ -257,10 +287,7 @@ scheduler_look_again(Scheduler *scheduler)
 static void
 close_dead_runs(Scheduler *scheduler)
 {
-  g_autoptr(GError) error = NULL;
-  g_autoptr(GPtrArray) policies = catalogue_list_policies(scheduler->daemon->catalogue, &error);
-  if (!policies)
-    g_warning("%s", error->message);
+  g_autoptr(GPtrArray) policies = list_policies(scheduler);
   for (guint i = 0; policies && i < policies->len; i++) {
     StorePolicy *policy = g_ptr_array_index(policies, i);
     if (policy->last_result != STORE_POLICY_RUNNING)
