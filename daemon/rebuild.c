@@ -9,6 +9,7 @@
 #include <cbt/bitmap.h>
 #include <daemon/engine.h>
 #include <daemon/exports.h>
+#include <daemon/point-files.h>
 #include <daemon/vm-files.h>
 #include <store/catalogue-rebuild.h>
 #include <string.h>
@@ -53,17 +54,6 @@ add_problem(Rebuild *rebuild, const char *format, ...)
   g_ptr_array_add(rebuild->result->problems, text);
 }
 
-/* A file that says something wrong, rather than one that cannot be read just now. */
-static gboolean
-is_damage(const GError *error)
-{
-  const int codes[] = {CBT_ERROR_CORRUPT, CBT_ERROR_UNSUPPORTED, CBT_ERROR_TOO_LARGE, CBT_ERROR_INVALID};
-  for (guint i = 0; i < G_N_ELEMENTS(codes); i++)
-    if (g_error_matches(error, CBT_ERROR, codes[i]))
-      return TRUE;
-  return FALSE;
-}
-
 /* ---- points ---- */
 
 /* The point of a file that cannot be read: the catalogue's, whose file is written again. NULL if it has none.
@@ -80,8 +70,7 @@ point_from_catalogue(Rebuild *rebuild, const CbtUuid *uuid, GError *damage)
     add_problem(rebuild, "%s; the file is left as it is, and the point is not there", message);
     return NULL;
   }
-  if (store_point_set_aside(rebuild->ops, rebuild->points_folder, uuid, &aside, &error) &&
-      store_point_save(rebuild->ops, rebuild->points_folder, point, &error))
+  if (point_files_write_again(rebuild->daemon, point, &aside, &error))
     add_problem(rebuild, "%s; it was written again from the catalogue, the damaged file is %s", message,
                 aside);
   else
@@ -98,7 +87,7 @@ load_points(Rebuild *rebuild, GHashTable *seen, GError **error)
     char text[CBT_UUID_TEXT_SIZE];
     g_autoptr(GError) local = NULL;
     StorePoint *point = store_point_load(rebuild->ops, rebuild->points_folder, uuid, &local);
-    if (local && !is_damage(local)) {
+    if (local && !point_files_is_damage(local)) {
       g_propagate_error(error, g_steal_pointer(&local));
       return FALSE;
     }
@@ -204,7 +193,7 @@ load_vms(Rebuild *rebuild, GHashTable *seen, GError **error)
     const char *name = names->pdata[i];
     g_autoptr(GError) local = NULL;
     StoreVm *record = store_vm_load(rebuild->ops, rebuild->vms_folder, name, &local);
-    if (local && !is_damage(local)) {
+    if (local && !point_files_is_damage(local)) {
       g_propagate_error(error, g_steal_pointer(&local));
       return FALSE;
     }
@@ -284,7 +273,7 @@ rebuild_catalogue(Daemon *daemon, RebuildResult *result, GError **error)
   rebuild.vms = g_ptr_array_new_with_free_func((GDestroyNotify) store_vm_free);
   rebuild.points = g_ptr_array_new_with_free_func((GDestroyNotify) store_point_free);
   rebuild.vms_folder = vm_files_folder(daemon);
-  rebuild.points_folder = g_build_filename(store_directory(daemon->store), "points", NULL);
+  rebuild.points_folder = point_files_folder(daemon);
   if (!check_idle(daemon, error) || !load_all(&rebuild, error) || !replace(&rebuild, error) ||
       !catalogue_ensure_file(daemon->catalogue, &result->file_made, error))
     return FALSE;
@@ -323,7 +312,7 @@ static gboolean
 store_has_records(Daemon *daemon, gboolean *has, GError **error)
 {
   g_autofree char *vms_folder = vm_files_folder(daemon);
-  g_autofree char *points_folder = g_build_filename(store_directory(daemon->store), "points", NULL);
+  g_autofree char *points_folder = point_files_folder(daemon);
   g_autoptr(GPtrArray) vms = store_vm_list(vms_folder, error);
   g_autoptr(GArray) points = vms ? store_point_list(points_folder, error) : NULL;
   *has = points && (vms->len > 0 || points->len > 0);

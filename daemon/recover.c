@@ -10,6 +10,7 @@
 #include <api/json.h>
 #include <daemon/backup-private.h>
 #include <daemon/leases.h>
+#include <daemon/point-files.h>
 #include <daemon/rebuild.h>
 #include <daemon/vm-files.h>
 
@@ -74,14 +75,12 @@ compare_point_file(Daemon *daemon, const char *folder, const StorePoint *known)
   char text[CBT_UUID_TEXT_SIZE];
   g_autoptr(GError) error = NULL;
   g_autofree char *aside = NULL;
-  const CbtFileOps *ops = cbt_file_ops_default();
-  g_autoptr(StorePoint) point = store_point_load(ops, folder, &known->uuid, &error);
+  g_autoptr(StorePoint) point = store_point_load(cbt_file_ops_default(), folder, &known->uuid, &error);
   cbt_uuid_format(&known->uuid, text);
   if (g_error_matches(error, CBT_ERROR, CBT_ERROR_CORRUPT)) {
     g_warning("%s; it is written again from the catalogue", error->message);
     g_clear_error(&error);
-    if (store_point_set_aside(ops, folder, &known->uuid, &aside, &error) &&
-        store_point_save(ops, folder, known, &error))
+    if (point_files_write_again(daemon, known, &aside, &error))
       g_message("the damaged file of recovery point %s is kept as %s", text, aside);
   } else if (point) {
     compare_point(daemon, known, point, &error);
@@ -120,7 +119,7 @@ write_missing_files(const char *folder, GHashTable *missing)
 static gboolean
 sync_point_files(Daemon *daemon, GError **error)
 {
-  g_autofree char *folder = g_build_filename(store_directory(daemon->store), "points", NULL);
+  g_autofree char *folder = point_files_folder(daemon);
   g_autoptr(GArray) files = store_point_list(folder, error);
   g_autoptr(GPtrArray) points = files ? catalogue_list_points(daemon->catalogue, NULL, error) : NULL;
   if (!points)

@@ -1,0 +1,48 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# A sound point file is worth more than the catalogue's row of it: it is never written over with what a damaged row says,
+# and nothing that it needs is collected.
+. "$(dirname "$0")/lib.sh"
+need sqlite3
+
+sql() { sqlite3 -cmd '.timeout 10000' "$STATE/catalogue.sqlite" "$1"; }
+file_of() { echo "$STATE/store/points/$1.point"; }
+# damage_row POINT: another root, which no chunk has.
+damage_row() {
+  sql "UPDATE point_disks SET root = lower(hex(randomblob(16))) WHERE point = (SELECT seq FROM points WHERE uuid = '$1')"
+}
+random_image "$WORK/web.raw" 2
+start_daemon
+vm_add web "root=$WORK/web.raw"
+first=$(backup full web | jq -r .uuid)
+cp "$WORK/web.raw" "$WORK/first.raw"
+io "$(uri_of web)" 'write -P 1 0 256k'
+second=$(backup incremental web | jq -r .uuid)
+cbt --quiet export stop web
+
+say "a damaged row: a note, a protection and a verdict are refused, and the file stays as it is"
+damage_row "$first"
+cp "$(file_of "$first")" "$WORK/sound.point"
+expect_exit 6 "rebuild-catalogue" cbt note "$first" "a note"
+expect_exit 6 "$first" cbt protect "$first"
+expect_exit 6 "rebuild-catalogue" cbt verify --all
+assert_same_file "the point file" "$WORK/sound.point" "$(file_of "$first")"
+assert_eq "the row" "$(cbt_json show "$first" | jq -c '[.note, .protected, .verified]')" '[null,false,null]'
+assert_eq "the other point" "$(cbt_json show "$second" | jq '.verified > 0')" true
+cbt --quiet note "$second" "a note"
+cbt --quiet rebuild-catalogue
+restore_matches "$first" root "$WORK/first.raw"
+cbt --quiet note "$first" "a note"
+assert_has "the file" "$(cat "$(file_of "$first")")" "note=a note"
+
+say "a damaged file is set aside before it is written again, a missing one is written"
+printf '\377' | dd of="$(file_of "$first")" bs=1 seek=90 conv=notrunc status=none
+cp "$(file_of "$first")" "$WORK/damaged.point"
+cbt --quiet note "$first" "another note"
+assert_same_file "what was set aside" "$WORK/damaged.point" "$(find "$STATE/store/points" -name "$first.point.damaged-*")"
+rm "$(file_of "$second")"
+cbt --quiet protect "$second"
+
+assert_eq "what was wrong" "$(cbt_json rebuild-catalogue | jq -c '[.damaged, .problems]')" '[0,[]]'
+assert_eq "verify of both" "$(cbt_json verify --all --restart | jq -c '[.status, ."points-verified"]')" '["done",2]'
+stop_daemon
