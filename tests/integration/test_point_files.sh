@@ -45,4 +45,22 @@ cbt --quiet protect "$second"
 
 assert_eq "what was wrong" "$(cbt_json rebuild-catalogue | jq -c '[.damaged, .problems]')" '[0,[]]'
 assert_eq "verify of both" "$(cbt_json verify --all --restart | jq -c '[.status, ."points-verified"]')" '["done",2]'
+
+say "a row that has another point's chunks: nothing is collected until the catalogue is right again"
+cbt --quiet unprotect "$second"
+sql "UPDATE point_disks SET root = (SELECT root FROM point_disks d JOIN points p ON p.seq = d.point
+  WHERE p.uuid = '$second') WHERE point = (SELECT seq FROM points WHERE uuid = '$first')"
+before=$(packs_bytes)
+expect_exit 6 "rebuild-catalogue" cbt gc
+assert_eq "bytes of packs" "$(packs_bytes)" "$before"
+cbt --quiet rebuild-catalogue
+cbt --quiet gc
+restore_matches "$first" root "$WORK/first.raw"
+
+say "a point whose file is missing or damaged keeps what its row has"
+printf '\377' | dd of="$(file_of "$first")" bs=1 seek=90 conv=notrunc status=none
+rm "$(file_of "$second")"
+cbt --quiet gc
+restore_matches "$first" root "$WORK/first.raw"
+restore_matches "$second" root "$WORK/web.raw"
 stop_daemon
