@@ -2,7 +2,7 @@
 /*
  * Everything is read before anything is changed, and the catalogue changes in one transaction. It all happens
  * on the main thread: nothing can be committed, removed or registered meanwhile. That takes about 0.2 ms a
- * point.
+ * point; more of one whose file is missing, for its tree is gone down.
  */
 #include <daemon/rebuild.h>
 
@@ -10,9 +10,12 @@
 #include <daemon/engine.h>
 #include <daemon/exports.h>
 #include <daemon/point-files.h>
+#include <daemon/point-walk.h>
 #include <daemon/vm-files.h>
 #include <store/catalogue-rebuild.h>
 #include <string.h>
+
+#define VM_HINT "If the vm was removed before, remove it again: cbt-backup vm remove %s"
 
 typedef struct {
   Daemon *daemon;
@@ -100,22 +103,45 @@ load_points(Rebuild *rebuild, GHashTable *seen, GError **error)
   return uuids != NULL;
 }
 
+/* A point without a file was removed, and comes from an older copy of the catalogue; unless the store has all
+ * that it needs. */
+static gboolean
+keep_point_without_file(Rebuild *rebuild, PointWalk *walk, StorePoint **point, GError **error)
+{
+  char text[CBT_UUID_TEXT_SIZE];
+  g_autoptr(GError) local = NULL;
+  cbt_uuid_format(&(*point)->uuid, text);
+  if (point_walk_check(walk, *point, &local)) {
+    if (!store_point_save(rebuild->ops, rebuild->points_folder, *point, error))
+      return FALSE;
+    add_problem(rebuild, "the file of recovery point %s was missing; it was written again from the catalogue",
+                text);
+    g_ptr_array_add(rebuild->points, g_steal_pointer(point));
+    return TRUE;
+  }
+  if (!g_error_matches(local, CBT_ERROR, CBT_ERROR_CORRUPT)) {
+    g_propagate_error(error, g_steal_pointer(&local));
+    return FALSE;
+  }
+  g_autofree char *message = cbt_error_message(local);
+  add_problem(rebuild, "recovery point %s of vm '%s' has no file, and %s: it is not there any more", text,
+              (*point)->vm, message);
+  return TRUE;
+}
+
 /* Points whose files are gone, but that the catalogue still has. */
 static gboolean
 keep_points_without_file(Rebuild *rebuild, GHashTable *seen, GError **error)
 {
+  g_autoptr(PointWalk) walk = point_walk_new(rebuild->daemon);
   g_autoptr(GPtrArray) known = catalogue_list_points(rebuild->daemon->catalogue, NULL, error);
   for (guint i = 0; known && i < known->len; i++) {
-    StorePoint *point = known->pdata[i];
+    StorePoint **point =
+        (StorePoint **) &known->pdata[i]; /* what is taken leaves NULL for the list to free */
     char text[CBT_UUID_TEXT_SIZE];
-    if (g_hash_table_contains(seen, cbt_uuid_format(&point->uuid, text)))
-      continue;
-    if (!store_point_save(rebuild->ops, rebuild->points_folder, point, error))
+    if (!g_hash_table_contains(seen, cbt_uuid_format(&(*point)->uuid, text)) &&
+        !keep_point_without_file(rebuild, walk, point, error))
       return FALSE;
-    add_problem(rebuild, "the file of recovery point %s was missing; it was written again from the catalogue",
-                text);
-    g_ptr_array_add(rebuild->points, point);
-    known->pdata[i] = store_point_new(); /* for the list to free */
   }
   return known != NULL;
 }
@@ -220,8 +246,8 @@ keep_vms_without_file(Rebuild *rebuild, GHashTable *seen, GError **error)
     g_ptr_array_add(rebuild->vms, record);
     if (!store_vm_save(rebuild->ops, rebuild->vms_folder, record, error))
       return FALSE;
-    add_problem(rebuild, "the file of vm '%s' was missing; it was written again from the catalogue",
-                vm->name);
+    add_problem(rebuild, "the file of vm '%s' was missing; it was written again from the catalogue. " VM_HINT,
+                vm->name, vm->name);
   }
   return known != NULL;
 }

@@ -63,4 +63,63 @@ rm "$(file_of "$second")"
 cbt --quiet gc
 restore_matches "$first" root "$WORK/first.raw"
 restore_matches "$second" root "$WORK/web.raw"
+
+say "an older catalogue put back: what was pruned and collected stays away, and everything that is listed restores"
+policy=(--schedule "daily $(date -d '12 hours' +%H:%M)" --keep-last 3)
+random_image "$WORK/gone.raw" 1
+vm_add gone "root=$WORK/gone.raw"
+backup full gone >/dev/null
+cbt --quiet policy set gone "${policy[@]}"
+stop_daemon
+cp "$STATE/catalogue.sqlite" "$WORK/older.sqlite"
+assert_eq "its log" "$(find "$STATE" -name 'catalogue.sqlite-wal' -size +0 | wc -l)" 0
+put_older_back() { rm -f "$STATE"/catalogue.sqlite* && cp "$WORK/older.sqlite" "$STATE/catalogue.sqlite"; }
+listed() { cbt_json list | jq -c 'map(.uuid) | sort'; }
+start_daemon
+for n in 2 3; do
+  io "$(uri_of web)" "write -P $n ${n}00k 256k"
+  backup incremental web >/dev/null
+done
+cbt --quiet export stop web
+cbt --quiet vm remove gone --forget-points
+cbt --quiet prune web --keep-last 2
+cbt --quiet gc
+expected=$(listed)
+assert_eq "points that are left" "$(jq length <<<"$expected")" 2
+stop_daemon
+put_older_back
+start_daemon
+assert_eq "points" "$(listed)" "$expected"
+for point in "$first" "$second"; do
+  assert_has "the log" "$(grep -F "$point" "$WORK/daemon.log")" "taken out of the catalogue"
+  test ! -e "$(file_of "$point")" || fail "the file of $point is there again"
+done
+assert_has "the log" "$(cat "$WORK/daemon.log")" "cbt-backup vm remove gone"
+cbt --quiet vm remove gone
+cbt --quiet gc
+assert_eq "verify" "$(cbt_json verify --all | jq -c '[.status, ."points-verified"]')" '["done",2]'
+restore_matches web@latest root "$WORK/web.raw"
+backup incremental web >/dev/null
+restore_matches web@latest root "$WORK/web.raw"
+expected=$(listed)
+
+say "so it is by command"
+cp "$WORK/older.sqlite" "$WORK/rows.sqlite"
+sql "ATTACH '$WORK/rows.sqlite' AS older;
+  UPDATE older.points SET seq = seq + 1000; UPDATE older.point_disks SET point = point + 1000 WHERE point < 1000;
+  INSERT INTO points SELECT * FROM older.points; INSERT INTO point_disks SELECT * FROM older.point_disks"
+assert_eq "points in the catalogue" "$(listed | jq length)" 6
+expect_exit 0 "not there any more" cbt rebuild-catalogue
+assert_eq "points" "$(listed)" "$expected"
+cbt --quiet gc
+
+say "and with --rebuild-catalogue, vms that were removed stay away as well"
+stop_daemon
+put_older_back
+DAEMON_OPTIONS=(--rebuild-catalogue)
+start_daemon
+assert_eq "points" "$(listed)" "$expected"
+assert_eq "vms" "$(cbt_json vm list | jq -c 'map(.name)')" '["web"]'
+assert_eq "the next one" "$(backup incremental web | jq -c '[.reason, .dirty]')" '[null,0]'
+restore_matches web@latest root "$WORK/web.raw"
 stop_daemon
