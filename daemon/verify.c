@@ -10,6 +10,7 @@
 
 #include <common/file-ops.h>
 #include <daemon/main-queue.h>
+#include <daemon/point-files.h>
 #include <errno.h>
 
 VerifyRequest *
@@ -94,26 +95,18 @@ release_point(gpointer data)
   job_remove_point_in_use(call->verify->job, call->uuid);
 }
 
-static char *
-points_folder(const Daemon *daemon)
-{
-  return g_build_filename(store_directory(daemon->store), "points", NULL);
-}
-
 static void
 note_verdict(gpointer data)
 {
   PointCall *call = data;
   Daemon *daemon = call->verify->daemon;
-  g_autofree char *folder = points_folder(daemon);
   g_autoptr(StorePoint) point = catalogue_get_point(daemon->catalogue, call->uuid, &call->error);
   if (point) {
     gint64 now = g_get_real_time();
     point->damaged = call->damaged ? now : 0;
     if (!call->damaged)
       point->verified = now;
-    if (store_point_save(cbt_file_ops_default(), folder, point, &call->error) &&
-        !catalogue_update_point(daemon->catalogue, point, &call->error))
+    if (!point_files_update(daemon, point, &call->error))
       g_assert(call->error);
   }
   job_remove_point_in_use(call->verify->job, call->uuid);
@@ -127,7 +120,7 @@ static char *
 check_file(const Daemon *daemon, const CbtUuid *uuid)
 {
   g_autoptr(GError) error = NULL;
-  g_autofree char *folder = points_folder(daemon);
+  g_autofree char *folder = point_files_folder(daemon);
   g_autoptr(StorePoint) point = store_point_load(cbt_file_ops_default(), folder, uuid, &error);
   return point ? NULL : cbt_error_message(error);
 }

@@ -74,10 +74,8 @@ set_aside(const char *folder, const char *name, const GError *reason)
 {
   g_autofree char *to = NULL;
   g_autoptr(GError) error = NULL;
-  if (g_error_matches(reason, CBT_ERROR, CBT_ERROR_NOT_FOUND)) {
-    g_message("vm '%s' has no file in the store yet; it is written", name);
+  if (g_error_matches(reason, CBT_ERROR, CBT_ERROR_NOT_FOUND))
     return TRUE;
-  }
   if (g_error_matches(reason, CBT_ERROR, CBT_ERROR_IO) ||
       g_error_matches(reason, CBT_ERROR, CBT_ERROR_DENIED)) {
     g_warning("%s", reason->message);
@@ -203,6 +201,10 @@ sync_vm(Daemon *daemon, const char *folder, const CatalogueVm *vm)
   g_autoptr(StoreVm) found = store_vm_load(cbt_file_ops_default(), folder, vm->name, &error);
   if (!found) {
     g_autofree char *text = vm_files_policy_text(daemon, vm->name, NULL);
+    if (g_error_matches(error, CBT_ERROR, CBT_ERROR_NOT_FOUND))
+      g_warning("vm '%s' is in the catalogue%s, but has no file in the store: it is written. If the vm was "
+                "removed before (the catalogue is an older copy), remove it again: cbt-backup vm remove %s",
+                vm->name, text ? " with a policy" : "", vm->name);
     if (set_aside(folder, vm->name, error)) {
       g_clear_error(&error);
       if (!save(daemon, vm, text, &error))

@@ -247,7 +247,7 @@ def points_of_check(report):
 
 
 def warnings():
-    words = ("WARNING", "made again", "has no file in the store yet", "taken into the catalogue")
+    words = ("WARNING", "made again", "taken into the catalogue")
     return [line for line in log_text().splitlines() if any(word in line for word in words)]
 
 
