@@ -118,6 +118,15 @@ store_policy_restart(StorePolicy *policy, gint64 now)
   policy->next_retry = 0;
 }
 
+void
+store_policy_upkeep_failed(StorePolicy *policy, const char *why)
+{
+  if (policy->last_result != STORE_POLICY_DONE) /* another run has begun */
+    return;
+  set_result(policy, STORE_POLICY_ERROR, why);
+  policy->n_failures = 1;
+}
+
 /* What the schedule asks for later than this has its jitter still before it. */
 void
 store_policy_begin(StorePolicy *policy, gint64 now, gint64 jitter_max)

@@ -89,6 +89,8 @@ void store_policy_restart(StorePolicy *policy, gint64 now);
 void store_policy_begin(StorePolicy *policy, gint64 now, gint64 jitter_max);
 /* It has ended. */
 void store_policy_done(StorePolicy *policy);
+/* The run is done, but what was to come after it is not (WHY). It is shown until a run succeeds, and not tried again. */
+void store_policy_upkeep_failed(StorePolicy *policy, const char *why);
 /* A user ended it: the next one is that of the schedule. */
 void store_policy_cancelled(StorePolicy *policy, const char *why);
 /* The daemon stops: the run is still owed. */

@@ -19,8 +19,8 @@ struct Store {
   StoreIndex *index;
   guint64 n_recovered;
 
-  pthread_mutex_t flush_lock; /* checkpoints; taken first */
-  guint64 checkpoint_bytes;   /* bytes of packs at the last checkpoint */
+  pthread_mutex_t checkpoint_lock; /* one checkpoint at a time, which no flush waits for; taken first */
+  guint64 checkpoint_bytes;        /* bytes of packs at the last one */
   gboolean checkpoint_is_due;
 
   pthread_mutex_t append_lock; /* look up, append and insert as one step; taken second */

@@ -11,7 +11,10 @@
  *
  * Write order: format before the first pack; packs durable (store_pack_flush) before store_flush returns; the
  * index is synced now and then, after the packs that it covers, so that it never vouches for records that may
- * be gone.
+ * be gone. Such a checkpoint notes where the packs end (all before that is in the index too, for who appends
+ * holds the append lock until it is), then flushes the packs, then syncs the index's slots, then its header
+ * with that end. What is appended or flushed after the first step is for the next one. Its sync may take
+ * long, and no flush waits for it: while one is under way the others only flush.
  */
 #include <store/store-private.h>
 
@@ -229,7 +232,7 @@ store_free(Store *store)
   store_index_close(store->index);
   store_pack_set_close(store->packs);
   cbt_clear_fd(&store->lock_fd);
-  pthread_mutex_destroy(&store->flush_lock);
+  pthread_mutex_destroy(&store->checkpoint_lock);
   pthread_mutex_destroy(&store->append_lock);
   pthread_mutex_destroy(&store->pins_lock);
   g_free(store->directory);
@@ -244,7 +247,7 @@ store_open(const char *directory, const StoreOptions *options, GError **error)
   store->options = options ? *options : STORE_OPTIONS_DEFAULT;
   store->ops = store->options.ops ? store->options.ops : cbt_file_ops_default();
   store->lock_fd = -1;
-  pthread_mutex_init(&store->flush_lock, NULL);
+  pthread_mutex_init(&store->checkpoint_lock, NULL);
   pthread_mutex_init(&store->append_lock, NULL);
   pthread_mutex_init(&store->pins_lock, NULL);
   store->pins = g_ptr_array_new();
@@ -267,8 +270,9 @@ covered_now(Store *store)
   return end;
 }
 
+/* The packs, and then the index if it is time or IS_FORCED; checkpoint_lock is held. */
 static gboolean
-flush_locked(Store *store, gboolean with_checkpoint, GError **error)
+checkpoint_locked(Store *store, gboolean is_forced, GError **error)
 {
   guint64 n_packs, bytes;
   StoreLocation covered = covered_now(store);
@@ -277,7 +281,7 @@ flush_locked(Store *store, gboolean with_checkpoint, GError **error)
     return FALSE;
   /* Since the last one packs may also have been removed. */
   guint64 grown = bytes > store->checkpoint_bytes ? bytes - store->checkpoint_bytes : 0;
-  if (!with_checkpoint && !store->checkpoint_is_due && grown < CHECKPOINT_BYTES)
+  if (!is_forced && !store->checkpoint_is_due && grown < CHECKPOINT_BYTES)
     return TRUE;
   /* The index is derived: a checkpoint that fails costs a longer scan one day, not the flush. */
   g_autoptr(GError) local = NULL;
@@ -293,18 +297,21 @@ flush_locked(Store *store, gboolean with_checkpoint, GError **error)
 gboolean
 store_flush(Store *store, GError **error)
 {
-  pthread_mutex_lock(&store->flush_lock);
-  gboolean ok = flush_locked(store, FALSE, error);
-  pthread_mutex_unlock(&store->flush_lock);
+  /* Another's checkpoint may have begun before what this one flushes was appended: then it is not covered
+   * yet, which the next one makes good. */
+  if (pthread_mutex_trylock(&store->checkpoint_lock) != 0)
+    return store_pack_flush(store->packs, error);
+  gboolean ok = checkpoint_locked(store, FALSE, error);
+  pthread_mutex_unlock(&store->checkpoint_lock);
   return ok;
 }
 
 gboolean
 store_checkpoint(Store *store, GError **error)
 {
-  pthread_mutex_lock(&store->flush_lock);
-  gboolean ok = flush_locked(store, TRUE, error);
-  pthread_mutex_unlock(&store->flush_lock);
+  pthread_mutex_lock(&store->checkpoint_lock);
+  gboolean ok = checkpoint_locked(store, TRUE, error);
+  pthread_mutex_unlock(&store->checkpoint_lock);
   return ok;
 }
 
@@ -314,7 +321,7 @@ store_close(Store *store)
   if (!store)
     return;
   g_autoptr(GError) error = NULL;
-  if (!flush_locked(store, TRUE, &error))
+  if (!checkpoint_locked(store, TRUE, &error))
     g_debug("%s: %s", store->directory, error->message);
   store_free(store);
 }

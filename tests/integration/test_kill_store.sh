@@ -222,6 +222,7 @@ finish_repair() {
   api POST /v1/verify "{\"vm\":\"web\",\"repair\":true,\"from\":\"${image[web]}\"}"
   job=$(wait_job "$(jq -r .id <<<"$body")")
   [ "$(jq -r .status <<<"$job")" = "done" ] || fail "$what: the repair after it: $job"
+  cbt --quiet gc >/dev/null || fail "$what: gc after the repair" # the damaged record goes
 }
 
 round() { # OP

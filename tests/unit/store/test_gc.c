@@ -183,6 +183,41 @@ test_pins_that_end_while_it_runs_go_on_to_count(void **state)
   assert_true(collect(fixture->store, points, &result, NULL));
 }
 
+/* Files of the store that are gone, but held open by this process, so that their space is not free. */
+static guint
+count_deleted(const Fixture *fixture)
+{
+  guint n = 0;
+  g_autofree char *packs = path_of(fixture, "packs/");
+  g_autoptr(GDir) dir = g_dir_open("/proc/self/fd", 0, NULL);
+  assert_non_null(dir);
+  for (const char *name = g_dir_read_name(dir); name; name = g_dir_read_name(dir)) {
+    g_autofree char *link = g_build_filename("/proc/self/fd", name, NULL);
+    g_autofree char *target = g_file_read_link(link, NULL);
+    n += target && strstr(target, packs) && g_str_has_suffix(target, " (deleted)");
+  }
+  return n;
+}
+
+static void
+test_no_descriptor_holds_the_space_of_a_pack_that_was_removed(void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr(GRand) rand = rand_new();
+  g_autoptr(GPtrArray) points = points_new();
+  for (guint i = 0; i < 4; i++)
+    add_point(fixture->store, points, DISK_CLUSTERS / 2, rand);
+  while (points->len > 0) {
+    g_ptr_array_remove_index(points, 0);
+    collect_well(fixture->store, points);
+    assert_int_equal(count_deleted(fixture), 0);
+    check_points(fixture->store, points);
+  }
+  /* Appending goes on in a pack of its own. */
+  add_point(fixture->store, points, 30, rand);
+  check_points(fixture->store, points);
+}
+
 /* ---- damage ---- */
 
 static void
@@ -519,6 +554,7 @@ main(void)
       TEST(test_what_comes_free_is_what_pruning_says),
       TEST(test_pinned_chunks_stay_until_their_point_is_given_up),
       TEST(test_pins_that_end_while_it_runs_go_on_to_count),
+      TEST(test_no_descriptor_holds_the_space_of_a_pack_that_was_removed),
       TEST(test_a_wrong_or_missing_index_costs_no_live_chunk),
       TEST(test_a_record_stays_when_the_copy_that_the_index_names_is_not_there),
       TEST(test_a_copy_that_is_not_durable_takes_no_pack_away),

@@ -173,7 +173,7 @@ pread_and_call(const CbtFileOps *ops, int fd, void *buffer, size_t length, off_t
 {
   Hook *hook = (Hook *) ops;
   Store *store = hook->world->fixture->store;
-  if (hook->reads_left > 0 && is_free(&store->append_lock) && is_free(&store->flush_lock) &&
+  if (hook->reads_left > 0 && is_free(&store->append_lock) && is_free(&store->checkpoint_lock) &&
       is_free(&store->packs->flush_lock) && is_free(&store->packs->append_lock) && --hook->reads_left == 0)
     make_point_beside(hook->world);
   return hook->inner->pread(hook->inner, fd, buffer, length, offset);
@@ -394,11 +394,24 @@ expect_just_live(World *world)
   check_points(store, world->points);
 }
 
+/* Before anything is read, so that the index is as the disk left it. */
+static void
+collect_at_once(World *world)
+{
+  g_autoptr(GError) error = NULL;
+  StoreGcResult result;
+  if (!collect(world->fixture->store, world->points, &result, &error))
+    fail_msg("%s", error->message);
+  assert_int_equal(result.n_missing, 0);
+}
+
 static void
 check_world(World *world, gboolean collects)
 {
   open_fixture(world->fixture);
   recover_points(world);
+  if (collects && g_rand_boolean(world->rand))
+    collect_at_once(world);
   check_points(world->fixture->store, world->points);
   if (collects) {
     expect_just_live(world);
