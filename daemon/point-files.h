@@ -14,7 +14,8 @@
 /* The folder of the files (transfer full). Any thread. */
 char *point_files_folder(const Daemon *daemon);
 
-/* Whether a file says something wrong (of a point or a vm), rather than that it cannot be read just now. Any thread. */
+/* Whether a file (of a point or a vm) says something wrong, rather than that it cannot be read just now. Any
+ * thread. */
 gboolean point_files_is_damage(const GError *error);
 
 /* The error where a file and a row that should be the same are not. Any thread. */
@@ -25,7 +26,8 @@ gboolean point_files_write_again(const Daemon *daemon, const StorePoint *point, 
     G_GNUC_WARN_UNUSED_RESULT;
 
 /*
- * Notes what can change of POINT, which is its row otherwise, in its file and then in the catalogue. A file that is missing
- * is written, a damaged one as above. CORRUPT: the file says something else, nothing is changed; what a load and a save say.
+ * Notes what can change of POINT, which is its row otherwise, in its file and then in the catalogue. A file that
+ * is missing is written, a damaged one as above. CORRUPT: the file says something else, nothing is changed;
+ * UNSUPPORTED: it is of a later release; what a load and a save say.
  */
 gboolean point_files_update(Daemon *daemon, const StorePoint *point, GError **error) G_GNUC_WARN_UNUSED_RESULT;

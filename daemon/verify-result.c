@@ -102,7 +102,7 @@ static gboolean
 fail_files(const Verify *verify, GError **error)
 {
   cbt_set_error(error, CBT_ERROR_CORRUPT,
-                verify->note_error
+                g_hash_table_size(verify->unnoted) > 0
                     ? "Not all could be written again from the catalogue; look for what damaged "
                       "them, and verify again."
                     : "They were written again from the catalogue; look for what damaged them.",

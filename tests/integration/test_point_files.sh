@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# A sound point file is worth more than the catalogue's row of it: it is never written over with what a damaged row says,
-# and nothing that it needs is collected.
+# A sound point file is worth more than the catalogue's row of it: it is never written over with what a damaged row
+# says, and nothing that it needs is collected. An older catalogue that is put back brings nothing back that is gone.
 . "$(dirname "$0")/lib.sh"
 need sqlite3
 
@@ -9,7 +9,8 @@ sql() { sqlite3 -cmd '.timeout 10000' "$STATE/catalogue.sqlite" "$1"; }
 file_of() { echo "$STATE/store/points/$1.point"; }
 # damage_row POINT: another root, which no chunk has.
 damage_row() {
-  sql "UPDATE point_disks SET root = lower(hex(randomblob(16))) WHERE point = (SELECT seq FROM points WHERE uuid = '$1')"
+  sql "UPDATE point_disks SET root = lower(hex(randomblob(16)))
+    WHERE point = (SELECT seq FROM points WHERE uuid = '$1')"
 }
 random_image "$WORK/web.raw" 2
 start_daemon
@@ -39,7 +40,8 @@ say "a damaged file is set aside before it is written again, a missing one is wr
 printf '\377' | dd of="$(file_of "$first")" bs=1 seek=90 conv=notrunc status=none
 cp "$(file_of "$first")" "$WORK/damaged.point"
 cbt --quiet note "$first" "another note"
-assert_same_file "what was set aside" "$WORK/damaged.point" "$(find "$STATE/store/points" -name "$first.point.damaged-*")"
+aside=$(find "$STATE/store/points" -name "$first.point.damaged-*")
+assert_same_file "what was set aside" "$WORK/damaged.point" "$aside"
 rm "$(file_of "$second")"
 cbt --quiet protect "$second"
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Where no point file can be written: a verify goes on to the end and finds what is damaged, and a backup whose file cannot
-# be taken back says so.
+# Where no point file can be written: a verify goes on to the end and finds what is damaged, and a backup whose
+# file cannot be taken back says so.
 . "$(dirname "$0")/lib.sh"
 sanitized && skip "a sanitizer wants to be the first library that is loaded"
 
