@@ -371,6 +371,75 @@ test_a_reader_finds_a_chunk_that_was_moved_under_it(void **state)
   reopen(fixture);
 }
 
+typedef struct {
+  CbtFileOps ops;
+  Store *store;
+  StoreWorker *worker;
+  const KnownPoint *known;
+  guint n_left;   /* preads of the sweep before the one that is interrupted */
+  guint n_looked; /* clusters read in the middle of it */
+} Astray;
+
+/* The index said of each chunk of the point that it is where nothing is; the reader is not misled. */
+static gboolean
+read_astray(guint64 cluster, const StoreChunkId *id, gpointer user_data)
+{
+  Astray *astray = user_data;
+  g_autoptr(GError) error = NULL;
+  guint content = astray->known->contents[cluster];
+  if (content == 0 || cluster % 8 != 0)
+    return TRUE;
+  if (!cluster_is_readable(astray->worker, content, id, &error))
+    fail_msg("cluster %u: %s", (guint) cluster, error->message);
+  astray->n_looked++;
+  return TRUE;
+}
+
+static ssize_t
+pread_in_a_sweep(const CbtFileOps *ops, int fd, void *buffer, size_t length, off_t offset)
+{
+  Astray *astray = ops->user;
+  if (astray->n_left > 0 && astray->store && astray->store->is_sweeping && --astray->n_left == 0) {
+    const StorePointDisk *disk = astray->known->point->disks->pdata[0];
+    assert_true(store_manifest_changes(astray->worker, NULL, &disk->manifest, 0, G_MAXUINT64, read_astray,
+                                       astray, NULL));
+  }
+  return cbt_file_ops_default()->pread(cbt_file_ops_default(), fd, buffer, length, offset);
+}
+
+static void
+test_a_reader_finds_a_chunk_that_the_index_misplaces_while_packs_are_taken_out(void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr(GRand) rand = rand_new();
+  for (guint n = 1; n <= 64; n *= 4) {
+    g_autoptr(GPtrArray) points = points_new();
+    Astray astray = {.ops = *cbt_file_ops_default()};
+    astray.ops.pread = pread_in_a_sweep;
+    astray.ops.user = &astray;
+    fixture->options.ops = &astray.ops;
+    reopen(fixture);
+    astray.store = fixture->store;
+    astray.worker = fixture->worker;
+    add_point(fixture->store, points, 0, rand);
+    astray.known = add_point(fixture->store, points, DISK_CLUSTERS / 2, rand);
+    g_ptr_array_remove_index(points, 0);
+    const StorePointDisk *disk = astray.known->point->disks->pdata[0];
+    assert_true(store_manifest_changes(fixture->worker, NULL, &disk->manifest, 0, G_MAXUINT64, lose_cluster,
+                                       fixture->store, NULL));
+    astray.n_left = n;
+    StoreGcResult result;
+    assert_true(collect(fixture->store, points, &result, NULL));
+    assert_int_equal(result.n_missing, 0);
+    assert_true(astray.n_looked > 10);
+    check_points(fixture->store, points);
+    collect_well(fixture->store, points);
+    fixture->options.ops = NULL;
+    reopen(fixture);
+    check_points(fixture->store, points);
+  }
+}
+
 static void
 test_a_pack_stays_while_a_live_chunk_in_it_cannot_be_read(void **state)
 {
@@ -559,6 +628,7 @@ main(void)
       TEST(test_a_record_stays_when_the_copy_that_the_index_names_is_not_there),
       TEST(test_a_copy_that_is_not_durable_takes_no_pack_away),
       TEST(test_a_reader_finds_a_chunk_that_was_moved_under_it),
+      TEST(test_a_reader_finds_a_chunk_that_the_index_misplaces_while_packs_are_taken_out),
       TEST(test_a_pack_stays_while_a_live_chunk_in_it_cannot_be_read),
       TEST(test_nothing_is_swept_when_a_page_cannot_be_read),
       TEST(test_backups_restores_and_collections_side_by_side_lose_nothing),
