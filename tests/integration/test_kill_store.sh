@@ -11,7 +11,7 @@ kills=15
 [ -z "$LONG" ] || kills=500
 kills=${CBT_TEST_ROUNDS:-$kills}
 STORE=$STATE/store
-declare -A size=([web]=20 [db]=8) uri image # by vm
+declare -A size=([web]=12 [db]=4) uri image # by vm
 declare -A digest owner                     # of each point that was committed, by uuid
 declare -A gone                             # points that may be gone or not
 declare -A n_kills n_cut                    # by what was running
@@ -75,18 +75,19 @@ request() { # METHOD PATH [BODY]: its answer in $WORK/op.body and its status in 
     --data-binary "${3:-}" "http://localhost$2" >"$WORK/op.status" 2>/dev/null &
   op_pid=$!
 }
-doom() { local uuid; for uuid in "$@"; do gone[$uuid]=1; done; } # they may be removed
+doom() { local uuid; while read -r uuid; do gone[$uuid]=1; done; } # those on standard input may be removed
 
 op_prune() {
   most=60
-  doom $(points web | tail -n +4) $(points db | tail -n +4)
+  doom < <(points web | tail -n +4)
+  doom < <(points db | tail -n +4)
   request POST /v1/prune '{"keep-last":3}'
 }
 op_forget() {
   most=30
   local uuid
   uuid=$(points "$(any_of web db)" | tail -n 1)
-  doom "$uuid"
+  doom <<<"$uuid"
   request DELETE "/v1/points/$uuid"
 }
 op_gc() {
@@ -214,7 +215,8 @@ check_points() {
 
 check_jobs() {
   api GET /v1/jobs
-  assert_eq "$what: jobs that still run" "$(jq -c 'map(select(.status == "active" or .status == "queued"))' <<<"$body")" '[]'
+  assert_eq "$what: jobs that still run" \
+    "$(jq -c 'map(select(.status == "active" or .status == "queued"))' <<<"$body")" '[]'
 }
 
 finish_repair() {
@@ -243,7 +245,6 @@ round() { # OP
     n_adopted=$((n_adopted + n_new))
   done
   check_points
-  # shellcheck disable=SC2046 # words
   restores "$(any_of "${!digest[@]}")"
   make_point "$(any_of web db)"
 }
@@ -257,7 +258,7 @@ sometimes() { # all of it
   check_store "after gc"
   if [ ${#digest[@]} -gt 12 ]; then
     cbt --quiet prune --keep-last 4
-    for uuid in "${!digest[@]}"; do gone[$uuid]=1; done
+    doom < <(printf '%s\n' "${!digest[@]}")
     check_points
   fi
 }
