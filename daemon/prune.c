@@ -12,6 +12,7 @@
 #include <daemon/engine.h>
 #include <daemon/handlers.h>
 #include <daemon/json-util.h>
+#include <daemon/task.h>
 #include <store/mark.h>
 #include <string.h>
 
@@ -150,7 +151,8 @@ sum_up(Prune *prune, StoreMarkFreed *freed, GError **error)
       g_ptr_array_add(g_hash_table_contains(going, point) ? removed : kept, point);
   }
   *freed = (StoreMarkFreed){0};
-  return removed->len == 0 || store_mark_freed(prune->daemon->store, kept, removed, freed, error);
+  return removed->len == 0 || store_mark_freed(prune->daemon->store, kept, removed,
+                                               tasks_cancellable(prune->daemon->tasks), freed, error);
 }
 
 /* Notes the points that are not there any more. A catalogue that cannot be read has none that are gone. */

@@ -396,12 +396,13 @@ seal_open_pack(StoreGc *gc)
     g_debug("%s", error->message);
 }
 
+/* Waits for packs to be read into the index to the end, for what is retired must not come back. */
 static void
 set_sweeping(Store *store, gboolean is_sweeping)
 {
-  pthread_mutex_lock(&store->append_lock);
+  pthread_mutex_lock(&store->rebuild_lock);
   store->is_sweeping = is_sweeping;
-  pthread_mutex_unlock(&store->append_lock);
+  pthread_mutex_unlock(&store->rebuild_lock);
 }
 
 static gboolean

@@ -22,6 +22,7 @@
 #include <common/fd.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <store/index-format.h>
 #include <string.h>
 #include <sys/file.h>
 
@@ -64,22 +65,54 @@ is_sound(Recovery *recovery, const StoreChunkId *id, const StoreLocation *locati
          store_chunk_id_equal(&info.id, id);
 }
 
+static gboolean
+location_is_behind(const StoreLocation *a, const StoreLocation *b)
+{
+  return a->pack > b->pack || (a->pack == b->pack && a->offset > b->offset);
+}
+
 /*
  * Of several records of a chunk the last is the one that replaced the others, if it came to the disk: a power
- * cut may leave the table of a pack that was not durable, without all records that it lists.
+ * cut may leave the table of a pack that was not durable, without all records that it lists. What was put
+ * while the packs are read stands behind, and stays. append_lock is held.
  */
+static gboolean
+is_better(Recovery *recovery, const StoreChunkId *id, const StoreLocation *location,
+          const StoreLocation *known)
+{
+  if (location->pack == known->pack && location->offset == known->offset)
+    return TRUE;
+  if (location_is_behind(known, location) && is_sound(recovery, id, known))
+    return FALSE;
+  return is_sound(recovery, id, location);
+}
+
+static gboolean
+recover_locked(Recovery *recovery, const StoreChunkId *id, const StoreLocation *location)
+{
+  StoreIndex *index = recovery->store->index;
+  StoreLocation known;
+  gboolean is_known = store_index_lookup(index, id, &known);
+  recovery->n_new += !is_known;
+  if (is_known && !is_better(recovery, id, location, &known))
+    return TRUE;
+  return store_index_insert(index, id, location, &recovery->error);
+}
+
+/* The append lock is held for one record at a time, and only for those that the index does not have so. */
 static gboolean
 recover_record(const StoreRecordInfo *info, const StoreLocation *location, gpointer user_data)
 {
   Recovery *recovery = user_data;
-  StoreIndex *index = recovery->store->index;
+  Store *store = recovery->store;
   StoreLocation known;
-  gboolean is_known = store_index_lookup(index, &info->id, &known);
-  recovery->n_new += !is_known;
-  if (is_known && (known.pack != location->pack || known.offset != location->offset) &&
-      !is_sound(recovery, &info->id, location))
+  if (store_index_lookup(store->index, &info->id, &known) &&
+      store_index_pack_location(&known) == store_index_pack_location(location))
     return TRUE;
-  return store_index_insert(index, &info->id, location, &recovery->error);
+  pthread_mutex_lock(&store->append_lock);
+  gboolean ok = recover_locked(recovery, &info->id, location);
+  pthread_mutex_unlock(&store->append_lock);
+  return ok;
 }
 
 static gboolean
@@ -110,7 +143,7 @@ store_rebuild_index(Store *store, gint seen)
   g_autoptr(GError) error = NULL;
   if (seen)
     return FALSE;
-  pthread_mutex_lock(&store->append_lock);
+  pthread_mutex_lock(&store->rebuild_lock);
   gboolean ok = !store->is_sweeping;
   /* A record that is not written out is not seen, and an older one must not take its place. */
   if (ok && !g_atomic_int_get(&store->was_rebuilt) && (ok = store_pack_write(store->packs, &error))) {
@@ -120,14 +153,8 @@ store_rebuild_index(Store *store, gint seen)
     g_clear_error(&recovery.error);
     g_atomic_int_set(&store->was_rebuilt, 1);
   }
-  pthread_mutex_unlock(&store->append_lock);
+  pthread_mutex_unlock(&store->rebuild_lock);
   return ok;
-}
-
-static gboolean
-location_is_behind(const StoreLocation *a, const StoreLocation *b)
-{
-  return a->pack > b->pack || (a->pack == b->pack && a->offset > b->offset);
 }
 
 /* --- opening --- */
@@ -233,6 +260,7 @@ store_free(Store *store)
   store_pack_set_close(store->packs);
   cbt_clear_fd(&store->lock_fd);
   pthread_mutex_destroy(&store->checkpoint_lock);
+  pthread_mutex_destroy(&store->rebuild_lock);
   pthread_mutex_destroy(&store->append_lock);
   pthread_mutex_destroy(&store->pins_lock);
   g_free(store->directory);
@@ -248,6 +276,7 @@ store_open(const char *directory, const StoreOptions *options, GError **error)
   store->ops = store->options.ops ? store->options.ops : cbt_file_ops_default();
   store->lock_fd = -1;
   pthread_mutex_init(&store->checkpoint_lock, NULL);
+  pthread_mutex_init(&store->rebuild_lock, NULL);
   pthread_mutex_init(&store->append_lock, NULL);
   pthread_mutex_init(&store->pins_lock, NULL);
   store->pins = g_ptr_array_new();

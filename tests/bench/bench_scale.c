@@ -250,7 +250,7 @@ measure_freed(Store *store, const GPtrArray *points, guint n_removed)
   for (guint i = 0; i < points->len; i++)
     g_ptr_array_add(i < n_removed ? removed : kept, points->pdata[i]);
   double start = now();
-  check(store_mark_freed(store, kept, removed, &freed, &error), error);
+  check(store_mark_freed(store, kept, removed, NULL, &freed, &error), error);
   g_autofree char *what = g_strdup_printf("prune: counting what %u points free", n_removed);
   report(what, start);
 }

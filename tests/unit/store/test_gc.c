@@ -128,7 +128,7 @@ test_what_comes_free_is_what_pruning_says(void **state)
     g_ptr_array_add(i % 3 == 1 ? removed : kept, add_point(fixture->store, points, 30, rand)->point);
   collect_well(fixture->store, points);
   StoreMarkFreed freed;
-  assert_true(store_mark_freed(fixture->store, kept, removed, &freed, NULL));
+  assert_true(store_mark_freed(fixture->store, kept, removed, NULL, &freed, NULL));
   Sum before = sum_records(fixture);
   for (guint i = 10; i-- > 0;)
     if (i % 3 == 1)

@@ -173,8 +173,9 @@ pread_and_call(const CbtFileOps *ops, int fd, void *buffer, size_t length, off_t
 {
   Hook *hook = (Hook *) ops;
   Store *store = hook->world->fixture->store;
-  if (hook->reads_left > 0 && is_free(&store->append_lock) && is_free(&store->checkpoint_lock) &&
-      is_free(&store->packs->flush_lock) && is_free(&store->packs->append_lock) && --hook->reads_left == 0)
+  if (hook->reads_left > 0 && is_free(&store->rebuild_lock) && is_free(&store->append_lock) &&
+      is_free(&store->checkpoint_lock) && is_free(&store->packs->flush_lock) &&
+      is_free(&store->packs->append_lock) && --hook->reads_left == 0)
     make_point_beside(hook->world);
   return hook->inner->pread(hook->inner, fd, buffer, length, offset);
 }

@@ -442,6 +442,66 @@ test_a_checkpoint_does_not_cover_what_is_put_while_it_flushes(void **state)
   reopen(fixture);
 }
 
+/* ---- reading the packs again ---- */
+
+typedef struct {
+  CbtFileOps ops;
+  Fixture *fixture;
+  gboolean is_armed;
+  StoreLocation end; /* of what was put before */
+} Beside;
+
+/* All is put once more when the packs have just begun to be read. */
+static ssize_t
+pread_beside_puts(const CbtFileOps *ops, int fd, void *buffer, size_t length, off_t offset)
+{
+  Beside *beside = ops->user;
+  if (beside->is_armed) {
+    Store *store = beside->fixture->store;
+    g_autoptr(StoreWorker) worker = store_worker_new(store);
+    beside->is_armed = FALSE;
+    assert_int_equal(pthread_mutex_trylock(&store->append_lock), 0);
+    pthread_mutex_unlock(&store->append_lock);
+    beside->end = store_pack_end(store->packs);
+    for (guint i = 0; i < N_CLUSTERS; i += 2) {
+      StoreChunkId id;
+      StorePutOutcome outcome;
+      assert_true(put_cluster(worker, i, &id, &outcome, NULL));
+      assert_int_equal(outcome, STORE_PUT_STORED);
+    }
+  }
+  return cbt_file_ops_default()->pread(cbt_file_ops_default(), fd, buffer, length, offset);
+}
+
+static void
+test_puts_go_on_while_packs_are_read_again_and_stay_where_they_are(void **state)
+{
+  Fixture *fixture = *state;
+  Beside beside = {.ops = *cbt_file_ops_default(), .fixture = fixture};
+  beside.ops.pread = pread_beside_puts;
+  beside.ops.user = &beside;
+  fixture->options.ops = &beside.ops;
+  reopen(fixture);
+  Store *store = fixture->store;
+  put_all(fixture, STORE_PUT_STORED);
+  for (guint i = 0; i < N_CLUSTERS; i++)
+    assert_true(store_index_remove(store->index, &fixture->ids[i]));
+  beside.is_armed = TRUE;
+  assert_true(cluster_is_readable(fixture->worker, 1, &fixture->ids[1], NULL));
+  assert_false(beside.is_armed);
+  for (guint i = 0; i < N_CLUSTERS; i++) {
+    StoreLocation at;
+    assert_true(store_index_lookup(store->index, &fixture->ids[i], &at));
+    gboolean is_new =
+        at.pack > beside.end.pack || (at.pack == beside.end.pack && at.offset >= beside.end.offset);
+    assert_int_equal(is_new, i % 2 == 0);
+  }
+  check_all(fixture);
+  fixture->options.ops = NULL;
+  reopen(fixture);
+  check_all(fixture);
+}
+
 int
 main(void)
 {
@@ -460,6 +520,7 @@ main(void)
       TEST(test_a_damaged_chunk_is_named_and_healed_by_the_next_put),
       TEST(test_without_dedup_verify_known_chunks_are_reused_unread),
       TEST(test_a_flush_does_not_wait_for_a_checkpoint_under_way),
+      TEST(test_puts_go_on_while_packs_are_read_again_and_stay_where_they_are),
       TEST(test_a_checkpoint_does_not_cover_what_is_put_while_it_flushes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
