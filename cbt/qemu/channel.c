@@ -281,8 +281,11 @@ qemu_channel_skip(QemuChannel *self)
 gboolean
 qemu_channel_has_input(QemuChannel *self)
 {
-  GPollFD fd = {.fd = self->fd, .events = G_IO_IN};
-  return qemu_frame_has_bytes(self->frame) || g_poll(&fd, 1, 0) > 0;
+  guint8 bytes[READ_BYTES];
+  ssize_t n = recv(self->fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+  if (n > 0)
+    qemu_frame_feed(self->frame, bytes, (gsize) n);
+  return qemu_frame_has_bytes(self->frame);
 }
 
 /* Counts the connections of the listener at PATH (proc(5), /proc/net/unix): state 3 is accepted, 2 waits for

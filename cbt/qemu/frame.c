@@ -92,7 +92,10 @@ qemu_frame_feed(QemuFrame *self, const guint8 *bytes, gsize length)
 gboolean
 qemu_frame_has_bytes(const QemuFrame *self)
 {
-  return n_left(self) > 0;
+  for (gsize i = self->start; i < self->bytes->len; i++)
+    if (!g_ascii_isspace((char) self->bytes->data[i]))
+      return TRUE;
+  return FALSE;
 }
 
 static gboolean

@@ -26,5 +26,5 @@ void qemu_frame_feed(QemuFrame *frame, const guint8 *bytes, gsize length);
 gboolean qemu_frame_next(QemuFrame *frame, JsonObject **message, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Drops everything up to and with the next marker, that which is still to come included. Forgets an error. */
 void qemu_frame_skip(QemuFrame *frame);
-/* Whether there are bytes that did not come out yet. */
+/* Whether there are bytes that did not come out yet, and are more than the space between messages. */
 gboolean qemu_frame_has_bytes(const QemuFrame *frame);
