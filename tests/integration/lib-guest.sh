@@ -45,8 +45,9 @@ start_guest_vm() {
     -append "console=ttyS0 quiet panic=-1 ${GUEST_APPEND:-}" -serial "file:$WORK/$name.serial" \
     -device virtio-serial-pci -chardev "socket,path=$WORK/$name.qga,server=on,wait=off,id=qga0" \
     -device virtserialport,chardev=qga0,name=org.qemu.guest_agent.0 "$@"
-  wait_until 120 guest_is_ready "$name" && ! vm_is_gone "$name" ||
-    fail "the guest does not start: $(tail -n 20 "$WORK/$name.serial" "$WORK/$name.qemu.err")"
+  wait_until 120 guest_is_ready "$name" || fail "the guest does not get ready: $(tail -n 20 "$WORK/$name.serial")"
+  ! vm_is_gone "$name" ||
+    fail "QEMU ended: $(tail -n 20 "$WORK/$name.serial" "$WORK/$name.qemu.err")"
 }
 guest_is_ready() { grep -q GUEST-READY "$WORK/$1.serial" || vm_is_gone "$1"; }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* cbt/qemu for integration scripts: see usage(). The exit status is that of the error's code. */
+#include <cbt/qemu/disks.h>
 #include <cbt/qemu/qga.h>
 #include <cbt/qemu/qmp.h>
 #include <stdio.h>
@@ -19,6 +20,7 @@ usage(void)
   fputs("usage: qemu-probe qmp SOCKET COMMAND [ARGUMENTS]    prints the answer\n"
         "       qemu-probe event SOCKET EVENT COMMAND        prints the event's data that comes of it\n"
         "       qemu-probe version SOCKET\n"
+        "       qemu-probe disks SOCKET [NAME]               one a line, as JSON\n"
         "       qemu-probe qga SOCKET info|status|freeze [MOUNTPOINT...]|thaw|fsinfo|disks\n"
         "       qemu-probe qga SOCKET exec PATH [ARGUMENT...]\n"
         "       qemu-probe qga SOCKET late PATH              its sync after a command that was given up\n",
@@ -78,6 +80,34 @@ run_version(Qmp *qmp, char **argv, GError **error)
   (void) argv;
   (void) error;
   printf("%u.%u.%u\n", qmp_version(qmp)->major, qmp_version(qmp)->minor, qmp_version(qmp)->micro);
+  return TRUE;
+}
+
+static void
+print_disk(const QemuDisk *disk)
+{
+  g_autofree char *pci = g_strdup_printf("%s:%02x.%x", disk->pci_bus, disk->pci_slot, disk->pci_function);
+  g_autoptr(JsonNode) node =
+      qmp_dict("name", qmp_str(qemu_disk_lasting_name(disk)), "node", qmp_str(disk->node), "drive",
+               qmp_str(disk->drive), "format", qmp_str(disk->format), "file", qmp_str(disk->filename), "size",
+               qmp_int((gint64) disk->size_bytes), "serial", qmp_str(disk->serial), "iothread",
+               qmp_str(disk->iothread), "left-out", qmp_str(disk->left_out), "pci",
+               qmp_str(disk->has_pci ? pci : NULL), "bitmaps", qmp_int(disk->bitmaps->len), NULL);
+  print_node(node);
+}
+
+static gboolean
+run_qemu_disks(Qmp *qmp, char **argv, GError **error)
+{
+  g_autoptr(GPtrArray) disks = qemu_disks_query(qmp, timeout_ms(), error);
+  if (!disks)
+    return FALSE;
+  const QemuDisk *only = argv[0] ? qemu_disks_find(disks, argv[0], error) : NULL;
+  if (argv[0] && !only)
+    return FALSE;
+  for (guint i = 0; i < disks->len; i++)
+    if (!only || only == disks->pdata[i])
+      print_disk(disks->pdata[i]);
   return TRUE;
 }
 
@@ -195,7 +225,7 @@ typedef gboolean (*QgaRun)(Qga *qga, char **argv, GError **error);
 static const struct {
   const char *name;
   QmpRun run;
-} qmp_runs[] = {{"qmp", run_qmp}, {"event", run_event}, {"version", run_version}};
+} qmp_runs[] = {{"qmp", run_qmp}, {"event", run_event}, {"version", run_version}, {"disks", run_qemu_disks}};
 
 static const struct {
   const char *name;
