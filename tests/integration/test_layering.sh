@@ -23,6 +23,7 @@ never() {
 }
 never common cbt store api daemon
 never cbt store api daemon
+never cbt/qemu cbt/plugin
 never store cbt api daemon
 never api cbt store daemon
 for folder in common cbt store api; do never "$folder" tests; done

@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * query-block names the device by its id, or by its path in QOM if it has none; of a virtio-blk-pci that is
+ * the path of the device within, which is cut off here: iothread, serial and drive can be asked of both, and
+ * the PCI address only of the outer one. A SCSI disk has no iothread of its own, but its controller has: the
+ * one whose bus it is on.
+ */
+#include <cbt/qemu/disks.h>
+
+#include <cbt/qemu/json.h>
+#include <stdio.h>
+#include <string.h>
+
+#define BACKEND       "/virtio-backend"
+#define QUERY_RETRIES 5
+
+static void
+bitmap_free(gpointer data)
+{
+  QemuBitmap *bitmap = data;
+  g_free(bitmap->name);
+  g_free(bitmap);
+}
+
+static void
+disk_free(gpointer data)
+{
+  QemuDisk *disk = data;
+  char *const texts[] = {disk->node,        disk->drive,  disk->qdev,     disk->format, disk->filename,
+                         disk->device_path, disk->serial, disk->iothread, disk->pci_bus};
+  for (guint i = 0; i < G_N_ELEMENTS(texts); i++)
+    g_free(texts[i]);
+  g_ptr_array_unref(disk->bitmaps);
+  g_free(disk);
+}
+
+static char *
+dup_filled(const char *text)
+{
+  return text && *text ? g_strdup(text) : NULL;
+}
+
+/* query-block */
+
+static void
+parse_bitmaps(JsonArray *array, GPtrArray *bitmaps)
+{
+  for (guint i = 0; array && i < json_array_get_length(array); i++) {
+    JsonObject *object = qemu_json_item(array, i);
+    const char *name = qemu_json_string(object, "name");
+    if (!name)
+      continue;
+    QemuBitmap *bitmap = g_new0(QemuBitmap, 1);
+    bitmap->name = g_strdup(name);
+    qemu_json_size(object, "granularity", &bitmap->granularity);
+    qemu_json_size(object, "count", &bitmap->count);
+    bitmap->is_recording = qemu_json_bool(object, "recording");
+    bitmap->is_busy = qemu_json_bool(object, "busy");
+    bitmap->is_persistent = qemu_json_bool(object, "persistent");
+    bitmap->is_inconsistent = qemu_json_bool(object, "inconsistent");
+    g_ptr_array_add(bitmaps, bitmap);
+  }
+}
+
+/* FALSE if something is inserted of which the size cannot be told. */
+static gboolean
+parse_inserted(JsonObject *inserted, QemuDisk *disk)
+{
+  if (!inserted)
+    return TRUE;
+  disk->node = dup_filled(qemu_json_string(inserted, "node-name"));
+  disk->format = dup_filled(qemu_json_string(inserted, "drv"));
+  disk->filename = dup_filled(qemu_json_string(inserted, "file"));
+  disk->is_read_only = qemu_json_bool(inserted, "ro");
+  qemu_json_size(inserted, "backing_file_depth", &disk->backing_depth);
+  parse_bitmaps(qemu_json_array(inserted, "dirty-bitmaps"), disk->bitmaps);
+  return disk->node && qemu_json_size(qemu_json_object(inserted, "image"), "virtual-size", &disk->size_bytes);
+}
+
+static char *
+device_path(const char *qdev)
+{
+  if (!qdev)
+    return NULL;
+  g_autofree char *path = *qdev == '/' ? g_strdup(qdev) : g_strconcat("/machine/peripheral/", qdev, NULL);
+  if (g_str_has_suffix(path, BACKEND))
+    path[strlen(path) - strlen(BACKEND)] = '\0';
+  return g_steal_pointer(&path);
+}
+
+static gboolean
+parse_disk(JsonObject *object, QemuDisk *disk)
+{
+  JsonObject *inserted = qemu_json_object(object, "inserted");
+  disk->bitmaps = g_ptr_array_new_with_free_func(bitmap_free);
+  disk->scsi_id = disk->lun = -1;
+  disk->drive = dup_filled(qemu_json_string(object, "device"));
+  disk->qdev = dup_filled(qemu_json_string(object, "qdev"));
+  disk->device_path = device_path(disk->qdev);
+  if (!object || !parse_inserted(inserted, disk))
+    return FALSE;
+  disk->left_out = !inserted            ? "empty"
+                   : disk->is_read_only ? "read-only"
+                   : !disk->qdev        ? "not used by a device"
+                                        : NULL;
+  return TRUE;
+}
+
+GPtrArray *
+qemu_disks_parse(JsonNode *answer, GError **error)
+{
+  JsonArray *array = qemu_json_node_array(answer);
+  g_autoptr(GPtrArray) disks = g_ptr_array_new_with_free_func(disk_free);
+  gboolean is_good = array != NULL;
+  for (guint i = 0; is_good && i < json_array_get_length(array); i++) {
+    QemuDisk *disk = g_new0(QemuDisk, 1);
+    g_ptr_array_add(disks, disk);
+    is_good = parse_disk(qemu_json_item(array, i), disk);
+  }
+  if (is_good)
+    return g_steal_pointer(&disks);
+  cbt_set_error(error, CBT_ERROR_CORRUPT, NULL, "QEMU's answer to query-block cannot be understood");
+  return NULL;
+}
+
+/* Devices */
+
+typedef struct {
+  QemuQomFunc func;
+  gpointer user_data;
+  const char *path;
+  JsonArray *properties; /* (transfer none) */
+} Device;
+
+static gboolean
+has_property(const Device *device, const char *name)
+{
+  for (guint i = 0; i < json_array_get_length(device->properties); i++)
+    if (g_strcmp0(qemu_json_string(qemu_json_item(device->properties, i), "name"), name) == 0)
+      return TRUE;
+  return FALSE;
+}
+
+/* *node is NULL if the device has no such property. */
+static gboolean
+get_property(const Device *device, const char *name, JsonNode **node, GError **error)
+{
+  *node = NULL;
+  return !has_property(device, name) || device->func(device->path, name, node, device->user_data, error);
+}
+
+/* *text is NULL, too, if it is empty, as links to nothing are. */
+static gboolean
+get_text(const Device *device, const char *name, char **text, GError **error)
+{
+  g_autoptr(JsonNode) node = NULL;
+  if (!get_property(device, name, &node, error))
+    return FALSE;
+  g_free(*text);
+  *text =
+      node && json_node_get_value_type(node) == G_TYPE_STRING ? dup_filled(json_node_get_string(node)) : NULL;
+  return TRUE;
+}
+
+static gboolean
+get_number(const Device *device, const char *name, gint64 *number, GError **error)
+{
+  g_autoptr(JsonNode) node = NULL;
+  if (!get_property(device, name, &node, error))
+    return FALSE;
+  if (node && json_node_get_value_type(node) == G_TYPE_INT64)
+    *number = json_node_get_int(node);
+  return TRUE;
+}
+
+static char *
+last_part(const char *path)
+{
+  const char *slash = strrchr(path, '/');
+  return g_strdup(slash ? slash + 1 : path);
+}
+
+/* The device whose bus BUS_PATH is. */
+static char *
+bus_owner(const char *bus_path)
+{
+  const char *slash = strrchr(bus_path, '/');
+  g_autofree char *owner = g_strndup(bus_path, slash ? (gsize) (slash - bus_path) : 0);
+  return owner[0] == '/' ? device_path(owner) : NULL;
+}
+
+/* One iothread, or (QEMU 9) several, by queue. */
+static gboolean
+fill_iothread(const Device *device, QemuDisk *disk, GError **error)
+{
+  g_autofree char *path = NULL;
+  g_autoptr(JsonNode) mapping = NULL;
+  if (!get_text(device, "iothread", &path, error) ||
+      !get_property(device, "iothread-vq-mapping", &mapping, error))
+    return FALSE;
+  JsonArray *queues = qemu_json_node_array(mapping);
+  const char *first = qemu_json_string(qemu_json_item(queues, 0), "iothread");
+  if (path)
+    disk->iothread = last_part(path);
+  else if (queues && json_array_get_length(queues) > 0)
+    disk->iothread = g_strdup(first ? first : "several");
+  return TRUE;
+}
+
+static gboolean
+fill_pci(const Device *device, const char *bus_path, QemuDisk *disk, GError **error)
+{
+  g_autofree char *address = NULL;
+  if (!get_text(device, "legacy-addr", &address, error))
+    return FALSE;
+  if (!address || !bus_path || sscanf(address, "%x.%x", &disk->pci_slot, &disk->pci_function) != 2)
+    return TRUE;
+  disk->has_pci = TRUE;
+  g_free(disk->pci_bus);
+  disk->pci_bus = last_part(bus_path);
+  return TRUE;
+}
+
+/* What device and controller have alike; *bus_path is the bus that it is on. */
+static gboolean
+fill_from(const Device *device, QemuDisk *disk, char **bus_path, GError **error)
+{
+  return get_text(device, "parent_bus", bus_path, error) &&
+         (disk->iothread || fill_iothread(device, disk, error)) &&
+         (disk->has_pci || fill_pci(device, *bus_path, disk, error));
+}
+
+static gboolean
+open_device(Device *device, const char *path, JsonNode **list, GError **error)
+{
+  device->path = path;
+  if (!device->func(path, NULL, list, device->user_data, error))
+    return FALSE;
+  device->properties = qemu_json_node_array(*list);
+  if (!device->properties)
+    cbt_set_error(error, CBT_ERROR_CORRUPT, NULL, "QEMU's answer to qom-list cannot be understood");
+  return device->properties != NULL;
+}
+
+static gboolean
+fill_disk(QemuDisk *disk, QemuQomFunc func, gpointer user_data, GError **error)
+{
+  Device device = {.func = func, .user_data = user_data};
+  g_autoptr(JsonNode) list = NULL, owner_list = NULL;
+  g_autofree char *bus = NULL, *owner_bus = NULL;
+  if (!open_device(&device, disk->device_path, &list, error) || !fill_from(&device, disk, &bus, error) ||
+      !get_text(&device, "serial", &disk->serial, error) ||
+      !get_number(&device, "scsi-id", &disk->scsi_id, error) ||
+      !get_number(&device, "lun", &disk->lun, error))
+    return FALSE;
+  g_autofree char *owner = bus ? bus_owner(bus) : NULL;
+  if (disk->has_pci || !owner)
+    return TRUE; /* not behind a controller */
+  return open_device(&device, owner, &owner_list, error) && fill_from(&device, disk, &owner_bus, error);
+}
+
+gboolean
+qemu_disks_fill(GPtrArray *disks, QemuQomFunc func, gpointer user_data, GError **error)
+{
+  for (guint i = 0; i < disks->len; i++) {
+    QemuDisk *disk = disks->pdata[i];
+    if (!disk->left_out && !fill_disk(disk, func, user_data, error))
+      return FALSE;
+  }
+  return TRUE;
+}
+
+/* QMP */
+
+typedef struct {
+  Qmp *qmp;
+  guint timeout_ms;
+} Asker;
+
+static gboolean
+ask_qom(const char *path, const char *property, JsonNode **answer, gpointer user_data, GError **error)
+{
+  Asker *asker = user_data;
+  return qmp_call(asker->qmp, property ? "qom-get" : "qom-list",
+                  qmp_args("path", qmp_str(path), "property", qmp_str(property), NULL), asker->timeout_ms,
+                  answer, error);
+}
+
+GPtrArray *
+qemu_disks_query(Qmp *qmp, guint timeout_ms, GError **error)
+{
+  Asker asker = {.qmp = qmp, .timeout_ms = timeout_ms};
+  for (guint i = 0;; i++) {
+    g_autoptr(GError) local = NULL;
+    g_autoptr(JsonNode) answer = NULL;
+    if (!qmp_call(qmp, "query-block", NULL, timeout_ms, &answer, error))
+      return NULL;
+    g_autoptr(GPtrArray) disks = qemu_disks_parse(answer, error);
+    if (!disks)
+      return NULL;
+    if (qemu_disks_fill(disks, ask_qom, &asker, &local))
+      return g_steal_pointer(&disks);
+    if (i >= QUERY_RETRIES || cbt_error_code(local) != CBT_ERROR_NOT_FOUND) {
+      g_propagate_error(error, g_steal_pointer(&local));
+      return NULL;
+    }
+  }
+}
+
+/* Looking up */
+
+static gboolean
+is_called(const QemuDisk *disk, const char *name)
+{
+  return g_strcmp0(disk->node, name) == 0 || g_strcmp0(disk->drive, name) == 0 ||
+         g_strcmp0(disk->qdev, name) == 0 || g_strcmp0(disk->serial, name) == 0;
+}
+
+QemuDisk *
+qemu_disks_find(GPtrArray *disks, const char *name, GError **error)
+{
+  QemuDisk *found = NULL;
+  for (guint i = 0; i < disks->len; i++) {
+    if (!is_called(disks->pdata[i], name))
+      continue;
+    if (found) {
+      cbt_set_error(error, CBT_ERROR_INVALID, "Name them by their nodes.",
+                    "Several disks of QEMU are called %s", name);
+      return NULL;
+    }
+    found = disks->pdata[i];
+  }
+  if (!found)
+    cbt_set_error(error, CBT_ERROR_NOT_FOUND, "Name it by its node, drive, device or serial.",
+                  "QEMU has no disk that is called %s", name);
+  else if (found->left_out)
+    cbt_set_error(error, CBT_ERROR_STATE, NULL, "The disk %s of QEMU is %s", name, found->left_out);
+  return found && !found->left_out ? found : NULL;
+}
+
+const char *
+qemu_disk_lasting_name(const QemuDisk *disk)
+{
+  const char *const names[] = {disk->node && disk->node[0] != '#' ? disk->node : NULL, disk->drive,
+                               disk->serial, disk->qdev && disk->qdev[0] != '/' ? disk->qdev : NULL};
+  for (guint i = 0; i < G_N_ELEMENTS(names); i++)
+    if (names[i])
+      return names[i];
+  return NULL;
+}
+
+const QemuBitmap *
+qemu_disk_bitmap(const QemuDisk *disk, const char *name)
+{
+  for (guint i = 0; i < disk->bitmaps->len; i++) {
+    const QemuBitmap *bitmap = disk->bitmaps->pdata[i];
+    if (g_str_equal(bitmap->name, name))
+      return bitmap;
+  }
+  return NULL;
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Which disks a running QEMU has, and what decides how they can be backed up. A look at one moment: disks come and go.
+ * Two steps, so that all decisions can be tried on recorded answers: qemu_disks_parse() takes what query-block said;
+ * qemu_disks_fill() adds what the devices say, through a function that asks.
+ */
+#pragma once
+
+#include <cbt/qemu/qmp.h>
+
+typedef struct {
+  char *name;
+  guint64 granularity; /* bytes */
+  guint64 count;       /* bytes that are dirty; means nothing if it is inconsistent: QEMU says 0 then */
+  gboolean is_recording, is_busy, is_persistent, is_inconsistent;
+} QemuBitmap;
+
+typedef struct {
+  /* of query-block */
+  char *node;     /* of the root of what is inserted; "#block..." if QEMU made it up: it will be another one next time.
+                     A filter, if one stands there: then `format` names it. NULL if empty */
+  char *drive;    /* of -drive, or NULL */
+  char *qdev;     /* the device's id or path, or NULL if no device uses it */
+  char *format;   /* the driver of the node: "qcow2", "raw", ...; NULL if empty */
+  char *filename; /* or NULL */
+  guint64 size_bytes;
+  guint64 backing_depth; /* images below the top one */
+  gboolean is_read_only;
+  GPtrArray *bitmaps;  /* QemuBitmap; those without a name left out */
+  const char *left_out; /* why it is not to be backed up ("empty", "read-only", "not used by a device"), or NULL */
+  /* of its device */
+  char *device_path; /* in QOM; where qom-set finds the property `drive`; or NULL */
+  char *serial;      /* or NULL */
+  char *iothread;    /* of the device or its controller; NULL if the main loop serves it */
+  gboolean has_pci;  /* of the device or its controller, as QEMU numbers it */
+  char *pci_bus;     /* "pci.0" */
+  guint pci_slot, pci_function;
+  gint64 scsi_id, lun; /* or -1 */
+} QemuDisk;
+
+/* ANSWER of query-block as GPtrArray (transfer full) of QemuDisk, in its order. CORRUPT if it is none. */
+GPtrArray *qemu_disks_parse(JsonNode *answer, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* Asks "qom-list" of PATH (PROPERTY is NULL), or "qom-get" of its PROPERTY; *answer is (transfer full). */
+typedef gboolean (*QemuQomFunc)(const char *path, const char *property, JsonNode **answer, gpointer user_data,
+                                GError **error);
+/* Fills what the devices say into DISKS. Fails if a device cannot be asked: not to know of an iothread can cost the
+ * guest its life. NOT_FOUND if the device was unplugged meanwhile: look again. */
+gboolean qemu_disks_fill(GPtrArray *disks, QemuQomFunc func, gpointer user_data,
+                         GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* Both steps, with QMP; TIMEOUT_MS bounds each command. Looks again when a device went away meanwhile. */
+GPtrArray *qemu_disks_query(Qmp *qmp, guint timeout_ms, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* The disk (transfer none) whose node, drive, device id or serial is NAME. NOT_FOUND; INVALID if NAME means several;
+ * STATE if it is left out, with the reason. */
+QemuDisk *qemu_disks_find(GPtrArray *disks, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* What to find DISK by the next time, when QEMU may be another process: node, drive, serial or device id, the first that
+ * was given to it; NULL if none was. */
+const char *qemu_disk_lasting_name(const QemuDisk *disk);
+/* The bitmap NAME (transfer none), or NULL. */
+const QemuBitmap *qemu_disk_bitmap(const QemuDisk *disk, const char *name);

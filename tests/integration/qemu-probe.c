@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* cbt/qemu for integration scripts: see usage(). The exit status is that of the error's code. */
+#include <cbt/qemu/disks.h>
+#include <cbt/qemu/qga.h>
+#include <cbt/qemu/qmp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static guint
+timeout_ms(void)
+{
+  const char *text = g_getenv("PROBE_TIMEOUT_MS");
+  return text ? (guint) atoi(text) : 30000;
+}
+
+static int
+usage(void)
+{
+  fputs("usage: qemu-probe qmp SOCKET COMMAND [ARGUMENTS]    prints the answer\n"
+        "       qemu-probe event SOCKET EVENT COMMAND        prints the event's data that comes of it\n"
+        "       qemu-probe version SOCKET\n"
+        "       qemu-probe disks SOCKET [NAME]               one a line, as JSON\n"
+        "       qemu-probe qga SOCKET info|status|freeze [MOUNTPOINT...]|thaw|fsinfo|disks\n"
+        "       qemu-probe qga SOCKET exec PATH [ARGUMENT...]\n"
+        "       qemu-probe qga SOCKET late PATH              its sync after a command that was given up\n",
+        stderr);
+  return 2;
+}
+
+static void
+print_node(JsonNode *node)
+{
+  g_autofree char *text = json_to_string(node, FALSE);
+  puts(text);
+}
+
+/* QMP */
+
+static gboolean
+parse_arguments(const char *text, JsonObject **arguments, GError **error)
+{
+  *arguments = NULL;
+  if (!text || !*text)
+    return TRUE;
+  g_autoptr(JsonNode) node = json_from_string(text, error);
+  if (node)
+    *arguments = json_object_ref(json_node_get_object(node));
+  return node != NULL;
+}
+
+static gboolean
+run_qmp(Qmp *qmp, char **argv, GError **error)
+{
+  JsonObject *arguments;
+  g_autoptr(JsonNode) answer = NULL;
+  if (!parse_arguments(argv[1], &arguments, error) ||
+      !qmp_call(qmp, argv[0], arguments, timeout_ms(), &answer, error))
+    return FALSE;
+  print_node(answer);
+  return TRUE;
+}
+
+static gboolean
+run_event(Qmp *qmp, char **argv, GError **error)
+{
+  g_autoptr(JsonObject) data = NULL;
+  if (!argv[1] || !qmp_call(qmp, argv[1], NULL, timeout_ms(), NULL, error) ||
+      !qmp_wait_event(qmp, argv[0], NULL, NULL, timeout_ms(), &data, error))
+    return FALSE;
+  g_autoptr(JsonNode) node = qmp_obj(g_steal_pointer(&data));
+  if (node)
+    print_node(node);
+  return TRUE;
+}
+
+static gboolean
+run_version(Qmp *qmp, char **argv, GError **error)
+{
+  (void) argv;
+  (void) error;
+  printf("%u.%u.%u\n", qmp_version(qmp)->major, qmp_version(qmp)->minor, qmp_version(qmp)->micro);
+  return TRUE;
+}
+
+static void
+print_disk(const QemuDisk *disk)
+{
+  g_autofree char *pci = g_strdup_printf("%s:%02x.%x", disk->pci_bus, disk->pci_slot, disk->pci_function);
+  g_autoptr(JsonNode) node =
+      qmp_dict("name", qmp_str(qemu_disk_lasting_name(disk)), "node", qmp_str(disk->node), "drive",
+               qmp_str(disk->drive), "format", qmp_str(disk->format), "file", qmp_str(disk->filename), "size",
+               qmp_int((gint64) disk->size_bytes), "serial", qmp_str(disk->serial), "iothread",
+               qmp_str(disk->iothread), "left-out", qmp_str(disk->left_out), "pci",
+               qmp_str(disk->has_pci ? pci : NULL), "bitmaps", qmp_int(disk->bitmaps->len), NULL);
+  print_node(node);
+}
+
+static gboolean
+run_qemu_disks(Qmp *qmp, char **argv, GError **error)
+{
+  g_autoptr(GPtrArray) disks = qemu_disks_query(qmp, timeout_ms(), error);
+  if (!disks)
+    return FALSE;
+  const QemuDisk *only = argv[0] ? qemu_disks_find(disks, argv[0], error) : NULL;
+  if (argv[0] && !only)
+    return FALSE;
+  for (guint i = 0; i < disks->len; i++)
+    if (!only || only == disks->pdata[i])
+      print_disk(disks->pdata[i]);
+  return TRUE;
+}
+
+/* The guest agent */
+
+static gboolean
+run_info(Qga *qga, char **argv, GError **error)
+{
+  (void) argv;
+  (void) error;
+  printf("%s%s\n", qga_version(qga), qga_supports(qga, "guest-fsfreeze-freeze-list") ? " freeze-list" : "");
+  return TRUE;
+}
+
+static gboolean
+run_status(Qga *qga, char **argv, GError **error)
+{
+  gboolean is_frozen;
+  (void) argv;
+  if (!qga_fsfreeze_status(qga, timeout_ms(), &is_frozen, error))
+    return FALSE;
+  puts(is_frozen ? "frozen" : "thawed");
+  return TRUE;
+}
+
+static gboolean
+run_freeze(Qga *qga, char **argv, GError **error)
+{
+  guint count;
+  if (!qga_fsfreeze_freeze(qga, argv[0] ? (const char *const *) argv : NULL, timeout_ms(), &count, error))
+    return FALSE;
+  printf("%u\n", count);
+  return TRUE;
+}
+
+static gboolean
+run_thaw(Qga *qga, char **argv, GError **error)
+{
+  guint count;
+  (void) argv;
+  if (!qga_fsfreeze_thaw(qga, timeout_ms(), &count, error))
+    return FALSE;
+  printf("%u\n", count);
+  return TRUE;
+}
+
+static void
+print_address(const QgaDiskAddress *address)
+{
+  printf(" %s serial=%s dev=%s", address->bus_type, address->serial ? address->serial : "-",
+         address->device ? address->device : "-");
+  if (address->has_pci)
+    printf(" pci=%02x:%02x.%x", address->pci_bus, address->pci_slot, address->pci_function);
+}
+
+static gboolean
+run_fsinfo(Qga *qga, char **argv, GError **error)
+{
+  (void) argv;
+  g_autoptr(GPtrArray) list = qga_get_fsinfo(qga, timeout_ms(), error);
+  for (guint i = 0; list && i < list->len; i++) {
+    const QgaFilesystem *filesystem = list->pdata[i];
+    printf("%s %s %s", filesystem->mountpoint, filesystem->type, filesystem->name);
+    for (guint k = 0; k < filesystem->disks->len; k++)
+      print_address(filesystem->disks->pdata[k]);
+    puts("");
+  }
+  return list != NULL;
+}
+
+static gboolean
+run_disks(Qga *qga, char **argv, GError **error)
+{
+  (void) argv;
+  g_autoptr(GPtrArray) list = qga_get_disks(qga, timeout_ms(), error);
+  for (guint i = 0; list && i < list->len; i++) {
+    const QgaDisk *disk = list->pdata[i];
+    printf("%s", disk->name);
+    if (disk->address)
+      print_address(disk->address);
+    puts("");
+  }
+  return list != NULL;
+}
+
+static gboolean
+run_exec(Qga *qga, char **argv, GError **error)
+{
+  g_auto(QgaExecResult) result = {0};
+  if (!argv[0] || !qga_exec(qga, (const char *const *) argv, timeout_ms(), &result, error))
+    return FALSE;
+  fputs(result.out, stdout);
+  fputs(result.err, stderr);
+  if (result.exit_status != 0)
+    cbt_set_error(error, CBT_ERROR_FAILED, NULL, "it ended with %d", (int) result.exit_status);
+  return result.exit_status == 0;
+}
+
+/* A command that is given up at once, then another one: what comes must be the other's answer. */
+static gboolean
+run_late(Qga *qga, char **argv, GError **error)
+{
+  g_autoptr(GError) late = NULL;
+  if (qga_call(qga, "guest-get-fsinfo", NULL, 0, NULL, &late) ||
+      cbt_error_code(late) != CBT_ERROR_UNREACHABLE) {
+    cbt_set_error(error, CBT_ERROR_FAILED, NULL, "the first command was answered");
+    return FALSE;
+  }
+  return run_exec(qga, argv, error);
+}
+
+typedef gboolean (*QmpRun)(Qmp *qmp, char **argv, GError **error);
+typedef gboolean (*QgaRun)(Qga *qga, char **argv, GError **error);
+
+static const struct {
+  const char *name;
+  QmpRun run;
+} qmp_runs[] = {{"qmp", run_qmp}, {"event", run_event}, {"version", run_version}, {"disks", run_qemu_disks}};
+
+static const struct {
+  const char *name;
+  QgaRun run;
+} qga_runs[] = {{"info", run_info},     {"status", run_status}, {"freeze", run_freeze}, {"thaw", run_thaw},
+                {"fsinfo", run_fsinfo}, {"disks", run_disks},   {"exec", run_exec},     {"late", run_late}};
+
+static gboolean
+with_qmp(QmpRun run, const char *socket_path, char **argv, GError **error)
+{
+  g_autoptr(Qmp) qmp = qmp_open(socket_path, timeout_ms(), NULL, error);
+  return qmp && run(qmp, argv, error);
+}
+
+static gboolean
+with_qga(QgaRun run, const char *socket_path, char **argv, GError **error)
+{
+  g_autoptr(Qga) qga = qga_open(socket_path, timeout_ms(), NULL, error);
+  return qga && run(qga, argv, error);
+}
+
+int
+main(int argc, char **argv)
+{
+  g_autoptr(GError) error = NULL;
+  gboolean is_done = FALSE, is_known = FALSE;
+  for (guint i = 0; argc >= 3 && !is_known && i < G_N_ELEMENTS(qmp_runs); i++)
+    if ((is_known = g_str_equal(argv[1], qmp_runs[i].name)))
+      is_done = with_qmp(qmp_runs[i].run, argv[2], argv + 3, &error);
+  for (guint i = 0; argc >= 4 && !is_known && i < G_N_ELEMENTS(qga_runs); i++)
+    if (g_str_equal(argv[1], "qga") && (is_known = g_str_equal(argv[3], qga_runs[i].name)))
+      is_done = with_qga(qga_runs[i].run, argv[2], argv + 4, &error);
+  if (!is_known)
+    return usage();
+  if (!is_done)
+    fprintf(stderr, "qemu-probe: %s\n", error ? error->message : "an argument is missing");
+  return is_done ? 0 : error ? cbt_error_exit_status((int) cbt_error_code(error)) : 2;
+}
