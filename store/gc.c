@@ -19,12 +19,14 @@
 #include <store/gc.h>
 
 #include <common/error.h>
+#include <common/size.h>
 #include <store/mark.h>
 #include <store/pack-format.h>
 #include <store/store-private.h>
 #include <string.h>
 
-#define COPY_BATCH (G_GUINT64_CONSTANT(32) << 20)
+#define COPY_BATCH  (G_GUINT64_CONSTANT(32) << 20)
+#define ROOM_BESIDE (G_GUINT64_CONSTANT(1) << 20) /* what a file system takes for itself */
 
 /* What is live of one pack, as marked. */
 typedef struct {
@@ -234,7 +236,7 @@ retire(StoreGc *gc, const Record *record, Emptying *emptying)
   if (!store_index_lookup(store->index, &record->id, &now)) {
     /* Nobody had it. */
   } else if (!is_at(&now, &record->location)) {
-    emptying->is_copied = TRUE;
+    emptying->is_copied |= store_pins_contain(store, &record->id);
   } else {
     gboolean was_there = store_index_remove(store->index, &record->id);
     g_assert(was_there);
@@ -370,18 +372,78 @@ take_out(StoreGc *gc, const Pack *pack, GError **error)
   return gc->batch < COPY_BATCH || finish_batch(gc, error);
 }
 
-static gboolean
-take_out_all(StoreGc *gc, const GArray *packs, GError **error)
+/* What copying the live records of PACK takes of the disk, at most. */
+static guint64
+room_needed(const Pack *pack)
 {
+  return pack->live == 0 ? 0 : pack->live + pack->n_live * (guint64) STORE_TABLE_ENTRY_SIZE + ROOM_BESIDE;
+}
+
+/* Where room is short, what was copied makes place for its sources first. *has_room: for what PACK needs. */
+static gboolean
+make_room(StoreGc *gc, const Pack *pack, gboolean *has_room, GError **error)
+{
+  guint64 needed = room_needed(pack);
+  *has_room =
+      needed == 0 || store_pack_room(gc->store->packs) > needed + COPY_BATCH + STORE_PACK_SIZE_DEFAULT;
+  if (*has_room)
+    return TRUE;
+  if (!finish_batch(gc, error))
+    return FALSE;
+  *has_room = store_pack_room(gc->store->packs) >= needed;
+  return TRUE;
+}
+
+static void
+note_progress(StoreGc *gc, const Pack *pack)
+{
+  gc->done += pack->size;
+  if (gc->options->progress)
+    gc->options->progress(gc->done, gc->total, gc->options->user_data);
+}
+
+/* Takes those of PACKS out that there is room for; the others stay in PACKS. */
+static gboolean
+take_out_some(StoreGc *gc, GArray *packs, GError **error)
+{
+  guint n_left = 0, i = 0;
   gboolean ok = TRUE;
-  for (guint i = 0; ok && i < packs->len; i++) {
-    const Pack *pack = &g_array_index(packs, Pack, i);
-    ok = take_out(gc, pack, error);
-    gc->done += pack->size;
-    if (gc->options->progress)
-      gc->options->progress(gc->done, gc->total, gc->options->user_data);
+  for (; ok && i < packs->len; i++) {
+    Pack pack = g_array_index(packs, Pack, i);
+    gboolean has_room;
+    ok = make_room(gc, &pack, &has_room, error) && (!has_room || take_out(gc, &pack, error));
+    if (ok && !has_room)
+      g_array_index(packs, Pack, n_left++) = pack;
+    else
+      note_progress(gc, &pack);
   }
+  g_array_set_size(packs, n_left);
   return finish_batch(gc, ok ? error : NULL) && ok;
+}
+
+/* What is copied needs room before what it comes from can go; and what goes makes room for the next. */
+static gboolean
+take_out_all(StoreGc *gc, GArray *packs, GError **error)
+{
+  guint n_before = packs->len + 1;
+  while (packs->len > 0 && packs->len < n_before) {
+    n_before = packs->len;
+    if (!take_out_some(gc, packs, error))
+      return FALSE;
+  }
+  if (packs->len == 0)
+    return TRUE;
+  guint64 least = G_MAXUINT64;
+  for (guint i = 0; i < packs->len; i++)
+    least = MIN(least, room_needed(&g_array_index(packs, Pack, i)));
+  g_autofree char *size = cbt_size_format(least);
+  g_autofree char *hint =
+      g_strdup_printf("Give the store's file system %s more, or remove more points, and run it again.", size);
+  cbt_set_error(
+      error, CBT_ERROR_NO_SPACE, hint,
+      "%u packs have dead chunks, but there is no room to copy the others out of them: %s are needed",
+      packs->len, size);
+  return FALSE;
 }
 
 /* The open pack takes part if anything in it is dead. If it cannot be sealed it stays as it is. */

@@ -7,6 +7,7 @@
 
 #include <common/error.h>
 #include <errno.h>
+#include <sys/statvfs.h>
 
 gboolean
 store_pack_seal(StorePackSet *set, GError **error)
@@ -28,6 +29,13 @@ store_pack_size(StorePackSet *set, guint32 number, guint64 *size, GError **error
   }
   cbt_set_error_errno(error, errno, "cannot look at %s", path);
   return FALSE;
+}
+
+guint64
+store_pack_room(StorePackSet *set)
+{
+  struct statvfs space;
+  return statvfs(set->folder, &space) == 0 ? (guint64) space.f_bavail * space.f_frsize : G_MAXUINT64;
 }
 
 /* Its bytes need not become durable any more, and no descriptor may keep them on the disk. */

@@ -81,6 +81,8 @@ gboolean store_pack_scan_one(StorePackSet *set, const StoreLocation *from, Store
 GArray *store_pack_list(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Bytes of the file. */
 gboolean store_pack_size(StorePackSet *set, guint32 number, guint64 *size, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Bytes that are free where the packs are; G_MAXUINT64 if that is not known. */
+guint64 store_pack_room(StorePackSet *set);
 /* Seals the open pack, if it has records; the next record begins another. */
 gboolean store_pack_seal(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Removes a sealed pack. That it is gone is durable after the next flush. Who still reads from it may go on. */
