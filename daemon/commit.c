@@ -2,6 +2,7 @@
 #include <daemon/commit.h>
 
 #include <daemon/main-queue.h>
+#include <daemon/point-files.h>
 
 typedef struct {
   Daemon *daemon;
@@ -24,26 +25,37 @@ commit_to_catalogue(gpointer data)
     commit->also(commit->data);
 }
 
+/* A file that stands there would be taken in at the next start, as a point that nobody was told of. */
+static void
+remove_file(const char *folder, const CbtUuid *uuid)
+{
+  char text[CBT_UUID_TEXT_SIZE];
+  g_autoptr(GError) error = NULL;
+  if (store_point_remove(cbt_file_ops_default(), folder, uuid, &error) ||
+      g_error_matches(error, CBT_ERROR, CBT_ERROR_NOT_FOUND))
+    return;
+  g_warning(
+      "the file of recovery point %s, whose backup failed, may be left, and the next start may take it in: "
+      "%s",
+      cbt_uuid_format(uuid, text), error->message);
+}
+
 gboolean
 commit_point(Daemon *daemon, Job *job, const StorePoint *point, void (*also)(gpointer data), gpointer data,
              GError **error)
 {
-  g_autofree char *folder = g_build_filename(store_directory(daemon->store), "points", NULL);
+  g_autofree char *folder = point_files_folder(daemon);
   if (!store_flush(daemon->store, error) || !job_check(job, error))
     return FALSE;
   if (!store_point_save(cbt_file_ops_default(), folder, point, error)) {
-    /* It may stand there all the same, if only the last sync failed: then it must not be found at the next
-     * start. */
-    if (store_point_remove(cbt_file_ops_default(), folder, &point->uuid, NULL))
-      g_debug("the file of the failed recovery point was removed");
+    remove_file(folder, &point->uuid); /* it may be there all the same, if only the last sync failed */
     return FALSE;
   }
   Commit commit = {daemon, job, point, also, data, FALSE, NULL};
   main_queue_call(daemon->queue, commit_to_catalogue, &commit);
   if (!commit.ok) {
     g_propagate_error(error, commit.error);
-    if (!store_point_remove(cbt_file_ops_default(), folder, &point->uuid, NULL))
-      g_warning("the file of the failed recovery point is left in %s", folder);
+    remove_file(folder, &point->uuid);
     return FALSE;
   }
   job->uuid = point->uuid;

@@ -204,23 +204,49 @@ start_job(Engine *engine, Job *job)
   main_queue_post(engine->daemon->queue, on_job_ended, run);
 }
 
-static gboolean
-has_job(Engine *engine, JobType type, JobStatus status)
+gboolean
+engine_has(Engine *engine, JobType type, const char *vm, gboolean only_queued)
 {
   for (guint i = 0; i < engine->jobs->len; i++) {
     const Job *job = g_ptr_array_index(engine->jobs, i);
-    if (job->type == type && job->status == status)
+    if (job->type == type && (job->status == JOB_QUEUED || (!only_queued && job->status == JOB_ACTIVE)) &&
+        (!vm || g_strcmp0(job->vm, vm) == 0))
       return TRUE;
   }
   return FALSE;
 }
 
+static gboolean
+is_upkeep(const Job *job)
+{
+  return job->type == JOB_GC || job->type == JOB_VERIFY;
+}
+
+/* Active jobs of TYPE, or all but upkeep. */
+static guint
+count_active(Engine *engine, gboolean upkeep, JobType type)
+{
+  guint n = 0;
+  for (guint i = 0; i < engine->jobs->len; i++) {
+    const Job *job = g_ptr_array_index(engine->jobs, i);
+    n += job->status == JOB_ACTIVE && is_upkeep(job) == upkeep && (!upkeep || job->type == type);
+  }
+  return n;
+}
+
+static gboolean
+may_start(Engine *engine, const Job *job)
+{
+  guint n_active = count_active(engine, is_upkeep(job), job->type);
+  return n_active < (is_upkeep(job) ? 1 : engine->daemon->config->max_jobs);
+}
+
 static void
 start_queued(Engine *engine)
 {
-  for (guint i = 0; i < engine->jobs->len && engine->n_active < engine->daemon->config->max_jobs; i++) {
+  for (guint i = 0; i < engine->jobs->len; i++) {
     Job *job = g_ptr_array_index(engine->jobs, i);
-    if (job->status == JOB_QUEUED && (job->type != JOB_GC || !has_job(engine, JOB_GC, JOB_ACTIVE)))
+    if (job->status == JOB_QUEUED && may_start(engine, job))
       start_job(engine, job);
   }
 }
@@ -296,12 +322,6 @@ engine_find(Engine *engine, gint64 id)
       return job;
   }
   return NULL;
-}
-
-gboolean
-engine_has_queued(Engine *engine, JobType type)
-{
-  return has_job(engine, type, JOB_QUEUED);
 }
 
 void

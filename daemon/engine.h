@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The job engine: which jobs run, wait and ran. At most `max-jobs` at once, the rest queue in order; one
- * that uses a vm's images, and one that collects garbage.
+ * The job engine: which jobs run, wait and ran. At most `max-jobs` at once, the rest queue in order; one that
+ * uses a vm's images. Upkeep (verify, gc) does not count, so that no backup waits for it: of each kind one runs
+ * at a time, beside the others.
  *
  * Threads: main only, but for what it starts.
  */
@@ -25,8 +26,8 @@ Job *engine_find(Engine *engine, gint64 id);
 Job *engine_user_of(Engine *engine, const char *vm);
 /* The queued or active job that reads POINT, or NULL. */
 Job *engine_reader_of(Engine *engine, const CbtUuid *point);
-/* Whether a job of TYPE waits for its turn. */
-gboolean engine_has_queued(Engine *engine, JobType type);
+/* Whether a job of TYPE, and of VM unless that is NULL, waits for its turn, or (unless ONLY_QUEUED) is active. */
+gboolean engine_has(Engine *engine, JobType type, const char *vm, gboolean only_queued);
 void engine_counts(Engine *engine, guint *n_active, guint *n_queued);
 /* STATE if it has ended. */
 gboolean engine_cancel(Engine *engine, Job *job, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -1,14 +1,21 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Which points there are is asked of the catalogue, on the main thread, after the collection began: that is
- * one snapshot, while the folder of point files may change under who lists it. A point file that the
- * catalogue does not know is damaged, or it would have been taken in at the start; it is left to the
- * operator, and no space is given back as long as it is there.
+ * one snapshot, while the folder of point files may change under who lists it. But what a point needs is what
+ * its file says, which has a checksum: where the row says something else, nothing is collected. The row
+ * counts where the file is missing or damaged, for then nothing else is known.
+ *
+ * A point file that the catalogue does not know would be taken in at the next start. So what it needs stays:
+ * it is of a point that is just being committed, or one whose file could not be removed. If it is damaged, it
+ * is left to the operator, and no space is given back as long as it is there. And that files are gone is made
+ * durable before anything is collected: a removal whose sync failed may come undone.
  */
 #include <daemon/gc.h>
 
 #include <daemon/json-util.h>
 #include <daemon/main-queue.h>
+#include <daemon/point-files.h>
+#include <errno.h>
 #include <store/gc.h>
 
 typedef struct {
@@ -24,41 +31,86 @@ take_snapshot(gpointer data)
   snapshot->points = catalogue_list_points(snapshot->daemon->catalogue, NULL, &snapshot->error);
 }
 
-static gboolean
-is_known(const GPtrArray *points, const CbtUuid *uuid)
+static const StorePoint *
+find_known(const GPtrArray *points, guint n_points, const CbtUuid *uuid)
 {
-  for (guint i = 0; i < points->len; i++)
+  for (guint i = 0; i < n_points; i++)
     if (cbt_uuid_equal(&((const StorePoint *) points->pdata[i])->uuid, uuid))
-      return TRUE;
-  return FALSE;
+      return points->pdata[i];
+  return NULL;
 }
 
-/* A file that came after the snapshot is of a point that its pins keep. */
 static gboolean
-check_file(const char *folder, const CbtUuid *uuid, GError **error)
+have_same_chunks(const StorePoint *a, const StorePoint *b)
+{
+  if (a->disks->len != b->disks->len || a->configs->len != b->configs->len)
+    return FALSE;
+  for (guint i = 0; i < a->disks->len; i++) {
+    const StoreManifest *x = &((const StorePointDisk *) a->disks->pdata[i])->manifest;
+    const StoreManifest *y = &((const StorePointDisk *) b->disks->pdata[i])->manifest;
+    if (x->size != y->size || !store_chunk_id_equal(&x->root, &y->root))
+      return FALSE;
+  }
+  for (guint i = 0; i < a->configs->len; i++) {
+    const StorePointConfig *x = a->configs->pdata[i], *y = b->configs->pdata[i];
+    if (!store_chunk_id_equal(&x->id, &y->id))
+      return FALSE;
+  }
+  return TRUE;
+}
+
+/* The point of a file (transfer full); NULL without an error if it is gone by now, or if it cannot be read
+ * and is KNOWN (nullable) of the catalogue. */
+static StorePoint *
+load_file(const char *folder, const CbtUuid *uuid, const StorePoint *known, GError **error)
 {
   char text[CBT_UUID_TEXT_SIZE];
   g_autoptr(GError) local = NULL;
-  g_autoptr(StorePoint) point = store_point_load(cbt_file_ops_default(), folder, uuid, &local);
+  StorePoint *point = store_point_load(cbt_file_ops_default(), folder, uuid, &local);
   if (point || g_error_matches(local, CBT_ERROR, CBT_ERROR_NOT_FOUND))
-    return TRUE;
-  cbt_set_error(
-      error, CBT_ERROR_CORRUPT,
-      "Put the file back from a copy and restart the daemon; or, if the point is not wanted, move it away.",
-      "%s/%s.point is damaged, and what it needs is not known: nothing was collected", folder,
-      cbt_uuid_format(uuid, text));
-  return FALSE;
+    return point;
+  if (known)
+    g_warning("%s; what it needs is taken from the catalogue", local->message);
+  else
+    cbt_set_error(
+        error, CBT_ERROR_CORRUPT,
+        "Put the file back from a copy and restart the daemon; or, if the point is not wanted, move it "
+        "away.",
+        "%s/%s.point is damaged, and what it needs is not known: nothing was collected", folder,
+        cbt_uuid_format(uuid, text));
+  return NULL;
 }
 
 static gboolean
-check_files(const Daemon *daemon, const GPtrArray *points, GError **error)
+sync_folder(const char *folder, GError **error)
 {
-  g_autofree char *folder = g_build_filename(store_directory(daemon->store), "points", NULL);
-  g_autoptr(GArray) files = store_point_list(folder, error);
+  const CbtFileOps *ops = cbt_file_ops_default();
+  if (ops->fsync_dir(ops, folder) == 0)
+    return TRUE;
+  cbt_set_error_errno(error, errno, "cannot make %s durable", folder);
+  return FALSE;
+}
+
+/* Adds the points of files that POINTS has not, and compares the others. */
+static gboolean
+add_from_files(const Daemon *daemon, GPtrArray *points, GError **error)
+{
+  g_autofree char *folder = point_files_folder(daemon);
+  g_autoptr(GArray) files = sync_folder(folder, error) ? store_point_list(folder, error) : NULL;
+  guint n_known = points->len;
   for (guint i = 0; files && i < files->len; i++) {
     const CbtUuid *uuid = &g_array_index(files, CbtUuid, i);
-    if (!is_known(points, uuid) && !check_file(folder, uuid, error))
+    g_autoptr(GError) local = NULL;
+    const StorePoint *known = find_known(points, n_known, uuid);
+    g_autoptr(StorePoint) point = load_file(folder, uuid, known, &local);
+    if (point && !known)
+      g_ptr_array_add(points, g_steal_pointer(&point));
+    else if (point && !have_same_chunks(point, known))
+      point_files_set_differs(uuid, &local);
+    if (local) {
+      g_propagate_error(error, g_steal_pointer(&local));
       return FALSE;
+    }
   }
   return files != NULL;
 }
@@ -134,7 +186,7 @@ mark_and_sweep(Daemon *daemon, StoreGc *gc, StoreGcResult *result, GError **erro
     g_propagate_error(error, snapshot.error);
     return FALSE;
   }
-  return check_files(daemon, points, error) && mark_all(gc, points, error) &&
+  return add_from_files(daemon, points, error) && mark_all(gc, points, error) &&
          store_gc_sweep(gc, result, error);
 }
 

@@ -85,13 +85,43 @@ point_disk(const StorePoint *point, const CatalogueDisk *disk, GError **error)
   return found;
 }
 
+typedef struct {
+  Daemon *daemon;
+  const StorePoint *points[2]; /* (nullable) */
+  GError *error;               /* (nullable) of the first that is not there any more */
+} Presence;
+
+static void
+look_for_points(gpointer data)
+{
+  Presence *presence = data;
+  for (guint i = 0; i < G_N_ELEMENTS(presence->points) && !presence->error; i++)
+    if (presence->points[i])
+      store_point_free(
+          catalogue_get_point(presence->daemon->catalogue, &presence->points[i]->uuid, &presence->error));
+}
+
+/* Nothing keeps a point that is only compared from being forgotten, and what it had from being collected:
+ * then LOCAL (transfer full) is no damage. */
+static gboolean
+fail_difference(Daemon *daemon, const Changes *changes, GError *local, GError **error)
+{
+  Presence presence = {daemon, {changes->from, changes->to}, NULL};
+  main_queue_call(daemon->queue, look_for_points, &presence);
+  g_propagate_error(error, presence.error ? presence.error : g_error_copy(local));
+  g_error_free(local);
+  return FALSE;
+}
+
 static gboolean
 difference_of_points(Daemon *daemon, Changes *changes, const StorePointDisk *from, const StorePointDisk *to,
                      GError **error)
 {
   g_autoptr(StoreWorker) worker = store_worker_new(daemon->store);
+  GError *local = NULL;
   return store_manifest_difference(worker, from ? &from->manifest : NULL, &to->manifest, changes->offset,
-                                   add_extent, changes, error);
+                                   add_extent, changes, &local) ||
+         fail_difference(daemon, changes, local, error);
 }
 
 /* ---- live

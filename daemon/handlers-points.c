@@ -8,6 +8,7 @@
 #include <common/size.h>
 #include <daemon/engine.h>
 #include <daemon/json-util.h>
+#include <daemon/point-files.h>
 #include <daemon/restore.h>
 #include <daemon/throttle.h>
 
@@ -115,9 +116,7 @@ change_point(Daemon *daemon, StorePoint *point, JsonObject *body, GError **error
     g_free(point->note);
     point->note = *note ? g_strdup(note) : NULL;
   }
-  g_autofree char *folder = g_build_filename(store_directory(daemon->store), "points", NULL);
-  return store_point_save(cbt_file_ops_default(), folder, point, error) &&
-         catalogue_update_point(daemon->catalogue, point, error);
+  return point_files_update(daemon, point, error);
 }
 
 void

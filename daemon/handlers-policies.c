@@ -2,10 +2,14 @@
 #include <daemon/handlers.h>
 
 #include <api/json.h>
+#include <cbt/tracker.h>
 #include <daemon/json-util.h>
 #include <daemon/scheduler.h>
 #include <daemon/throttle.h>
+#include <daemon/vm-files.h>
 #include <string.h>
+
+G_STATIC_ASSERT(STORE_POLICY_SPEED_MIN == THROTTLE_SPEED_MIN);
 
 /* ---- showing ---- */
 
@@ -52,12 +56,42 @@ policy_to_json(Daemon *daemon, const StorePolicy *policy)
   return json_finish(builder);
 }
 
+/* No settings but the vm's name, and why. */
+JsonNode *
+policy_damaged_to_json(const char *vm, const char *why)
+{
+  static const char *const unknown[] = {"schedule", "bitmap",     "speed",    "verify-share", "gc",
+                                        "next-run", "next-retry", "last-run", "last-result",  "last-job"};
+  JsonBuilder *builder = json_builder_new_immutable();
+  json_builder_begin_object(builder);
+  json_put_string(builder, "vm", vm);
+  for (guint i = 0; i < STORE_RETENTION_N_NUMBERS; i++)
+    json_put_string(builder, store_retention_rule_name(i), NULL);
+  for (guint i = 0; i < G_N_ELEMENTS(unknown); i++)
+    json_put_string(builder, unknown[i], NULL);
+  json_put_bool(builder, "enabled", FALSE);
+  json_put_string(builder, "errmsg", why);
+  json_put_int(builder, "removed", 0);
+  json_put_int(builder, "failures", 0);
+  json_builder_end_object(builder);
+  return json_finish(builder);
+}
+
+static void
+add_damaged(JsonArray *array, GHashTable *damaged)
+{
+  g_autoptr(GList) vms = g_list_sort(g_hash_table_get_keys(damaged), (GCompareFunc) strcmp);
+  for (const GList *vm = vms; vm; vm = vm->next)
+    json_array_add_element(array, policy_damaged_to_json(vm->data, g_hash_table_lookup(damaged, vm->data)));
+}
+
 void
 handle_policy_list(ApiRequest *request, gpointer data)
 {
   Daemon *daemon = data;
   GError *error = NULL;
-  g_autoptr(GPtrArray) policies = catalogue_list_policies(daemon->catalogue, &error);
+  g_autoptr(GHashTable) damaged = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+  g_autoptr(GPtrArray) policies = catalogue_list_policies(daemon->catalogue, damaged, &error);
   if (!policies) {
     api_request_reply_error(request, error);
     return;
@@ -65,6 +99,7 @@ handle_policy_list(ApiRequest *request, gpointer data)
   JsonArray *array = json_array_new();
   for (guint i = 0; i < policies->len; i++)
     json_array_add_element(array, policy_to_json(daemon, g_ptr_array_index(policies, i)));
+  add_damaged(array, damaged);
   JsonNode *body = json_node_new(JSON_NODE_ARRAY);
   json_node_take_array(body, array);
   api_request_reply(request, 200, body);
@@ -115,10 +150,32 @@ read_bitmap(JsonObject *body, StorePolicy *policy, GError **error)
 static gboolean
 check_share(guint64 share, GError **error)
 {
-  if (share <= 100)
+  if (share <= STORE_POLICY_VERIFY_SHARE_MAX)
     return TRUE;
   cbt_set_error(error, CBT_ERROR_INVALID, NULL, "key 'verify-share': it is percent, from 0 to 100");
   return FALSE;
+}
+
+/* NOT_FOUND if BODY names a bitmap that some disk does not have: each run would fail, as a backup makes no
+ * other one than `default`. The bitmap's file tells, so that no export needs to be asked. */
+static gboolean
+check_has_bitmap(Daemon *daemon, const CatalogueVm *vm, JsonObject *body, const char *bitmap, GError **error)
+{
+  if (!json_object_has_member(body, "bitmap") || strcmp(bitmap, "default") == 0)
+    return TRUE;
+  for (guint i = 0; i < vm->disks->len; i++) {
+    const CatalogueDisk *disk = g_ptr_array_index(vm->disks, i);
+    g_autofree char *folder = daemon_config_bitmap_dir(daemon->config, vm->name, disk->name);
+    g_autofree char *path = cbt_tracker_bitmap_path(folder, bitmap);
+    if (g_file_test(path, G_FILE_TEST_EXISTS))
+      continue;
+    g_autofree char *hint =
+        g_strdup_printf("Make it first: cbt-backup bitmap add %s/%s:%s", vm->name, disk->name, bitmap);
+    cbt_set_error(error, CBT_ERROR_NOT_FOUND, hint, "disk '%s' of vm '%s' has no bitmap '%s'", disk->name,
+                  vm->name, bitmap);
+    return FALSE;
+  }
+  return TRUE;
 }
 
 /* What BODY names; all else stays. */
@@ -150,19 +207,19 @@ get_or_make(Daemon *daemon, const char *vm, gboolean *is_new, GError **error)
 }
 
 static JsonNode *
-set_policy(Daemon *daemon, const char *vm, JsonObject *body, GError **error)
+set_policy(Daemon *daemon, const CatalogueVm *vm, JsonObject *body, GError **error)
 {
   gboolean is_new;
-  g_autoptr(StorePolicy) policy = get_or_make(daemon, vm, &is_new, error);
+  g_autoptr(StorePolicy) policy = get_or_make(daemon, vm->name, &is_new, error);
   if (!policy)
     return NULL;
   StoreSchedule before = policy->schedule;
   gboolean was_enabled = policy->enabled;
-  if (!change(policy, body, is_new, error))
+  if (!change(policy, body, is_new, error) || !check_has_bitmap(daemon, vm, body, policy->bitmap, error))
     return NULL;
   if (is_new || (policy->enabled && !was_enabled) || memcmp(&before, &policy->schedule, sizeof before) != 0)
     store_policy_restart(policy, g_get_real_time());
-  if (!catalogue_save_policy(daemon->catalogue, policy, error))
+  if (!vm_files_set_policy(daemon, policy, error))
     return NULL;
   scheduler_look_again(daemon->scheduler);
   return policy_to_json(daemon, policy);
@@ -174,7 +231,7 @@ handle_policy_set(ApiRequest *request, gpointer data)
   Daemon *daemon = data;
   GError *error = NULL;
   g_autoptr(CatalogueVm) vm = handler_get_vm(request, daemon);
-  JsonNode *body = vm ? set_policy(daemon, vm->name, api_request_body(request), &error) : NULL;
+  JsonNode *body = vm ? set_policy(daemon, vm, api_request_body(request), &error) : NULL;
   if (body)
     api_request_reply(request, 200, body);
   else if (vm)
@@ -189,7 +246,7 @@ handle_policy_remove(ApiRequest *request, gpointer data)
   g_autoptr(CatalogueVm) vm = handler_get_vm(request, daemon);
   if (!vm)
     return;
-  if (catalogue_remove_policy(daemon->catalogue, vm->name, &error))
+  if (vm_files_remove_policy(daemon, vm->name, &error))
     api_request_reply(request, 204, NULL);
   else
     api_request_reply_error(request, error);

@@ -65,6 +65,20 @@ status_free(gpointer data)
   g_free(status);
 }
 
+/* NULL if it has none. */
+static JsonNode *
+policy_or_damage(Daemon *daemon, const char *vm)
+{
+  g_autoptr(GError) error = NULL;
+  g_autoptr(StorePolicy) policy = catalogue_get_policy(daemon->catalogue, vm, &error);
+  if (policy)
+    return policy_to_json(daemon, policy);
+  if (g_error_matches(error, CBT_ERROR, CBT_ERROR_NOT_FOUND))
+    return NULL;
+  g_autofree char *why = cbt_error_message(error);
+  return policy_damaged_to_json(vm, why);
+}
+
 static VmStatus *
 vm_status_new(Daemon *daemon, CatalogueVm *vm)
 {
@@ -80,9 +94,7 @@ vm_status_new(Daemon *daemon, CatalogueVm *vm)
   }
   status->job = job ? job->id : 0;
   status->exported = exports_has(daemon->exports, vm->name);
-  g_autoptr(StorePolicy) policy = catalogue_get_policy(daemon->catalogue, vm->name, NULL);
-  if (policy)
-    status->policy = policy_to_json(daemon, policy);
+  status->policy = policy_or_damage(daemon, vm->name);
   return status;
 }
 

@@ -83,4 +83,6 @@ char *handler_cost_of_forgetting(Daemon *daemon, const StorePoint *point);
 gboolean handler_read_retention(JsonObject *body, StoreRetention *retention,
                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 JsonNode *policy_to_json(Daemon *daemon, const StorePolicy *policy);
+/* In place of one that cannot be read. */
+JsonNode *policy_damaged_to_json(const char *vm, const char *why);
 JsonNode *point_to_json(const StorePoint *point);

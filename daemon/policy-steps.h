@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What a policy's run sets going when backup and prune are done. Main thread; they do not wait for what they begin. */
+/* The jobs that a policy has done when backup and prune are done. Main thread. */
 #pragma once
 
-#include <daemon/daemon.h>
+#include <daemon/job.h>
 
-/* Verifies SHARE percent (1 to 100) of VM's points, those that were not for the longest time. */
-void policy_verify(Daemon *daemon, const char *vm, guint share);
-/* Gives back the space of points that were pruned of VM. */
-void policy_collect_garbage(Daemon *daemon, const char *vm);
+/* Verifies SHARE percent (1 to 100) of VM's points, those that were not for the longest time (transfer full). NULL without
+ * an error: it has none. */
+Job *policy_verify_job_new(Daemon *daemon, const char *vm, guint share, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -5,12 +5,14 @@
  * more, together with its removal: nobody can protect it or begin to read it in between.
  *
  * Bytes are counted before anything is removed, over the points of all vms, for chunks are shared by all.
+ * Points are not in use meanwhile: others may remove some, and collect what they used.
  */
 #include <daemon/prune.h>
 
 #include <daemon/engine.h>
 #include <daemon/handlers.h>
 #include <daemon/json-util.h>
+#include <daemon/task.h>
 #include <store/mark.h>
 #include <string.h>
 
@@ -26,8 +28,9 @@ struct Prune {
   gboolean dry_run;
   gboolean counts;
   guint n_removed;
-  GPtrArray *all;  /* of StorePoint, of all vms */
-  GArray *entries; /* of Entry: those that are decided on, by vm, newest first */
+  GPtrArray *all;   /* of StorePoint, of all vms */
+  GHashTable *gone; /* of StorePoint, those of them that somebody else removed meanwhile */
+  GArray *entries;  /* of Entry: those that are decided on, by vm, newest first */
   StoreMarkFreed freed;
   char *warning; /* (nullable) why the number of bytes is not exact */
 };
@@ -43,6 +46,7 @@ entry_clear(gpointer data)
 void
 prune_free(Prune *prune)
 {
+  g_hash_table_unref(prune->gone);
   g_ptr_array_unref(prune->all);
   g_array_unref(prune->entries);
   g_free(prune->warning);
@@ -116,6 +120,7 @@ prune_new(Daemon *daemon, const char *vm, const StoreRetention *retention, gbool
     return NULL;
   g_autoptr(Prune) prune = g_new0(Prune, 1);
   *prune = (Prune){.daemon = daemon, .dry_run = dry_run, .counts = TRUE, .all = all};
+  prune->gone = g_hash_table_new(NULL, NULL);
   prune->entries = g_array_new(FALSE, FALSE, sizeof(Entry));
   g_array_set_clear_func(prune->entries, entry_clear);
   decide_all(prune, vm, retention);
@@ -129,13 +134,12 @@ prune_new(Daemon *daemon, const char *vm, const StoreRetention *retention, gbool
 
 /* ---- counting and removing ---- */
 
-static void
-count_bytes(Prune *prune)
+static gboolean
+sum_up(Prune *prune, StoreMarkFreed *freed, GError **error)
 {
   g_autoptr(GHashTable) going = g_hash_table_new(NULL, NULL);
   g_autoptr(GPtrArray) kept = g_ptr_array_new();
   g_autoptr(GPtrArray) removed = g_ptr_array_new();
-  g_autoptr(GError) error = NULL;
   for (guint i = 0; i < prune->entries->len; i++) {
     const Entry *entry = &g_array_index(prune->entries, Entry, i);
     if (!entry->keep)
@@ -143,12 +147,58 @@ count_bytes(Prune *prune)
   }
   for (guint i = 0; i < prune->all->len; i++) {
     gpointer point = prune->all->pdata[i];
-    g_ptr_array_add(g_hash_table_contains(going, point) ? removed : kept, point);
+    if (!g_hash_table_contains(prune->gone, point))
+      g_ptr_array_add(g_hash_table_contains(going, point) ? removed : kept, point);
   }
-  g_clear_pointer(&prune->warning, g_free);
-  prune->freed = (StoreMarkFreed){0};
-  if (removed->len > 0 && !store_mark_freed(prune->daemon->store, kept, removed, &prune->freed, &error))
-    prune->warning = g_strdup_printf("the number of bytes is not exact: %s", error->message);
+  *freed = (StoreMarkFreed){0};
+  return removed->len == 0 || store_mark_freed(prune->daemon->store, kept, removed,
+                                               tasks_cancellable(prune->daemon->tasks), freed, error);
+}
+
+/* Notes the points that are not there any more. A catalogue that cannot be read has none that are gone. */
+static void
+look_for_gone(gpointer data)
+{
+  Prune *prune = data;
+  g_autoptr(GError) error = NULL;
+  for (guint i = 0; i < prune->all->len; i++) {
+    StorePoint *point = prune->all->pdata[i];
+    g_autoptr(StorePoint) now = catalogue_get_point(prune->daemon->catalogue, &point->uuid, &error);
+    if (!now && g_error_matches(error, CBT_ERROR, CBT_ERROR_NOT_FOUND))
+      g_hash_table_add(prune->gone, point);
+    g_clear_error(&error);
+  }
+}
+
+/* What a point used that somebody else removes meanwhile may be collected while it is read: then it is
+ * counted again without that one. */
+static void
+count_bytes(Prune *prune)
+{
+  g_autoptr(GError) error = NULL;
+  guint n_gone;
+  do {
+    n_gone = g_hash_table_size(prune->gone);
+    g_clear_error(&error);
+    if (sum_up(prune, &prune->freed, &error))
+      return;
+    main_queue_call(prune->daemon->queue, look_for_gone, prune);
+  } while (g_hash_table_size(prune->gone) > n_gone);
+  prune->warning = g_strdup_printf("the number of bytes is not exact: %s", error->message);
+}
+
+/* Some that were to go have stayed. What the others used may be on its way out, and not be countable. */
+static void
+count_bytes_again(Prune *prune)
+{
+  StoreMarkFreed freed;
+  g_autoptr(GError) error = NULL;
+  if (sum_up(prune, &freed, &error))
+    prune->freed = freed;
+  else if (!prune->warning)
+    prune->warning =
+        g_strdup("fewer bytes may come free: some points stayed against the first decision, and what the "
+                 "others used is being collected already");
 }
 
 typedef struct {
@@ -216,7 +266,7 @@ prune_run(Prune *prune, GError **error)
   if (!remove_all(prune, &changed, error))
     return FALSE;
   if (changed && prune->counts)
-    count_bytes(prune);
+    count_bytes_again(prune);
   return TRUE;
 }
 

@@ -2,16 +2,20 @@
 /*
  * Everything is read before anything is changed, and the catalogue changes in one transaction. It all happens
  * on the main thread: nothing can be committed, removed or registered meanwhile. That takes about 0.2 ms a
- * point.
+ * point; more of one whose file is missing, for its tree is gone down.
  */
 #include <daemon/rebuild.h>
 
 #include <cbt/bitmap.h>
 #include <daemon/engine.h>
 #include <daemon/exports.h>
+#include <daemon/point-files.h>
+#include <daemon/point-walk.h>
 #include <daemon/vm-files.h>
 #include <store/catalogue-rebuild.h>
 #include <string.h>
+
+#define VM_HINT "If the vm was removed before, remove it again: cbt-backup vm remove %s"
 
 typedef struct {
   Daemon *daemon;
@@ -53,17 +57,6 @@ add_problem(Rebuild *rebuild, const char *format, ...)
   g_ptr_array_add(rebuild->result->problems, text);
 }
 
-/* A file that says something wrong, rather than one that cannot be read just now. */
-static gboolean
-is_damage(const GError *error)
-{
-  const int codes[] = {CBT_ERROR_CORRUPT, CBT_ERROR_UNSUPPORTED, CBT_ERROR_TOO_LARGE, CBT_ERROR_INVALID};
-  for (guint i = 0; i < G_N_ELEMENTS(codes); i++)
-    if (g_error_matches(error, CBT_ERROR, codes[i]))
-      return TRUE;
-  return FALSE;
-}
-
 /* ---- points ---- */
 
 /* The point of a file that cannot be read: the catalogue's, whose file is written again. NULL if it has none.
@@ -80,8 +73,7 @@ point_from_catalogue(Rebuild *rebuild, const CbtUuid *uuid, GError *damage)
     add_problem(rebuild, "%s; the file is left as it is, and the point is not there", message);
     return NULL;
   }
-  if (store_point_set_aside(rebuild->ops, rebuild->points_folder, uuid, &aside, &error) &&
-      store_point_save(rebuild->ops, rebuild->points_folder, point, &error))
+  if (point_files_write_again(rebuild->daemon, point, &aside, &error))
     add_problem(rebuild, "%s; it was written again from the catalogue, the damaged file is %s", message,
                 aside);
   else
@@ -98,7 +90,7 @@ load_points(Rebuild *rebuild, GHashTable *seen, GError **error)
     char text[CBT_UUID_TEXT_SIZE];
     g_autoptr(GError) local = NULL;
     StorePoint *point = store_point_load(rebuild->ops, rebuild->points_folder, uuid, &local);
-    if (local && !is_damage(local)) {
+    if (local && !point_files_is_damage(local)) {
       g_propagate_error(error, g_steal_pointer(&local));
       return FALSE;
     }
@@ -111,22 +103,45 @@ load_points(Rebuild *rebuild, GHashTable *seen, GError **error)
   return uuids != NULL;
 }
 
+/* A point without a file was removed, and comes from an older copy of the catalogue; unless the store has all
+ * that it needs. */
+static gboolean
+keep_point_without_file(Rebuild *rebuild, PointWalk *walk, StorePoint **point, GError **error)
+{
+  char text[CBT_UUID_TEXT_SIZE];
+  g_autoptr(GError) local = NULL;
+  cbt_uuid_format(&(*point)->uuid, text);
+  if (point_walk_check(walk, *point, &local)) {
+    if (!store_point_save(rebuild->ops, rebuild->points_folder, *point, error))
+      return FALSE;
+    add_problem(rebuild, "the file of recovery point %s was missing; it was written again from the catalogue",
+                text);
+    g_ptr_array_add(rebuild->points, g_steal_pointer(point));
+    return TRUE;
+  }
+  if (!g_error_matches(local, CBT_ERROR, CBT_ERROR_CORRUPT)) {
+    g_propagate_error(error, g_steal_pointer(&local));
+    return FALSE;
+  }
+  g_autofree char *message = cbt_error_message(local);
+  add_problem(rebuild, "recovery point %s of vm '%s' has no file, and %s: it is not there any more", text,
+              (*point)->vm, message);
+  return TRUE;
+}
+
 /* Points whose files are gone, but that the catalogue still has. */
 static gboolean
 keep_points_without_file(Rebuild *rebuild, GHashTable *seen, GError **error)
 {
+  g_autoptr(PointWalk) walk = point_walk_new(rebuild->daemon);
   g_autoptr(GPtrArray) known = catalogue_list_points(rebuild->daemon->catalogue, NULL, error);
   for (guint i = 0; known && i < known->len; i++) {
-    StorePoint *point = known->pdata[i];
+    StorePoint **point =
+        (StorePoint **) &known->pdata[i]; /* what is taken leaves NULL for the list to free */
     char text[CBT_UUID_TEXT_SIZE];
-    if (g_hash_table_contains(seen, cbt_uuid_format(&point->uuid, text)))
-      continue;
-    if (!store_point_save(rebuild->ops, rebuild->points_folder, point, error))
+    if (!g_hash_table_contains(seen, cbt_uuid_format(&(*point)->uuid, text)) &&
+        !keep_point_without_file(rebuild, walk, point, error))
       return FALSE;
-    add_problem(rebuild, "the file of recovery point %s was missing; it was written again from the catalogue",
-                text);
-    g_ptr_array_add(rebuild->points, point);
-    known->pdata[i] = store_point_new(); /* for the list to free */
   }
   return known != NULL;
 }
@@ -156,6 +171,21 @@ vm_from_points(const Rebuild *rebuild, const char *name)
   return store_vm_new(vm, NULL);
 }
 
+/* A vm of the catalogue, with its policy if that can be read. */
+static StoreVm *
+vm_from_catalogue(Rebuild *rebuild, const char *name, GError **error)
+{
+  g_autoptr(GError) local = NULL;
+  CatalogueVm *vm = catalogue_get_vm(rebuild->daemon->catalogue, name, error);
+  if (!vm)
+    return NULL;
+  g_autofree char *policy = vm_files_policy_text(rebuild->daemon, name, &local);
+  g_autofree char *message = local ? cbt_error_message(local) : NULL;
+  if (message)
+    add_problem(rebuild, "%s", message);
+  return store_vm_new(vm, policy);
+}
+
 /* The vm of a file that cannot be read. */
 static StoreVm *
 vm_from_elsewhere(Rebuild *rebuild, const char *name, const GError *damage)
@@ -163,16 +193,16 @@ vm_from_elsewhere(Rebuild *rebuild, const char *name, const GError *damage)
   g_autofree char *message = cbt_error_message(damage);
   g_autofree char *aside = NULL;
   g_autoptr(GError) error = NULL;
-  CatalogueVm *known = catalogue_get_vm(rebuild->daemon->catalogue, name, NULL);
-  g_autoptr(StoreVm) record = known ? store_vm_new(known, NULL) : vm_from_points(rebuild, name);
+  StoreVm *known = vm_from_catalogue(rebuild, name, NULL);
+  g_autoptr(StoreVm) record = known ? known : vm_from_points(rebuild, name);
   rebuild->result->n_damaged++;
   if (!record || record->vm->disks->len == 0) {
     add_problem(rebuild, "%s; the file is left as it is: add the vm again", message);
     return NULL;
   }
   const char *source = known ? "the catalogue"
-                             : "its newest recovery point: look whether disks and "
-                               "configuration files are complete (cbt-backup vm show)";
+                             : "its newest recovery point: look whether disks and configuration files are "
+                               "complete (cbt-backup vm show), and set its policy again";
   if (store_vm_set_aside(rebuild->ops, rebuild->vms_folder, name, &aside, &error) &&
       store_vm_save(rebuild->ops, rebuild->vms_folder, record, &error))
     add_problem(rebuild, "%s; it is kept as %s, and was made again from %s", message, aside, source);
@@ -189,7 +219,7 @@ load_vms(Rebuild *rebuild, GHashTable *seen, GError **error)
     const char *name = names->pdata[i];
     g_autoptr(GError) local = NULL;
     StoreVm *record = store_vm_load(rebuild->ops, rebuild->vms_folder, name, &local);
-    if (local && !is_damage(local)) {
+    if (local && !point_files_is_damage(local)) {
       g_propagate_error(error, g_steal_pointer(&local));
       return FALSE;
     }
@@ -210,15 +240,14 @@ keep_vms_without_file(Rebuild *rebuild, GHashTable *seen, GError **error)
     const CatalogueVm *vm = known->pdata[i];
     if (g_hash_table_contains(seen, vm->name))
       continue;
-    CatalogueVm *copy = catalogue_get_vm(rebuild->daemon->catalogue, vm->name, error);
-    if (!copy)
+    StoreVm *record = vm_from_catalogue(rebuild, vm->name, error);
+    if (!record)
       return FALSE;
-    StoreVm *record = store_vm_new(copy, NULL);
     g_ptr_array_add(rebuild->vms, record);
     if (!store_vm_save(rebuild->ops, rebuild->vms_folder, record, error))
       return FALSE;
-    add_problem(rebuild, "the file of vm '%s' was missing; it was written again from the catalogue",
-                vm->name);
+    add_problem(rebuild, "the file of vm '%s' was missing; it was written again from the catalogue. " VM_HINT,
+                vm->name, vm->name);
   }
   return known != NULL;
 }
@@ -248,6 +277,20 @@ check_idle(Daemon *daemon, GError **error)
   return FALSE;
 }
 
+/* What the catalogue could not take is logged as well. */
+static gboolean
+replace(Rebuild *rebuild, GError **error)
+{
+  GPtrArray *problems = rebuild->result->problems;
+  guint n_logged = problems->len;
+  if (!catalogue_replace(rebuild->daemon->catalogue, rebuild->vms, rebuild->points, g_get_real_time(),
+                         problems, error))
+    return FALSE;
+  for (guint i = n_logged; i < problems->len; i++)
+    g_warning("%s", (const char *) problems->pdata[i]);
+  return TRUE;
+}
+
 gboolean
 rebuild_catalogue(Daemon *daemon, RebuildResult *result, GError **error)
 {
@@ -256,9 +299,8 @@ rebuild_catalogue(Daemon *daemon, RebuildResult *result, GError **error)
   rebuild.vms = g_ptr_array_new_with_free_func((GDestroyNotify) store_vm_free);
   rebuild.points = g_ptr_array_new_with_free_func((GDestroyNotify) store_point_free);
   rebuild.vms_folder = vm_files_folder(daemon);
-  rebuild.points_folder = g_build_filename(store_directory(daemon->store), "points", NULL);
-  if (!check_idle(daemon, error) || !load_all(&rebuild, error) ||
-      !catalogue_replace(daemon->catalogue, rebuild.vms, rebuild.points, result->problems, error) ||
+  rebuild.points_folder = point_files_folder(daemon);
+  if (!check_idle(daemon, error) || !load_all(&rebuild, error) || !replace(&rebuild, error) ||
       !catalogue_ensure_file(daemon->catalogue, &result->file_made, error))
     return FALSE;
   result->n_vms = rebuild.vms->len;
@@ -296,7 +338,7 @@ static gboolean
 store_has_records(Daemon *daemon, gboolean *has, GError **error)
 {
   g_autofree char *vms_folder = vm_files_folder(daemon);
-  g_autofree char *points_folder = g_build_filename(store_directory(daemon->store), "points", NULL);
+  g_autofree char *points_folder = point_files_folder(daemon);
   g_autoptr(GPtrArray) vms = store_vm_list(vms_folder, error);
   g_autoptr(GArray) points = vms ? store_point_list(points_folder, error) : NULL;
   *has = points && (vms->len > 0 || points->len > 0);

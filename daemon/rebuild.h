@@ -4,7 +4,8 @@
  *
  * What a file says wins over the catalogue. Where a file is missing or damaged and the catalogue still has
  * what was in it, the file is written again; a damaged one is kept beside it. A damaged file of which nothing
- * else is known stays where it is, and is named.
+ * else is known stays where it is, and is named. A point that has no file, and of which the store has not all
+ * chunks any more, is named and left out.
  *
  * Threads: main.
  */

@@ -2,14 +2,17 @@
 /*
  * A point is committed when its file is durable and the catalogue has it. A daemon that died between the two
  * leaves a complete file: it is taken into the catalogue, and the bitmap that was frozen for it abdicates. A
- * point that the catalogue has without a file gets its file again. So both always hold the same set, and
- * nothing that was told to be done is lost.
+ * point that the catalogue has without a file gets its file again if the store has all that it needs, else
+ * its row goes: it was removed and collected, and the catalogue is an older copy. So both always hold the
+ * same set, and nothing that was told to be done is lost.
  */
 #include <daemon/recover.h>
 
 #include <api/json.h>
 #include <daemon/backup-private.h>
 #include <daemon/leases.h>
+#include <daemon/point-files.h>
+#include <daemon/point-walk.h>
 #include <daemon/rebuild.h>
 #include <daemon/vm-files.h>
 
@@ -74,14 +77,12 @@ compare_point_file(Daemon *daemon, const char *folder, const StorePoint *known)
   char text[CBT_UUID_TEXT_SIZE];
   g_autoptr(GError) error = NULL;
   g_autofree char *aside = NULL;
-  const CbtFileOps *ops = cbt_file_ops_default();
-  g_autoptr(StorePoint) point = store_point_load(ops, folder, &known->uuid, &error);
+  g_autoptr(StorePoint) point = store_point_load(cbt_file_ops_default(), folder, &known->uuid, &error);
   cbt_uuid_format(&known->uuid, text);
   if (g_error_matches(error, CBT_ERROR, CBT_ERROR_CORRUPT)) {
     g_warning("%s; it is written again from the catalogue", error->message);
     g_clear_error(&error);
-    if (store_point_set_aside(ops, folder, &known->uuid, &aside, &error) &&
-        store_point_save(ops, folder, known, &error))
+    if (point_files_write_again(daemon, known, &aside, &error))
       g_message("the damaged file of recovery point %s is kept as %s", text, aside);
   } else if (point) {
     compare_point(daemon, known, point, &error);
@@ -103,24 +104,52 @@ adopt_point_file(Daemon *daemon, const char *folder, const CbtUuid *uuid)
     g_warning("recovery point %s: %s", cbt_uuid_format(uuid, text), error->message);
 }
 
+/* It was removed, if the catalogue is an older copy; or so much was lost that it cannot be restored. */
 static void
-write_missing_files(const char *folder, GHashTable *missing)
+drop_point(Daemon *daemon, const StorePoint *point, const GError *reason)
+{
+  char text[CBT_UUID_TEXT_SIZE];
+  g_autoptr(GError) error = NULL;
+  g_autofree char *message = cbt_error_message(reason);
+  g_warning("recovery point %s of vm '%s' is in the catalogue but has no file, and %s: it was removed before "
+            "(the catalogue is an older copy) or is lost; it is taken out of the catalogue",
+            cbt_uuid_format(&point->uuid, text), point->vm, message);
+  if (!catalogue_remove_point(daemon->catalogue, &point->uuid, &error))
+    g_warning("%s", error->message);
+}
+
+static void
+write_missing_file(Daemon *daemon, const char *folder, const StorePoint *point, PointWalk *walk)
+{
+  char text[CBT_UUID_TEXT_SIZE];
+  g_autoptr(GError) error = NULL;
+  cbt_uuid_format(&point->uuid, text);
+  if (point_walk_check(walk, point, &error)) {
+    g_warning("the file of recovery point %s was missing; it is written again", text);
+    if (!store_point_save(cbt_file_ops_default(), folder, point, &error))
+      g_warning("%s", error->message);
+  } else if (g_error_matches(error, CBT_ERROR, CBT_ERROR_CORRUPT)) {
+    drop_point(daemon, point, error);
+  } else {
+    g_warning("the file of recovery point %s is missing: %s", text, error->message);
+  }
+}
+
+static void
+write_missing_files(Daemon *daemon, const char *folder, GHashTable *missing)
 {
   GHashTableIter iter;
-  gpointer key, value;
+  gpointer point;
+  g_autoptr(PointWalk) walk = point_walk_new(daemon);
   g_hash_table_iter_init(&iter, missing);
-  while (g_hash_table_iter_next(&iter, &key, &value)) {
-    g_autoptr(GError) error = NULL;
-    g_warning("the file of recovery point %s was missing; it is written again", (char *) key);
-    if (!store_point_save(cbt_file_ops_default(), folder, value, &error))
-      g_warning("%s", error->message);
-  }
+  while (g_hash_table_iter_next(&iter, NULL, &point))
+    write_missing_file(daemon, folder, point, walk);
 }
 
 static gboolean
 sync_point_files(Daemon *daemon, GError **error)
 {
-  g_autofree char *folder = g_build_filename(store_directory(daemon->store), "points", NULL);
+  g_autofree char *folder = point_files_folder(daemon);
   g_autoptr(GArray) files = store_point_list(folder, error);
   g_autoptr(GPtrArray) points = files ? catalogue_list_points(daemon->catalogue, NULL, error) : NULL;
   if (!points)
@@ -141,7 +170,7 @@ sync_point_files(Daemon *daemon, GError **error)
       adopt_point_file(daemon, folder, uuid);
     g_hash_table_remove(missing, text);
   }
-  write_missing_files(folder, missing);
+  write_missing_files(daemon, folder, missing);
   return TRUE;
 }
 

@@ -10,6 +10,7 @@
 
 #include <daemon/backup.h>
 #include <daemon/engine.h>
+#include <daemon/gc.h>
 #include <daemon/policy-steps.h>
 #include <daemon/prune.h>
 #include <daemon/task.h>
@@ -22,6 +23,10 @@ struct Scheduler {
   gint64 started; /* monotonic; 0: not, or no more */
   guint timer_id;
   GHashTable *runs; /* names of the vms that have one under way */
+  gboolean owes_gc; /* what was pruned may not be collected yet: the last one failed, or a daemon ended before
+                       it */
+  char *gc_vm;      /* (nullable) the vm whose policy began the last one */
+  GHashTable *damaged; /* names of the vms whose policies make no sense, and why: what the log was told of */
 };
 
 Scheduler *
@@ -29,7 +34,9 @@ scheduler_new(Daemon *daemon)
 {
   Scheduler *scheduler = g_new0(Scheduler, 1);
   scheduler->daemon = daemon;
+  scheduler->owes_gc = TRUE;
   scheduler->runs = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+  scheduler->damaged = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
   return scheduler;
 }
 
@@ -37,6 +44,8 @@ void
 scheduler_free(Scheduler *scheduler)
 {
   g_hash_table_unref(scheduler->runs);
+  g_hash_table_unref(scheduler->damaged);
+  g_free(scheduler->gc_vm);
   g_free(scheduler);
 }
 
@@ -64,6 +73,36 @@ save(Scheduler *scheduler, const StorePolicy *policy)
 
 static void set_timer(Scheduler *scheduler, gint64 delay_us);
 
+/* ---- the catalogue ---- */
+
+/* A policy that makes no sense keeps none of the others waiting. The log has it once, until it is another. */
+static void
+note_damaged(Scheduler *scheduler, GHashTable *damaged)
+{
+  GHashTableIter iter;
+  gpointer vm, why;
+  g_hash_table_iter_init(&iter, damaged);
+  while (g_hash_table_iter_next(&iter, &vm, &why))
+    if (g_strcmp0(g_hash_table_lookup(scheduler->damaged, vm), why) != 0)
+      g_warning("%s; vm '%s' is not backed up by itself", (char *) why, (char *) vm);
+  g_hash_table_unref(scheduler->damaged);
+  scheduler->damaged = g_hash_table_ref(damaged);
+}
+
+/* NULL is an error that the log has. */
+static GPtrArray *
+list_policies(Scheduler *scheduler)
+{
+  g_autoptr(GError) error = NULL;
+  g_autoptr(GHashTable) damaged = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+  GPtrArray *policies = catalogue_list_policies(scheduler->daemon->catalogue, damaged, &error);
+  if (policies)
+    note_damaged(scheduler, damaged);
+  else
+    g_warning("%s", error->message);
+  return policies;
+}
+
 /* ---- the end of a run ---- */
 
 static void
@@ -85,6 +124,65 @@ note_result(Scheduler *scheduler, StorePolicy *policy, const GError *error)
               why);
 }
 
+/* ---- what comes after a run ---- */
+
+static void
+on_upkeep_ended(Job *job, gpointer data)
+{
+  Scheduler *scheduler = data;
+  const char *vm = job->type == JOB_GC ? scheduler->gc_vm : job->vm;
+  if (job->type == JOB_GC)
+    scheduler->owes_gc = job->status != JOB_DONE;
+  g_autoptr(StorePolicy) policy =
+      job->status == JOB_ERROR ? catalogue_get_policy(scheduler->daemon->catalogue, vm, NULL) : NULL;
+  if (!policy)
+    return;
+  g_autofree char *message = cbt_error_message(job->error);
+  g_autofree char *why = g_strdup_printf("the backup is done, but the %s after it failed: %s",
+                                         job_type_name(job->type), message);
+  store_policy_upkeep_failed(policy, why);
+  save(scheduler, policy);
+}
+
+static void
+submit_upkeep(Scheduler *scheduler, const char *vm, Job *job)
+{
+  g_autoptr(GError) error = NULL;
+  const char *type = job_type_name(job->type);
+  job->by_policy = TRUE;
+  job->on_end = on_upkeep_ended;
+  job->on_end_data = scheduler;
+  if (!engine_submit(scheduler->daemon->engine, job, &error))
+    g_warning("policy of vm '%s': no %s: %s", vm, type, error->message);
+}
+
+/* One that waits or runs is enough: backups may come faster than points are read. */
+static void
+verify_share(Scheduler *scheduler, const StorePolicy *policy)
+{
+  Daemon *daemon = scheduler->daemon;
+  g_autoptr(GError) error = NULL;
+  if (policy->verify_share == 0 || engine_has(daemon->engine, JOB_VERIFY, policy->vm, FALSE))
+    return;
+  Job *job = policy_verify_job_new(daemon, policy->vm, (guint) policy->verify_share, &error);
+  if (job)
+    submit_upkeep(scheduler, policy->vm, job);
+  else if (error)
+    g_warning("policy of vm '%s': %s", policy->vm, error->message);
+}
+
+/* One that waits takes what was just removed with it. */
+static void
+collect_garbage(Scheduler *scheduler, const StorePolicy *policy)
+{
+  if (!policy->gc || (policy->n_removed == 0 && !scheduler->owes_gc) ||
+      engine_has(scheduler->daemon->engine, JOB_GC, NULL, TRUE))
+    return;
+  g_free(scheduler->gc_vm);
+  scheduler->gc_vm = g_strdup(policy->vm);
+  submit_upkeep(scheduler, policy->vm, gc_job_new());
+}
+
 /* ERROR (nullable) is why it failed. The policy may be gone by now, and the vm, too. */
 static void
 finish_run(Scheduler *scheduler, const char *vm, guint n_removed, const GError *error)
@@ -94,10 +192,10 @@ finish_run(Scheduler *scheduler, const char *vm, guint n_removed, const GError *
   if (policy) {
     policy->n_removed = n_removed;
     note_result(scheduler, policy, error);
-    if (scheduler->started && !error && policy->verify_share > 0)
-      policy_verify(daemon, vm, (guint) policy->verify_share);
-    if (scheduler->started && n_removed > 0 && policy->gc)
-      policy_collect_garbage(daemon, vm);
+    if (scheduler->started && !error)
+      verify_share(scheduler, policy);
+    if (scheduler->started)
+      collect_garbage(scheduler, policy);
   }
   g_hash_table_remove(scheduler->runs, vm);
   set_timer(scheduler, 0);
@@ -226,11 +324,8 @@ on_timer(gpointer data)
 {
   Scheduler *scheduler = data;
   gint64 next = RECHECK_US;
-  g_autoptr(GError) error = NULL;
   scheduler->timer_id = 0;
-  g_autoptr(GPtrArray) policies = catalogue_list_policies(scheduler->daemon->catalogue, &error);
-  if (!policies)
-    g_warning("%s", error->message);
+  g_autoptr(GPtrArray) policies = list_policies(scheduler);
   for (guint i = 0; policies && i < policies->len; i++)
     next = MIN(next, look_at(scheduler, g_ptr_array_index(policies, i)));
   if (scheduler->timer_id == 0)
@@ -257,10 +352,7 @@ scheduler_look_again(Scheduler *scheduler)
 static void
 close_dead_runs(Scheduler *scheduler)
 {
-  g_autoptr(GError) error = NULL;
-  g_autoptr(GPtrArray) policies = catalogue_list_policies(scheduler->daemon->catalogue, &error);
-  if (!policies)
-    g_warning("%s", error->message);
+  g_autoptr(GPtrArray) policies = list_policies(scheduler);
   for (guint i = 0; policies && i < policies->len; i++) {
     StorePolicy *policy = g_ptr_array_index(policies, i);
     if (policy->last_result != STORE_POLICY_RUNNING)

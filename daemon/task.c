@@ -6,7 +6,8 @@
 #include <pthread.h>
 
 struct Tasks {
-  guint n_running; /* main thread */
+  GCancellable *cancellable; /* constant after creation */
+  guint n_running;           /* main thread */
 };
 
 struct Task {
@@ -23,12 +24,21 @@ struct Task {
 Tasks *
 tasks_new(void)
 {
-  return g_new0(Tasks, 1);
+  Tasks *tasks = g_new0(Tasks, 1);
+  tasks->cancellable = g_cancellable_new();
+  return tasks;
+}
+
+GCancellable *
+tasks_cancellable(const Tasks *tasks)
+{
+  return tasks->cancellable;
 }
 
 void
 tasks_stop(Tasks *tasks)
 {
+  g_cancellable_cancel(tasks->cancellable);
   /* An answer is on its way only when the loop has nothing more to do. */
   while (tasks->n_running > 0 || g_main_context_pending(NULL))
     g_main_context_iteration(NULL, TRUE);
@@ -37,6 +47,9 @@ tasks_stop(Tasks *tasks)
 void
 tasks_free(Tasks *tasks)
 {
+  if (!tasks)
+    return;
+  g_object_unref(tasks->cancellable);
   g_free(tasks);
 }
 

@@ -13,7 +13,9 @@ typedef struct Task Task;
 typedef JsonNode *(*TaskFunc)(Daemon *daemon, gpointer data, guint *status, GError **error);
 
 Tasks *tasks_new(void);
-/* Waits for those under way, running the main loop meanwhile. */
+/* Cancelled by tasks_stop(), for whatever takes long in a task (transfer none). Any thread. */
+GCancellable *tasks_cancellable(const Tasks *tasks);
+/* Cancels and waits for those under way, running the main loop meanwhile. */
 void tasks_stop(Tasks *tasks);
 /* After tasks_stop(). */
 void tasks_free(Tasks *tasks);

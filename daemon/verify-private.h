@@ -47,6 +47,8 @@ typedef struct {
   guint n_verified;
   guint n_gone;        /* removed before they were read */
   GArray *damaged;     /* of VerifyDamagedPoint */
+  GHashTable *unnoted; /* uuids, as text, of the points whose verdict could not be noted */
+  GError *note_error;  /* (nullable) why one of them could not; CORRUPT rather than others */
 } Verify;
 
 /* Verifies the points that were damaged once more. */
@@ -58,5 +60,5 @@ gboolean verify_repair(Verify *verify, GError **error) G_GNUC_WARN_UNUSED_RESULT
 
 /* What was found, for the job (transfer full). */
 JsonNode *verify_result_to_json(const Verify *verify);
-/* CORRUPT if there was damage. */
+/* CORRUPT if there was damage; else what kept verdicts from being noted. */
 gboolean verify_result_check(const Verify *verify, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -97,13 +97,27 @@ verify_result_to_json(const Verify *verify)
   return json_finish(builder);
 }
 
-/* Only point files: they were written again with the verdict. */
+/* Only point files: they were written again with the verdict, if that could be noted. */
 static gboolean
 fail_files(const Verify *verify, GError **error)
 {
   cbt_set_error(error, CBT_ERROR_CORRUPT,
-                "They were written again from the catalogue; look for what damaged them.",
+                g_hash_table_size(verify->unnoted) > 0
+                    ? "Not all could be written again from the catalogue; look for what damaged "
+                      "them, and verify again."
+                    : "They were written again from the catalogue; look for what damaged them.",
                 "the point files of %u recovery points were damaged or missing", verify->damaged->len);
+  return FALSE;
+}
+
+static gboolean
+fail_notes(const Verify *verify, GError **error)
+{
+  g_autofree char *message = cbt_error_message(verify->note_error);
+  g_autofree char *hint = cbt_error_hint(verify->note_error);
+  cbt_set_error(error, cbt_error_code(verify->note_error), hint,
+                "the verdicts of %u recovery points cannot be noted: %s", g_hash_table_size(verify->unnoted),
+                message);
   return FALSE;
 }
 
@@ -116,8 +130,14 @@ verify_result_check(const Verify *verify, GError **error)
   for (guint i = 0; i < verify->damaged->len; i++)
     n_points += g_array_index(verify->damaged, VerifyDamagedPoint, i).verdict.n_uses > 0;
   guint64 n_left = counts.n_damaged - counts.n_repaired;
+  gboolean is_noted = g_hash_table_size(verify->unnoted) == 0;
+  /* What a wrong row names need not be there: that comes first, as it explains the rest. */
+  if (!is_noted && g_error_matches(verify->note_error, CBT_ERROR, CBT_ERROR_CORRUPT))
+    return fail_notes(verify, error);
+  if (n_left == 0 && verify->damaged->len > 0)
+    return fail_files(verify, error);
   if (n_left == 0)
-    return verify->damaged->len == 0 || fail_files(verify, error);
+    return is_noted || fail_notes(verify, error);
   cbt_set_error(
       error, CBT_ERROR_CORRUPT,
       "A full backup of a disk that still has this data stores it again: cbt-backup --full VM. Or find it "

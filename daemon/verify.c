@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Points are verified one after the other. On the main thread a point is looked up and put into use, and when
- * it was read its verdict is noted, together with whatever was noted of it in between.
+ * it was read its verdict is noted, together with whatever was noted of it in between. A verdict that cannot
+ * be noted, on a full disk say, does not end the run: to know what is damaged is worth more.
  *
  * What the run before had finished comes first: its manifest pages are read, so that what these points share
  * with others is not read again.
@@ -10,6 +11,7 @@
 
 #include <common/file-ops.h>
 #include <daemon/main-queue.h>
+#include <daemon/point-files.h>
 #include <errno.h>
 
 VerifyRequest *
@@ -94,26 +96,18 @@ release_point(gpointer data)
   job_remove_point_in_use(call->verify->job, call->uuid);
 }
 
-static char *
-points_folder(const Daemon *daemon)
-{
-  return g_build_filename(store_directory(daemon->store), "points", NULL);
-}
-
 static void
 note_verdict(gpointer data)
 {
   PointCall *call = data;
   Daemon *daemon = call->verify->daemon;
-  g_autofree char *folder = points_folder(daemon);
   g_autoptr(StorePoint) point = catalogue_get_point(daemon->catalogue, call->uuid, &call->error);
   if (point) {
     gint64 now = g_get_real_time();
     point->damaged = call->damaged ? now : 0;
     if (!call->damaged)
       point->verified = now;
-    if (store_point_save(cbt_file_ops_default(), folder, point, &call->error) &&
-        !catalogue_update_point(daemon->catalogue, point, &call->error))
+    if (!point_files_update(daemon, point, &call->error))
       g_assert(call->error);
   }
   job_remove_point_in_use(call->verify->job, call->uuid);
@@ -127,7 +121,7 @@ static char *
 check_file(const Daemon *daemon, const CbtUuid *uuid)
 {
   g_autoptr(GError) error = NULL;
-  g_autofree char *folder = points_folder(daemon);
+  g_autofree char *folder = point_files_folder(daemon);
   g_autoptr(StorePoint) point = store_point_load(cbt_file_ops_default(), folder, uuid, &error);
   return point ? NULL : cbt_error_message(error);
 }
@@ -175,6 +169,25 @@ add_damaged(Verify *verify, const StorePoint *point, const StoreVerifyVerdict *v
   g_array_append_val(verify->damaged, damaged);
 }
 
+/* Takes ERROR (nullable), which noting the verdict of a point ended with. */
+static void
+keep_note_error(Verify *verify, const CbtUuid *uuid, GError *error)
+{
+  char text[CBT_UUID_TEXT_SIZE];
+  cbt_uuid_format(uuid, text);
+  if (!error) {
+    g_hash_table_remove(verify->unnoted, text);
+    return;
+  }
+  g_hash_table_add(verify->unnoted, g_strdup(text));
+  if (verify->note_error && !g_error_matches(error, CBT_ERROR, CBT_ERROR_CORRUPT)) {
+    g_error_free(error);
+    return;
+  }
+  g_clear_error(&verify->note_error);
+  verify->note_error = error;
+}
+
 static gboolean
 verify_point(Verify *verify, const CbtUuid *uuid, GError **error)
 {
@@ -198,12 +211,11 @@ verify_point(Verify *verify, const CbtUuid *uuid, GError **error)
   verify->n_verified++;
   if (call.damaged || file_error)
     add_damaged(verify, point, &verdict, file_error);
-  else
+  else if (!call.error)
     verify_progress_finish(&verify->progress, uuid);
   verify_progress_save(&verify->progress, verify->progress.saved_point);
-  if (call.error)
-    g_propagate_prefixed_error(error, call.error, "the verdict of a point cannot be noted: ");
-  return !call.error;
+  keep_note_error(verify, uuid, call.error);
+  return TRUE;
 }
 
 /* ---- the job ---- */
@@ -296,8 +308,9 @@ verify_run(Daemon *daemon, Job *job, gpointer data, GError **error)
     verify.resumed_from = verify.progress.started;
   verify.store = store_verify_new(daemon->store, &options);
   verify.damaged = damaged_new();
+  verify.unnoted = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
   gboolean ok = verify_and_repair(&verify, error);
-  if (ok)
+  if (ok && g_hash_table_size(verify.unnoted) == 0) /* else the next run goes on with these */
     verify_progress_remove(&verify.progress);
   else
     verify_progress_save(&verify.progress, TRUE);
@@ -305,6 +318,8 @@ verify_run(Daemon *daemon, Job *job, gpointer data, GError **error)
   ok = ok && verify_result_check(&verify, error);
   store_verify_free(verify.store);
   g_array_unref(verify.damaged);
+  g_hash_table_unref(verify.unnoted);
+  g_clear_error(&verify.note_error);
   verify_progress_clear(&verify.progress);
   throttle_clear(&verify.throttle);
   return ok;

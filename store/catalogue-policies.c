@@ -36,19 +36,22 @@ catalogue_save_policy(Catalogue *catalogue, const StorePolicy *policy, GError **
   return FALSE;
 }
 
-static gboolean
-read_texts(sqlite3_stmt *stmt, StorePolicy *policy, GError **error)
+/* NULL, or what of POLICY, read from STMT's current row, no policy can have (transfer full). */
+static char *
+read_texts(sqlite3_stmt *stmt, StorePolicy *policy)
 {
+  g_autoptr(GError) error = NULL;
   g_autofree char *schedule = catalogue_column_text(stmt, 2), *result = catalogue_column_text(stmt, 15);
   g_free(policy->bitmap);
   policy->bitmap = catalogue_column_text(stmt, 1);
   policy->last_error = catalogue_column_text(stmt, 16);
-  if (store_schedule_parse(schedule, &policy->schedule, NULL) &&
-      store_policy_result_parse(result, &policy->last_result) && cbt_name_is_valid(policy->bitmap))
-    return TRUE;
-  cbt_set_error(error, CBT_ERROR_CORRUPT, NULL, "the catalogue has a policy of vm '%s' that makes no sense",
-                policy->vm);
-  return FALSE;
+  if (!cbt_name_is_valid(policy->vm))
+    return g_strdup("'vm' is not possible");
+  if (!store_schedule_parse(schedule, &policy->schedule, NULL))
+    return g_strdup("'schedule' is not possible");
+  if (!store_policy_result_parse(result, &policy->last_result))
+    return g_strdup("'last-result' is not possible");
+  return store_policy_check(policy, &error) ? NULL : cbt_error_message(error);
 }
 
 /* Of a number that cannot be below 0. */
@@ -58,24 +61,34 @@ read_count(sqlite3_stmt *stmt, int column)
   return (guint64) MAX(0, sqlite3_column_int64(stmt, column));
 }
 
-/* The policy of STMT's current row. */
+/* The policy of STMT's current row. A setting below 0 is none, rather than 0: without one rule, the others
+ * would remove what it keeps. */
 static StorePolicy *
 read_policy(sqlite3_stmt *stmt, GError **error)
 {
-  g_autoptr(StorePolicy) policy = store_policy_new((const char *) sqlite3_column_text(stmt, 0));
+  const char *vm = (const char *) sqlite3_column_text(stmt, 0);
+  g_autoptr(StorePolicy) policy = store_policy_new(vm ? vm : "");
   for (int i = 0; i < STORE_RETENTION_N_NUMBERS; i++)
-    policy->retention.numbers[i] = read_count(stmt, 3 + i);
-  policy->speed = read_count(stmt, 9);
-  policy->verify_share = read_count(stmt, 10);
+    policy->retention.numbers[i] = (guint64) sqlite3_column_int64(stmt, 3 + i);
+  policy->speed = (guint64) sqlite3_column_int64(stmt, 9);
+  policy->verify_share = (guint64) sqlite3_column_int64(stmt, 10);
   policy->gc = sqlite3_column_int64(stmt, 11) != 0;
   policy->enabled = sqlite3_column_int64(stmt, 12) != 0;
   policy->done_until = (gint64) read_count(stmt, 13);
-  policy->last_run = sqlite3_column_int64(stmt, 14);
+  policy->last_run = (gint64) read_count(stmt, 14);
   policy->last_job = sqlite3_column_int64(stmt, 17);
   policy->n_removed = read_count(stmt, 18);
   policy->n_failures = read_count(stmt, 19);
   policy->next_retry = (gint64) read_count(stmt, 20);
-  return read_texts(stmt, policy, error) ? g_steal_pointer(&policy) : NULL;
+  g_autofree char *wrong = read_texts(stmt, policy);
+  if (!wrong)
+    return g_steal_pointer(&policy);
+  g_autofree char *shown = cbt_printable(policy->vm);
+  cbt_set_error(error, CBT_ERROR_CORRUPT,
+                "Remove it and set it again: cbt-backup policy remove. Or take what the vm's file says: "
+                "cbt-backup rebuild-catalogue.",
+                "the catalogue has a policy of vm '%s' that makes no sense: %s", shown, wrong);
+  return NULL;
 }
 
 StorePolicy *
@@ -90,18 +103,28 @@ catalogue_get_policy(Catalogue *catalogue, const char *vm, GError **error)
   return step == CATALOGUE_ROW ? read_policy(stmt, error) : NULL;
 }
 
+static void
+add_damaged(GHashTable *damaged, sqlite3_stmt *stmt, const GError *error)
+{
+  const char *vm = (const char *) sqlite3_column_text(stmt, 0);
+  if (damaged)
+    g_hash_table_insert(damaged, cbt_printable(vm ? vm : ""), cbt_error_message(error));
+}
+
 GPtrArray *
-catalogue_list_policies(Catalogue *catalogue, GError **error)
+catalogue_list_policies(Catalogue *catalogue, GHashTable *damaged, GError **error)
 {
   g_autoptr(GPtrArray) policies = g_ptr_array_new_with_free_func((GDestroyNotify) store_policy_free);
   g_autoptr(sqlite3_stmt) stmt =
       catalogue_prepare(catalogue, error, "SELECT " POLICY_COLUMNS " FROM policies ORDER BY vm", "");
   CatalogueStep step = CATALOGUE_FAILED;
   while (stmt && (step = catalogue_step(catalogue, stmt, error)) == CATALOGUE_ROW) {
-    StorePolicy *policy = read_policy(stmt, error);
-    if (!policy)
-      return NULL;
-    g_ptr_array_add(policies, policy);
+    g_autoptr(GError) damage = NULL;
+    StorePolicy *policy = read_policy(stmt, &damage);
+    if (policy)
+      g_ptr_array_add(policies, policy);
+    else
+      add_damaged(damaged, stmt, damage);
   }
   return step == CATALOGUE_DONE ? g_steal_pointer(&policies) : NULL;
 }

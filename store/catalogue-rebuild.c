@@ -59,14 +59,15 @@ drop_vms(Catalogue *catalogue, const GPtrArray *vms, GHashTable *kept, GError **
   return present != NULL;
 }
 
-/* One vm that cannot be taken does not keep the others away. */
+/* One vm that cannot be taken (*is_in is FALSE then) does not keep the others away. */
 static gboolean
-insert_vm(Catalogue *catalogue, const CatalogueVm *vm, GPtrArray *problems, GError **error)
+insert_vm(Catalogue *catalogue, const CatalogueVm *vm, GPtrArray *problems, gboolean *is_in, GError **error)
 {
   g_autoptr(GError) local = NULL;
   if (!catalogue_run(catalogue, error, "SAVEPOINT vm", ""))
     return FALSE;
-  if (catalogue_insert_vm_rows(catalogue, vm, &local))
+  *is_in = catalogue_insert_vm_rows(catalogue, vm, &local);
+  if (*is_in)
     return catalogue_run(catalogue, error, "RELEASE vm", "");
   if (!g_error_matches(local, CBT_ERROR, CBT_ERROR_EXISTS)) {
     g_propagate_error(error, g_steal_pointer(&local));
@@ -75,6 +76,63 @@ insert_vm(Catalogue *catalogue, const CatalogueVm *vm, GPtrArray *problems, GErr
   g_ptr_array_add(problems, g_strdup_printf("vm '%s' was left out: %s", vm->name, local->message));
   return catalogue_run(catalogue, error, "ROLLBACK TO vm", "") &&
          catalogue_run(catalogue, error, "RELEASE vm", "");
+}
+
+/* What the catalogue has of policies, before. */
+typedef struct {
+  GPtrArray *all;      /* of StorePolicy */
+  GHashTable *damaged; /* names of the vms whose rows make no sense */
+} Policies;
+
+static void
+policies_clear(Policies *policies)
+{
+  g_clear_pointer(&policies->all, g_ptr_array_unref);
+  g_hash_table_unref(policies->damaged);
+}
+
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Policies, policies_clear)
+
+static const StorePolicy *
+find_policy(const Policies *policies, const char *vm)
+{
+  for (guint i = 0; i < policies->all->len; i++) {
+    const StorePolicy *policy = policies->all->pdata[i];
+    if (strcmp(policy->vm, vm) == 0)
+      return policy;
+  }
+  return NULL;
+}
+
+static gboolean
+policies_are_equal(const StorePolicy *a, const StorePolicy *b)
+{
+  g_autofree char *x = store_policy_encode(a), *y = store_policy_encode(b);
+  return strcmp(x, y) == 0;
+}
+
+/* The policy in the text of RECORD; one that was there before and is the same keeps what it did. A text that
+ * cannot be read changes nothing. */
+static gboolean
+save_policy(Catalogue *catalogue, const StoreVm *record, const Policies *before, gint64 now,
+            GPtrArray *problems, GError **error)
+{
+  const char *vm = record->vm->name;
+  const StorePolicy *known = find_policy(before, vm);
+  g_autoptr(GError) damage = NULL;
+  g_autoptr(StorePolicy) found = record->policy ? store_policy_decode(vm, record->policy, &damage) : NULL;
+  if (damage)
+    g_ptr_array_add(problems, g_strdup_printf("vm '%s': %s; %s", vm, damage->message,
+                                              known ? "the catalogue's policy stays"
+                                                    : "it has no policy now: set it again"));
+  else if (!found && (known || g_hash_table_contains(before->damaged, vm)))
+    g_ptr_array_add(problems, g_strdup_printf("vm '%s' has no policy any more, as its file has none", vm));
+  if (damage || (found && known && policies_are_equal(found, known)))
+    return !known || catalogue_save_policy(catalogue, known, error);
+  if (!found)
+    return TRUE;
+  store_policy_restart(found, now);
+  return catalogue_save_policy(catalogue, found, error);
 }
 
 static gint
@@ -113,27 +171,40 @@ set_bases(Catalogue *catalogue, GError **error)
 }
 
 static gboolean
-replace_rows(Catalogue *catalogue, const GPtrArray *vms, const GPtrArray *points, GPtrArray *problems,
-             GError **error)
+replace_vms(Catalogue *catalogue, const GPtrArray *vms, gint64 now, GPtrArray *problems, GError **error)
 {
   g_autoptr(GHashTable) kept = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
-  if (!drop_vms(catalogue, vms, kept, error))
+  g_auto(Policies) before = {NULL, g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free)};
+  before.all = catalogue_list_policies(catalogue, before.damaged, error);
+  if (!before.all || !catalogue_run(catalogue, error, "DELETE FROM policies", "") ||
+      !drop_vms(catalogue, vms, kept, error))
     return FALSE;
   for (guint i = 0; i < vms->len; i++) {
     const StoreVm *record = vms->pdata[i];
-    if (!g_hash_table_contains(kept, record->vm->name) && !insert_vm(catalogue, record->vm, problems, error))
+    gboolean is_in = g_hash_table_contains(kept, record->vm->name);
+    if (!is_in && !insert_vm(catalogue, record->vm, problems, &is_in, error))
+      return FALSE;
+    if (is_in && !save_policy(catalogue, record, &before, now, problems, error))
       return FALSE;
   }
-  return catalogue_run(catalogue, error, "DELETE FROM points", "") &&
+  return TRUE;
+}
+
+static gboolean
+replace_rows(Catalogue *catalogue, const GPtrArray *vms, const GPtrArray *points, gint64 now,
+             GPtrArray *problems, GError **error)
+{
+  return replace_vms(catalogue, vms, now, problems, error) &&
+         catalogue_run(catalogue, error, "DELETE FROM points", "") &&
          insert_points(catalogue, points, error) && set_bases(catalogue, error);
 }
 
 gboolean
-catalogue_replace(Catalogue *catalogue, const GPtrArray *vms, const GPtrArray *points, GPtrArray *problems,
-                  GError **error)
+catalogue_replace(Catalogue *catalogue, const GPtrArray *vms, const GPtrArray *points, gint64 now,
+                  GPtrArray *problems, GError **error)
 {
   return catalogue_begin(catalogue, error) &&
-         catalogue_end(catalogue, replace_rows(catalogue, vms, points, problems, error), error);
+         catalogue_end(catalogue, replace_rows(catalogue, vms, points, now, problems, error), error);
 }
 
 /* ---- the file ---- */

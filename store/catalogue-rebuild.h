@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Making the catalogue's vms, points and bases again from what the store says of them, and what a catalogue
- * file needs that was damaged or taken away. Jobs, leases and audit cursors are in the catalogue alone: they
- * stay where they can.
+ * Making the catalogue's vms, policies, points and bases again from what the store says of them, and what a
+ * catalogue file needs that was damaged or taken away. Jobs, leases and audit cursors are in the catalogue
+ * alone: they stay where they can.
  */
 #pragma once
 
@@ -17,8 +17,12 @@ gboolean catalogue_is_empty(Catalogue *catalogue, gboolean *is_empty,
  * bitmap is the newest point that names its disk and its name. A vm that is there and equal keeps its
  * exports, leases and audits. A vm whose image another one has is left out, and named in PROBLEMS (of char
  * *).
+ *
+ * Each vm has the policy of its record, and no other: one that is there and equal keeps what it did last, of
+ * others nothing is owed from before NOW (store_policy_restart()). One whose text cannot be read is named;
+ * then the vm keeps the policy that it has, if any.
  */
-gboolean catalogue_replace(Catalogue *catalogue, const GPtrArray *vms, const GPtrArray *points,
+gboolean catalogue_replace(Catalogue *catalogue, const GPtrArray *vms, const GPtrArray *points, gint64 now,
                            GPtrArray *problems, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* Renames the catalogue file PATH and its log files, as far as they are there, to names with the time. *to

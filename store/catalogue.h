@@ -127,9 +127,11 @@ GPtrArray *catalogue_list_exports(Catalogue *catalogue, const char *vm_or_null, 
 gboolean catalogue_remove_exports(Catalogue *catalogue, const char *vm, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* policies: at most one a vm, removed with it. Save inserts or replaces; NOT_FOUND for an unknown vm. Get and remove: NOT_FOUND
- * if it has none. */
+ * if it has none. Get: CORRUPT if it makes no sense. The list has all others; the names of the vms whose policies make no
+ * sense, and why (both char *), go into DAMAGED (nullable). */
 gboolean catalogue_save_policy(Catalogue *catalogue, const StorePolicy *policy, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
 StorePolicy *catalogue_get_policy(Catalogue *catalogue, const char *vm, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-GPtrArray *catalogue_list_policies(Catalogue *catalogue, GError **error) G_GNUC_WARN_UNUSED_RESULT; /* of StorePolicy, by vm */
+GPtrArray *catalogue_list_policies(Catalogue *catalogue, GHashTable *damaged, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT; /* of StorePolicy, by vm */
 gboolean catalogue_remove_policy(Catalogue *catalogue, const char *vm, GError **error) G_GNUC_WARN_UNUSED_RESULT;

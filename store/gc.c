@@ -6,7 +6,9 @@
  * durable, the pack is unlinked.
  *
  * A record of a wanted chunk is passed over only if the index names another, sound one: after a power cut the
- * index may point to a copy that never came to the disk. A pack in which a live record cannot be read stays.
+ * index may point to a copy that never came to the disk. That other one need not be durable yet (a collection
+ * that failed or was killed copied it, or a backup that could not read the first), so its pack goes after a
+ * flush, too. A pack in which a live record cannot be read stays.
  *
  * Why nothing is lost to a put that reuses a chunk meanwhile: store/pins.c. Why readers do not fail: a chunk
  * that was moved is looked up again (worker.c). Packs that hold chunks of points under way are left alone
@@ -214,15 +216,26 @@ read_sound(StoreGc *gc, const StoreChunkId *id, const StoreLocation *location, S
          store_chunk_id_equal(&info->id, id);
 }
 
+/* What is known of a pack whose records are settled. */
+typedef struct {
+  guint32 n_met;      /* live records that the index has here */
+  gboolean keeps;     /* something that is wanted could not be saved */
+  gboolean is_copied; /* something of it stands elsewhere, and that may not be durable */
+} Emptying;
+
 /* Takes the entry of a chunk that is not marked out of the index. FALSE if it is pinned, and stays. */
 static gboolean
-retire(StoreGc *gc, const Record *record)
+retire(StoreGc *gc, const Record *record, Emptying *emptying)
 {
   Store *store = gc->store;
   StoreLocation now;
   gboolean is_pinned = FALSE;
   pthread_mutex_lock(&store->append_lock);
-  if (store_index_lookup(store->index, &record->id, &now) && is_at(&now, &record->location)) {
+  if (!store_index_lookup(store->index, &record->id, &now)) {
+    /* Nobody had it. */
+  } else if (!is_at(&now, &record->location)) {
+    emptying->is_copied = TRUE;
+  } else {
     gboolean was_there = store_index_remove(store->index, &record->id);
     g_assert(was_there);
     if (store_pins_contain(store, &record->id)) {
@@ -256,32 +269,33 @@ copy_record(StoreGc *gc, const StoreRecordInfo *info, const guint8 *payload, gsi
   return ok;
 }
 
-/* The record of a wanted chunk. *keeps is set if it has to stay where it is. */
+/* The record of a wanted chunk. */
 static gboolean
-save_record(StoreGc *gc, const Record *record, const StoreLocation *indexed, gboolean *keeps, GError **error)
+save_record(StoreGc *gc, const Record *record, const StoreLocation *indexed, Emptying *emptying,
+            GError **error)
 {
   StoreRecordInfo info;
   const guint8 *payload;
   gsize length;
+  emptying->is_copied = TRUE;
   if (!is_at(indexed, &record->location) && read_sound(gc, &record->id, indexed, &info, &payload, &length))
     return TRUE;
   if (read_sound(gc, &record->id, &record->location, &info, &payload, &length))
     return copy_record(gc, &info, payload, length, indexed, error);
-  *keeps = TRUE;
+  emptying->keeps = TRUE;
   return TRUE;
 }
 
-/* *n_met counts the live ones among them that the index has here. */
 static gboolean
-settle_record(StoreGc *gc, const Record *record, guint32 *n_met, gboolean *keeps, GError **error)
+settle_record(StoreGc *gc, const Record *record, Emptying *emptying, GError **error)
 {
   StoreLocation indexed = {0};
   if (!store_index_lookup(gc->store->index, &record->id, &indexed))
     indexed = (StoreLocation){0};
-  *n_met += is_at(&indexed, &record->location) && store_mark_contains(gc->mark, &record->id);
-  if (!store_mark_contains(gc->mark, &record->id) && retire(gc, record))
+  emptying->n_met += is_at(&indexed, &record->location) && store_mark_contains(gc->mark, &record->id);
+  if (!store_mark_contains(gc->mark, &record->id) && retire(gc, record, emptying))
     return TRUE;
-  return save_record(gc, record, &indexed, keeps, error);
+  return save_record(gc, record, &indexed, emptying, error);
 }
 
 static gboolean
@@ -293,21 +307,19 @@ is_cancelled(const StoreGc *gc, GError **error)
   return TRUE;
 }
 
-/* Saves what is wanted of PACK. *keeps: something that is wanted could not be saved. */
+/* Saves what is wanted of PACK. */
 static gboolean
-empty_pack(StoreGc *gc, const Pack *pack, gboolean *keeps, GError **error)
+empty_pack(StoreGc *gc, const Pack *pack, Emptying *emptying, GError **error)
 {
   StoreLocation from = {.pack = pack->number};
   g_autoptr(GArray) records = g_array_new(FALSE, FALSE, sizeof(Record));
-  guint32 n_met = 0;
   if (!store_pack_scan_one(gc->store->packs, &from, collect_record, records, error))
     return FALSE;
   for (guint i = 0; i < records->len; i++)
-    if (is_cancelled(gc, error) ||
-        !settle_record(gc, &g_array_index(records, Record, i), &n_met, keeps, error))
+    if (is_cancelled(gc, error) || !settle_record(gc, &g_array_index(records, Record, i), emptying, error))
       return FALSE;
   /* A live record that is not even met stands in a damaged stretch. */
-  *keeps |= n_met < pack->n_live;
+  emptying->keeps |= emptying->n_met < pack->n_live;
   return TRUE;
 }
 
@@ -345,15 +357,14 @@ finish_batch(StoreGc *gc, GError **error)
 static gboolean
 take_out(StoreGc *gc, const Pack *pack, GError **error)
 {
-  gboolean keeps = FALSE;
-  guint64 before = gc->batch;
-  if (!empty_pack(gc, pack, &keeps, error))
+  Emptying emptying = {0};
+  if (!empty_pack(gc, pack, &emptying, error))
     return FALSE;
-  if (keeps) {
+  if (emptying.keeps) {
     gc->result.n_kept++;
     return TRUE;
   }
-  if (gc->batch == before)
+  if (!emptying.is_copied)
     return remove_pack(gc, pack->number, error);
   g_array_append_val(gc->emptied, pack->number);
   return gc->batch < COPY_BATCH || finish_batch(gc, error);
@@ -385,12 +396,13 @@ seal_open_pack(StoreGc *gc)
     g_debug("%s", error->message);
 }
 
+/* Waits for packs to be read into the index to the end, for what is retired must not come back. */
 static void
 set_sweeping(Store *store, gboolean is_sweeping)
 {
-  pthread_mutex_lock(&store->append_lock);
+  pthread_mutex_lock(&store->rebuild_lock);
   store->is_sweeping = is_sweeping;
-  pthread_mutex_unlock(&store->append_lock);
+  pthread_mutex_unlock(&store->rebuild_lock);
 }
 
 static gboolean

@@ -28,10 +28,10 @@ add_chunk(const StoreChunkId *id G_GNUC_UNUSED, const StoreLocation *location, g
 }
 
 gboolean
-store_mark_freed(Store *store, const GPtrArray *kept, const GPtrArray *removed, StoreMarkFreed *freed,
-                 GError **error)
+store_mark_freed(Store *store, const GPtrArray *kept, const GPtrArray *removed, GCancellable *cancellable,
+                 StoreMarkFreed *freed, GError **error)
 {
-  g_autoptr(StoreMark) mark = store_mark_new(store, NULL);
+  g_autoptr(StoreMark) mark = store_mark_new(store, cancellable);
   Search search = {.freed = freed};
   *freed = (StoreMarkFreed){0};
   gboolean ok = store_mark_add(mark, kept, error);

@@ -46,7 +46,7 @@ typedef struct {
 /*
  * What comes free when REMOVED go and KEPT stay (both of StorePoint): the chunks that only REMOVED reach. If it
  * fails (as store_mark_add does), *freed holds what was found all the same: with a page that cannot be read in KEPT it
- * may be too much, in REMOVED too little.
+ * may be too much, in REMOVED too little. CANCELLABLE is nullable.
  */
-gboolean store_mark_freed(Store *store, const GPtrArray *kept, const GPtrArray *removed, StoreMarkFreed *freed,
-                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean store_mark_freed(Store *store, const GPtrArray *kept, const GPtrArray *removed, GCancellable *cancellable,
+                          StoreMarkFreed *freed, GError **error) G_GNUC_WARN_UNUSED_RESULT;

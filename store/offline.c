@@ -111,7 +111,8 @@ store_offline_open(const char *directory, GError **error)
   store->format = format;
   store->lock_fd = -1;
   store->was_rebuilt = 1; /* never: what was noted is all there is */
-  pthread_mutex_init(&store->flush_lock, NULL);
+  pthread_mutex_init(&store->checkpoint_lock, NULL);
+  pthread_mutex_init(&store->rebuild_lock, NULL);
   pthread_mutex_init(&store->append_lock, NULL);
   store->packs = open_packs(directory, &format.uuid);
   offline->in_use = is_locked(directory);
@@ -137,7 +138,8 @@ store_offline_close(StoreOffline *offline)
   Store *store = offline->store;
   store_index_close(store->index);
   store_pack_set_close(store->packs);
-  pthread_mutex_destroy(&store->flush_lock);
+  pthread_mutex_destroy(&store->checkpoint_lock);
+  pthread_mutex_destroy(&store->rebuild_lock);
   pthread_mutex_destroy(&store->append_lock);
   g_free(store->directory);
   g_free(store);

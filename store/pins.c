@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A chain of Bloom filters, each twice the size of the one before: two bits a chunk, taken from its digest,
- * which is keyed and so as good as random. Adding is two atomic ORs.
+ * A chain of Bloom filters, each twice the size of the one before: four bits a chunk, taken from its digest,
+ * which is keyed and so as good as random. Adding is four atomic ORs.
+ *
+ * A chunk that was never added is asked for in each filter of the chain, so each must say yes seldom: with 16
+ * bits for each chunk and four of them set a full one does in 0.24 % of all cases, and a chain of all
+ * fourteen in 3 %.
  *
  * Why no chunk is lost: a put pins its digest, then looks it up; a collection removes an entry from the
  * index, then asks whether it is pinned. Both are sequentially consistent, so one of the two sees the other:
@@ -12,8 +16,9 @@
 #include <store/store-private.h>
 #include <string.h>
 
-#define WORDS_FIRST     512u /* 4 KiB: 4096 chunks */
-#define BITS_PER_CHUNK  8u
+#define WORDS_FIRST     512u /* 4 KiB: 2048 chunks */
+#define BITS_PER_CHUNK  16u
+#define BITS_SET        4u
 #define WORDS_FOR_CHAIN (STORE_PINS_BYTES_MAX / 2 / sizeof(guint64)) /* of the last filter */
 
 typedef struct Filter Filter;
@@ -80,12 +85,27 @@ store_pins_free(StorePins *pins)
 
 /* ---- adding and asking ---- */
 
-/* The two bits of ID, without its ordinal. */
-static void
-bits_of(const StoreChunkId *id, guint64 bits[2])
+typedef struct {
+  guint64 at[BITS_SET]; /* modulo the bits of a filter */
+} Bits;
+
+/* The bits of ID, without its ordinal. */
+static Bits
+bits_of(const StoreChunkId *id)
 {
-  memcpy(&bits[0], id->bytes, sizeof bits[0]);
-  memcpy(&bits[1], id->bytes + STORE_CHUNK_ID_SIZE - 1 - sizeof bits[1], sizeof bits[1]);
+  Bits bits;
+  guint64 step;
+  memcpy(&bits.at[0], id->bytes, sizeof bits.at[0]);
+  memcpy(&step, id->bytes + STORE_CHUNK_ID_SIZE - 1 - sizeof step, sizeof step);
+  for (guint i = 1; i < BITS_SET; i++)
+    bits.at[i] = bits.at[i - 1] + (step | 1);
+  return bits;
+}
+
+static guint64
+mask_of(guint64 bit)
+{
+  return G_GUINT64_CONSTANT(1) << bit % 64;
 }
 
 static void
@@ -101,10 +121,9 @@ void
 store_pins_add(StorePins *pins, const StoreChunkId *id)
 {
   Filter *filter = __atomic_load_n(&pins->newest, __ATOMIC_SEQ_CST);
-  guint64 bits[2];
-  bits_of(id, bits);
-  for (guint i = 0; i < 2; i++)
-    __atomic_fetch_or(&filter->words[bits[i] / 64 % filter->n_words], G_GUINT64_CONSTANT(1) << bits[i] % 64,
+  Bits bits = bits_of(id);
+  for (guint i = 0; i < BITS_SET; i++)
+    __atomic_fetch_or(&filter->words[bits.at[i] / 64 % filter->n_words], mask_of(bits.at[i]),
                       __ATOMIC_SEQ_CST);
   guint64 n = __atomic_add_fetch(&filter->n_chunks, 1, __ATOMIC_RELAXED);
   if (n * BITS_PER_CHUNK >= filter->n_words * 64 && filter->n_words < WORDS_FOR_CHAIN)
@@ -112,30 +131,33 @@ store_pins_add(StorePins *pins, const StoreChunkId *id)
 }
 
 static gboolean
-pins_contain(const StorePins *pins, const guint64 bits[2])
+filter_contains(const Filter *filter, const Bits *bits)
+{
+  for (guint i = 0; i < BITS_SET; i++) {
+    const guint64 *word = &filter->words[bits->at[i] / 64 % filter->n_words];
+    if (!(__atomic_load_n(word, __ATOMIC_SEQ_CST) & mask_of(bits->at[i])))
+      return FALSE;
+  }
+  return TRUE;
+}
+
+static gboolean
+pins_contain(const StorePins *pins, const Bits *bits)
 {
   const Filter *filter = __atomic_load_n(&pins->newest, __ATOMIC_SEQ_CST);
-  for (; filter; filter = filter->older) {
-    gboolean found = TRUE;
-    for (guint i = 0; i < 2 && found; i++)
-      found =
-          __atomic_load_n(&filter->words[bits[i] / 64 % filter->n_words], __ATOMIC_SEQ_CST) >> bits[i] % 64 &
-          1;
-    if (found)
-      return TRUE;
-  }
-  return FALSE;
+  while (filter && !filter_contains(filter, bits))
+    filter = filter->older;
+  return filter != NULL;
 }
 
 gboolean
 store_pins_contain(Store *store, const StoreChunkId *id)
 {
-  guint64 bits[2];
   gboolean found = FALSE;
-  bits_of(id, bits);
+  Bits bits = bits_of(id);
   pthread_mutex_lock(&store->pins_lock);
   for (guint i = 0; i < store->pins->len && !found; i++)
-    found = pins_contain(store->pins->pdata[i], bits);
+    found = pins_contain(store->pins->pdata[i], &bits);
   pthread_mutex_unlock(&store->pins_lock);
   return found;
 }

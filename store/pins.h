@@ -6,8 +6,8 @@
  * point is committed or given up. Everything those workers put is pinned, new or reused. What a point inherits
  * from its base without putting it needs no pins: the base may not be removed while it is read.
  *
- * Memory: about a byte for each chunk put, at most STORE_PINS_BYTES_MAX. Of a chunk that is not pinned it may
- * be said that it is (some percent, more beyond 2^26 chunks), never the other way round; such a chunk is
+ * Memory: two to four bytes for each chunk put, at most STORE_PINS_BYTES_MAX. Of a chunk that is not pinned it
+ * may be said that it is (some 3 %, more beyond 2^25 chunks), never the other way round; such a chunk is
  * collected another time.
  *
  * Threads: adding and asking from any.

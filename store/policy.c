@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <store/policy.h>
 
+#include <common/error.h>
+#include <common/name.h>
+
 static const char *const result_names[] = {
     [STORE_POLICY_NEVER] = NULL,    [STORE_POLICY_RUNNING] = "running",     [STORE_POLICY_DONE] = "done",
     [STORE_POLICY_ERROR] = "error", [STORE_POLICY_CANCELLED] = "cancelled",
@@ -26,6 +29,26 @@ store_policy_free(StorePolicy *policy)
   g_free(policy->bitmap);
   g_free(policy->last_error);
   g_free(policy);
+}
+
+gboolean
+store_policy_check(const StorePolicy *policy, GError **error)
+{
+  const char *wrong = NULL;
+  if (!cbt_name_is_valid(policy->bitmap))
+    wrong = "bitmap";
+  else if (policy->speed > STORE_POLICY_COUNT_MAX ||
+           (policy->speed > 0 && policy->speed < STORE_POLICY_SPEED_MIN))
+    wrong = "speed";
+  else if (policy->verify_share > STORE_POLICY_VERIFY_SHARE_MAX)
+    wrong = "verify-share";
+  for (guint i = 0; i < STORE_RETENTION_N_NUMBERS && !wrong; i++)
+    if (policy->retention.numbers[i] > STORE_POLICY_COUNT_MAX)
+      wrong = store_retention_rule_name(i);
+  if (!wrong)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_CORRUPT, NULL, "'%s' is not possible", wrong);
+  return FALSE;
 }
 
 const char *
@@ -93,6 +116,15 @@ store_policy_restart(StorePolicy *policy, gint64 now)
   policy->done_until = now;
   policy->n_failures = 0;
   policy->next_retry = 0;
+}
+
+void
+store_policy_upkeep_failed(StorePolicy *policy, const char *why)
+{
+  if (policy->last_result != STORE_POLICY_DONE) /* another run has begun */
+    return;
+  set_result(policy, STORE_POLICY_ERROR, why);
+  policy->n_failures = 1;
 }
 
 /* What the schedule asks for later than this has its jitter still before it. */

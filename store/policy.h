@@ -17,6 +17,11 @@
 #define STORE_POLICY_RETRY_MIN ((gint64) 60 * G_USEC_PER_SEC)
 #define STORE_POLICY_RETRY_MAX ((gint64) 3600 * G_USEC_PER_SEC)
 
+/* Of the settings. */
+#define STORE_POLICY_SPEED_MIN        4096 /* of one that is not 0 */
+#define STORE_POLICY_VERIFY_SHARE_MAX 100
+#define STORE_POLICY_COUNT_MAX        ((guint64) G_MAXINT64) /* of every number */
+
 typedef enum {
   STORE_POLICY_NEVER,     /* ran yet */
   STORE_POLICY_RUNNING,
@@ -52,6 +57,20 @@ StorePolicy *store_policy_new(const char *vm);
 void store_policy_free(StorePolicy *policy);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(StorePolicy, store_policy_free)
 
+/* Whether a policy may have what POLICY was asked for, but for the schedule. CORRUPT names the setting. */
+gboolean store_policy_check(const StorePolicy *policy, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/*
+ * What was asked for as one line of text, and back; docs/formats/vm.md. Of what became of it the text has nothing: a
+ * policy that is decoded has done nothing yet, and is owed everything since 1970; see store_policy_restart().
+ *
+ * Policies of which the same was asked have the same text. CORRUPT names the key that is unknown, missing, there twice, or
+ * wrong; any bytes may be given.
+ */
+#define STORE_POLICY_TEXT_MAX 1024 /* bytes; no text that encode gives is longer */
+char *store_policy_encode(const StorePolicy *policy);
+StorePolicy *store_policy_decode(const char *vm, const char *text, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 /* "running", "done", "error", "cancelled"; NULL for NEVER. */
 const char *store_policy_result_name(StorePolicyResult result);
 /* FALSE for a text that is none. NULL is NEVER. */
@@ -70,6 +89,8 @@ void store_policy_restart(StorePolicy *policy, gint64 now);
 void store_policy_begin(StorePolicy *policy, gint64 now, gint64 jitter_max);
 /* It has ended. */
 void store_policy_done(StorePolicy *policy);
+/* The run is done, but what was to come after it is not (WHY). It is shown until a run succeeds, and not tried again. */
+void store_policy_upkeep_failed(StorePolicy *policy, const char *why);
 /* A user ended it: the next one is that of the schedule. */
 void store_policy_cancelled(StorePolicy *policy, const char *why);
 /* The daemon stops: the run is still owed. */

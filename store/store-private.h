@@ -19,15 +19,17 @@ struct Store {
   StoreIndex *index;
   guint64 n_recovered;
 
-  pthread_mutex_t flush_lock; /* checkpoints; taken first */
-  guint64 checkpoint_bytes;   /* bytes of packs at the last checkpoint */
+  pthread_mutex_t checkpoint_lock; /* one checkpoint at a time, which no flush waits for; taken first */
+  guint64 checkpoint_bytes;        /* bytes of packs at the last one */
   gboolean checkpoint_is_due;
 
-  pthread_mutex_t append_lock; /* look up, append and insert as one step; taken second */
-  gint was_rebuilt;            /* atomic: the packs were read again since the store was opened */
-  gboolean is_sweeping;        /* packs are being taken out: what stands in them must not come back into the index */
+  pthread_mutex_t rebuild_lock; /* reading all packs into the index; taken second */
+  gint was_rebuilt;             /* atomic: the packs were read again since the store was opened */
+  gboolean is_sweeping;         /* packs are being taken out: what stands in them must not come back into the index */
 
-  pthread_mutex_t pins_lock; /* taken third */
+  pthread_mutex_t append_lock; /* look up, append and insert as one step; taken third */
+
+  pthread_mutex_t pins_lock; /* taken fourth */
   GPtrArray *pins;           /* of StorePins */
   gboolean is_collecting;
 };
@@ -35,7 +37,7 @@ struct Store {
 /* The id of DATA with its first ordinal. */
 StoreChunkId store_digest(const Store *store, const void *data, gsize length);
 /*
- * Reads all packs into the index, once in the life of STORE, and not while packs are taken out. SEEN is what
+ * Reads all packs into the index, once in the life of STORE, and not while packs are taken out. Puts go on. SEEN is what
  * was_rebuilt said before the caller missed a chunk. TRUE if it is worth looking again.
  */
 gboolean store_rebuild_index(Store *store, gint seen);

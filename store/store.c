@@ -11,7 +11,10 @@
  *
  * Write order: format before the first pack; packs durable (store_pack_flush) before store_flush returns; the
  * index is synced now and then, after the packs that it covers, so that it never vouches for records that may
- * be gone.
+ * be gone. Such a checkpoint notes where the packs end (all before that is in the index too, for who appends
+ * holds the append lock until it is), then flushes the packs, then syncs the index's slots, then its header
+ * with that end. What is appended or flushed after the first step is for the next one. Its sync may take
+ * long, and no flush waits for it: while one is under way the others only flush.
  */
 #include <store/store-private.h>
 
@@ -19,6 +22,7 @@
 #include <common/fd.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <store/index-format.h>
 #include <string.h>
 #include <sys/file.h>
 
@@ -42,26 +46,89 @@ store_digest(const Store *store, const void *data, gsize length)
 /* --- recovery --- */
 
 typedef struct {
-  StoreIndex *index;
+  Store *store;
   guint64 n_new;
+  guint8 *buffer; /* STORE_PACK_READ_SIZE, when it is needed */
   GError *error;
 } Recovery;
 
 static gboolean
+is_sound(Recovery *recovery, const StoreChunkId *id, const StoreLocation *location)
+{
+  StoreRecordInfo info;
+  const guint8 *payload;
+  gsize length;
+  if (!recovery->buffer)
+    recovery->buffer = g_malloc(STORE_PACK_READ_SIZE);
+  return store_pack_read(recovery->store->packs, location, &info, recovery->buffer, &payload, &length,
+                         NULL) &&
+         store_chunk_id_equal(&info.id, id);
+}
+
+static gboolean
+location_is_behind(const StoreLocation *a, const StoreLocation *b)
+{
+  return a->pack > b->pack || (a->pack == b->pack && a->offset > b->offset);
+}
+
+/*
+ * Of several records of a chunk the last is the one that replaced the others, if it came to the disk: a power
+ * cut may leave the table of a pack that was not durable, without all records that it lists. What was put
+ * while the packs are read stands behind, and stays. append_lock is held.
+ */
+static gboolean
+is_better(Recovery *recovery, const StoreChunkId *id, const StoreLocation *location,
+          const StoreLocation *known)
+{
+  if (location->pack == known->pack && location->offset == known->offset)
+    return TRUE;
+  if (location_is_behind(known, location) && is_sound(recovery, id, known))
+    return FALSE;
+  return is_sound(recovery, id, location);
+}
+
+static gboolean
+recover_locked(Recovery *recovery, const StoreChunkId *id, const StoreLocation *location)
+{
+  StoreIndex *index = recovery->store->index;
+  StoreLocation known;
+  gboolean is_known = store_index_lookup(index, id, &known);
+  recovery->n_new += !is_known;
+  if (is_known && !is_better(recovery, id, location, &known))
+    return TRUE;
+  return store_index_insert(index, id, location, &recovery->error);
+}
+
+/* The append lock is held for one record at a time, and only for those that the index does not have so. */
+static gboolean
 recover_record(const StoreRecordInfo *info, const StoreLocation *location, gpointer user_data)
 {
   Recovery *recovery = user_data;
+  Store *store = recovery->store;
   StoreLocation known;
-  recovery->n_new += !store_index_lookup(recovery->index, &info->id, &known);
-  /* Of several records of a chunk the last is the one that replaced the others. */
-  return store_index_insert(recovery->index, &info->id, location, &recovery->error);
+  if (store_index_lookup(store->index, &info->id, &known) &&
+      store_index_pack_location(&known) == store_index_pack_location(location))
+    return TRUE;
+  pthread_mutex_lock(&store->append_lock);
+  gboolean ok = recover_locked(recovery, &info->id, location);
+  pthread_mutex_unlock(&store->append_lock);
+  return ok;
+}
+
+static gboolean
+recover_scan(Store *store, Recovery *recovery, const StoreLocation *from, GError **error)
+{
+  *recovery = (Recovery){.store = store};
+  gboolean ok = store_pack_scan(store->packs, from, recover_record, recovery, NULL, error);
+  g_free(recovery->buffer);
+  return ok;
 }
 
 static gboolean
 recover_from(Store *store, const StoreLocation *from, GError **error)
 {
-  Recovery recovery = {.index = store->index};
-  if (!store_pack_scan(store->packs, from, recover_record, &recovery, NULL, error))
+  Recovery recovery;
+  if (!recover_scan(store, &recovery, from, error))
     return FALSE;
   store->n_recovered += recovery.n_new;
   if (!recovery.error)
@@ -76,24 +143,18 @@ store_rebuild_index(Store *store, gint seen)
   g_autoptr(GError) error = NULL;
   if (seen)
     return FALSE;
-  pthread_mutex_lock(&store->append_lock);
+  pthread_mutex_lock(&store->rebuild_lock);
   gboolean ok = !store->is_sweeping;
   /* A record that is not written out is not seen, and an older one must not take its place. */
   if (ok && !g_atomic_int_get(&store->was_rebuilt) && (ok = store_pack_write(store->packs, &error))) {
-    Recovery recovery = {.index = store->index};
-    if (!store_pack_scan(store->packs, NULL, recover_record, &recovery, NULL, &error) || recovery.error)
+    Recovery recovery;
+    if (!recover_scan(store, &recovery, NULL, &error) || recovery.error)
       g_debug("%s: the index could not be made again in full", store->directory);
     g_clear_error(&recovery.error);
     g_atomic_int_set(&store->was_rebuilt, 1);
   }
-  pthread_mutex_unlock(&store->append_lock);
+  pthread_mutex_unlock(&store->rebuild_lock);
   return ok;
-}
-
-static gboolean
-location_is_behind(const StoreLocation *a, const StoreLocation *b)
-{
-  return a->pack > b->pack || (a->pack == b->pack && a->offset > b->offset);
 }
 
 /* --- opening --- */
@@ -198,7 +259,8 @@ store_free(Store *store)
   store_index_close(store->index);
   store_pack_set_close(store->packs);
   cbt_clear_fd(&store->lock_fd);
-  pthread_mutex_destroy(&store->flush_lock);
+  pthread_mutex_destroy(&store->checkpoint_lock);
+  pthread_mutex_destroy(&store->rebuild_lock);
   pthread_mutex_destroy(&store->append_lock);
   pthread_mutex_destroy(&store->pins_lock);
   g_free(store->directory);
@@ -213,7 +275,8 @@ store_open(const char *directory, const StoreOptions *options, GError **error)
   store->options = options ? *options : STORE_OPTIONS_DEFAULT;
   store->ops = store->options.ops ? store->options.ops : cbt_file_ops_default();
   store->lock_fd = -1;
-  pthread_mutex_init(&store->flush_lock, NULL);
+  pthread_mutex_init(&store->checkpoint_lock, NULL);
+  pthread_mutex_init(&store->rebuild_lock, NULL);
   pthread_mutex_init(&store->append_lock, NULL);
   pthread_mutex_init(&store->pins_lock, NULL);
   store->pins = g_ptr_array_new();
@@ -236,8 +299,9 @@ covered_now(Store *store)
   return end;
 }
 
+/* The packs, and then the index if it is time or IS_FORCED; checkpoint_lock is held. */
 static gboolean
-flush_locked(Store *store, gboolean with_checkpoint, GError **error)
+checkpoint_locked(Store *store, gboolean is_forced, GError **error)
 {
   guint64 n_packs, bytes;
   StoreLocation covered = covered_now(store);
@@ -246,7 +310,7 @@ flush_locked(Store *store, gboolean with_checkpoint, GError **error)
     return FALSE;
   /* Since the last one packs may also have been removed. */
   guint64 grown = bytes > store->checkpoint_bytes ? bytes - store->checkpoint_bytes : 0;
-  if (!with_checkpoint && !store->checkpoint_is_due && grown < CHECKPOINT_BYTES)
+  if (!is_forced && !store->checkpoint_is_due && grown < CHECKPOINT_BYTES)
     return TRUE;
   /* The index is derived: a checkpoint that fails costs a longer scan one day, not the flush. */
   g_autoptr(GError) local = NULL;
@@ -262,18 +326,21 @@ flush_locked(Store *store, gboolean with_checkpoint, GError **error)
 gboolean
 store_flush(Store *store, GError **error)
 {
-  pthread_mutex_lock(&store->flush_lock);
-  gboolean ok = flush_locked(store, FALSE, error);
-  pthread_mutex_unlock(&store->flush_lock);
+  /* Another's checkpoint may have begun before what this one flushes was appended: then it is not covered
+   * yet, which the next one makes good. */
+  if (pthread_mutex_trylock(&store->checkpoint_lock) != 0)
+    return store_pack_flush(store->packs, error);
+  gboolean ok = checkpoint_locked(store, FALSE, error);
+  pthread_mutex_unlock(&store->checkpoint_lock);
   return ok;
 }
 
 gboolean
 store_checkpoint(Store *store, GError **error)
 {
-  pthread_mutex_lock(&store->flush_lock);
-  gboolean ok = flush_locked(store, TRUE, error);
-  pthread_mutex_unlock(&store->flush_lock);
+  pthread_mutex_lock(&store->checkpoint_lock);
+  gboolean ok = checkpoint_locked(store, TRUE, error);
+  pthread_mutex_unlock(&store->checkpoint_lock);
   return ok;
 }
 
@@ -283,7 +350,7 @@ store_close(Store *store)
   if (!store)
     return;
   g_autoptr(GError) error = NULL;
-  if (!flush_locked(store, TRUE, &error))
+  if (!checkpoint_locked(store, TRUE, &error))
     g_debug("%s: %s", store->directory, error->message);
   store_free(store);
 }

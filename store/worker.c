@@ -9,6 +9,9 @@
  * A stored copy that turns out damaged is replaced under the same id only if its digest has no other ordinal:
  * once contents are known to collide, damaged bytes may have been the other content, and the good bytes get
  * an ordinal of their own.
+ *
+ * A get that does not find what the index promises lets the packs be read into it, once; while they are taken
+ * out it searches them for its one chunk.
  */
 #include <store/store-private.h>
 
@@ -390,6 +393,42 @@ store_has_digest(StoreWorker *worker, const StoreChunkId *id, const void *cluste
   return memcmp(digest.bytes, id->bytes, ORDINAL) == 0;
 }
 
+/* A search of the packs for one chunk, which leaves the index alone. */
+typedef struct {
+  StoreWorker *worker;
+  const StoreChunkId *id;
+  void *buffer;
+  gsize *length;
+  gboolean is_found;
+} PackSearch;
+
+static gboolean
+try_record(const StoreRecordInfo *info, const StoreLocation *location, gpointer user_data)
+{
+  PackSearch *search = user_data;
+  search->is_found = store_chunk_id_equal(&info->id, search->id) &&
+                     store_get_at(search->worker, search->id, location, search->buffer, search->length);
+  return !search->is_found;
+}
+
+/*
+ * For the time in which packs are taken out, and may not be read into the index. One that goes meanwhile is
+ * passed over: what is wanted of it was copied first, and the index knows where.
+ */
+static gboolean
+search_packs(StoreWorker *worker, const StoreChunkId *id, void *buffer, gsize *length)
+{
+  StorePackSet *packs = worker->store->packs;
+  PackSearch search = {worker, id, buffer, length, FALSE};
+  g_autoptr(GArray) numbers = store_pack_list(packs, NULL);
+  for (guint i = 0; numbers && i < numbers->len && !search.is_found; i++) {
+    StoreLocation from = {.pack = g_array_index(numbers, guint32, i)};
+    if (!store_pack_scan_one(packs, &from, try_record, &search, NULL))
+      g_debug("pack %08x was not searched", from.pack);
+  }
+  return search.is_found;
+}
+
 gboolean
 store_get(StoreWorker *worker, const StoreChunkId *id, void *buffer, gsize *length, GError **error)
 {
@@ -402,10 +441,12 @@ store_get(StoreWorker *worker, const StoreChunkId *id, void *buffer, gsize *leng
   g_autoptr(GError) local = NULL;
   if (get_once(worker, id, buffer, length, &local))
     return TRUE;
-  if (store_rebuild_index(worker->store, seen))
-    return get_once(worker, id, buffer, length, error);
-  g_propagate_error(error, g_steal_pointer(&local));
-  return FALSE;
+  if (seen) {
+    g_propagate_error(error, g_steal_pointer(&local));
+    return FALSE;
+  }
+  return (!store_rebuild_index(worker->store, seen) && search_packs(worker, id, buffer, length)) ||
+         get_once(worker, id, buffer, length, error);
 }
 
 /* ---- for repairs ---- */

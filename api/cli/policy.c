@@ -134,8 +134,9 @@ static void
 add_row(CliTable *table, JsonObject *policy)
 {
   cli_table_add(table, cli_format_text(policy, "vm"));
-  cli_table_add(table, cli_format_text(policy, "schedule"));
-  cli_table_add(table, format_retention(policy));
+  gboolean is_damaged = !cli_text(policy, "schedule");
+  cli_table_add(table, is_damaged ? g_strdup("damaged") : cli_format_text(policy, "schedule"));
+  cli_table_add(table, is_damaged ? NULL : format_retention(policy));
   cli_table_add(table,
                 cli_true(policy, "enabled") ? cli_format_time(policy, "next-run") : g_strdup("disabled"));
   cli_table_add(table, cli_format_time(policy, "last-run"));

@@ -24,23 +24,34 @@ add_row(CliTable *table, JsonObject *vm)
   cli_table_add(table, cli_format_size(vm, "dirty"));
   JsonObject *policy = policy_of(vm);
   gboolean enabled = policy && cli_true(policy, "enabled");
-  cli_table_add(table, enabled ? cli_format_time(policy, "next-run") : g_strdup(policy ? "disabled" : NULL));
+  const char *instead = !policy ? NULL : cli_text(policy, "schedule") ? "disabled" : "damaged";
+  cli_table_add(table, enabled ? cli_format_time(policy, "next-run") : g_strdup(instead));
   cli_table_add(table, policy ? cli_format_text(policy, "last-result") : NULL);
   cli_table_add(table, policy ? cli_format_number(policy, "failures") : NULL);
 }
 
-/* What keeps policies from doing their work stands below the table. */
+/* What keeps POLICY from doing its work; NULL if nothing does. One without a schedule could not be read. */
+static char *
+policy_problem(JsonObject *vm, JsonObject *policy)
+{
+  const char *name = cli_text(vm, "name"), *why = cli_text(policy, "errmsg");
+  if (!cli_text(policy, "schedule"))
+    return g_strdup(why);
+  if (cli_number(policy, "failures") == 0)
+    return NULL;
+  return g_strdup_printf("the policy of vm %s failed %" G_GINT64_FORMAT " times in a row: %s",
+                         name ? name : "-", cli_number(policy, "failures"), why ? why : "-");
+}
+
+/* Below the table. */
 static void
 print_failures(JsonArray *vms)
 {
   for (guint i = 0; vms && i < json_array_get_length(vms); i++) {
     JsonObject *vm = cli_object(json_array_get_element(vms, i)), *policy = policy_of(vm);
-    const char *name = cli_text(vm, "name"), *problem = policy ? cli_text(policy, "errmsg") : NULL;
-    if (policy && cli_number(policy, "failures") > 0)
-      cli_print_field("Problem",
-                      g_strdup_printf("the policy of vm %s failed %" G_GINT64_FORMAT " times in a row: %s",
-                                      name ? name : "-", cli_number(policy, "failures"),
-                                      problem ? problem : "-"));
+    char *problem = policy ? policy_problem(vm, policy) : NULL;
+    if (problem)
+      cli_print_field("Problem", problem);
   }
 }
 

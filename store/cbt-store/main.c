@@ -188,7 +188,7 @@ fail(Tool *tool, const GError *error)
   fprintf(stderr, "cbt-backup store: %s\n%s%s", shown, hint ? hint : "", hint ? "\n" : "");
   if (is_usage)
     return EXIT_USAGE;
-  return g_error_matches(error, CBT_ERROR, CBT_ERROR_CORRUPT) ? cbt_error_exit_status(CBT_ERROR_CORRUPT) : 1;
+  return cbt_error_exit_status(cbt_error_code(error));
 }
 
 int

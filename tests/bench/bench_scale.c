@@ -250,9 +250,43 @@ measure_freed(Store *store, const GPtrArray *points, guint n_removed)
   for (guint i = 0; i < points->len; i++)
     g_ptr_array_add(i < n_removed ? removed : kept, points->pdata[i]);
   double start = now();
-  check(store_mark_freed(store, kept, removed, &freed, &error), error);
+  check(store_mark_freed(store, kept, removed, NULL, &freed, &error), error);
   g_autofree char *what = g_strdup_printf("prune: counting what %u points free", n_removed);
   report(what, start);
+}
+
+/* A backup that goes on beside a collection: what its slowest put and flush took. */
+typedef struct {
+  Store *store;
+  gint is_over; /* atomic */
+  double put, flush;
+  guint n_puts;
+} Beside;
+
+static void *
+put_beside(void *user_data)
+{
+  Beside *beside = user_data;
+  g_autoptr(StorePins) pins = store_pins_new(beside->store);
+  g_autoptr(StoreWorker) worker = store_worker_new(beside->store);
+  g_autofree guint8 *data = g_malloc(CBT_CLUSTER_SIZE);
+  guint64 first = (guint64) g_get_real_time() << 20;
+  store_worker_set_pins(worker, pins);
+  for (; !g_atomic_int_get(&beside->is_over); beside->n_puts++) {
+    StoreChunkId id;
+    g_autoptr(GError) error = NULL;
+    fill_cluster(data, first + beside->n_puts);
+    double start = now();
+    check(store_put(worker, STORE_CHUNK_DATA, data, CBT_CLUSTER_SIZE, &id, NULL, NULL, &error), error);
+    beside->put = MAX(beside->put, now() - start);
+    if (beside->n_puts % 1000 == 0) {
+      start = now();
+      check(store_flush(beside->store, &error), error);
+      beside->flush = MAX(beside->flush, now() - start);
+    }
+    g_usleep(500);
+  }
+  return NULL;
 }
 
 static void
@@ -260,6 +294,9 @@ measure_gc(Store *store, const GPtrArray *points, const char *what)
 {
   g_autoptr(GError) error = NULL;
   StoreGcResult result;
+  Beside beside = {.store = store};
+  pthread_t thread;
+  check(pthread_create(&thread, NULL, put_beside, &beside) == 0, NULL);
   double start = now();
   StoreGc *gc = store_gc_begin(store, NULL, &error);
   check(gc != NULL, error);
@@ -268,6 +305,10 @@ measure_gc(Store *store, const GPtrArray *points, const char *what)
   check(store_gc_sweep(gc, &result, &error), error);
   store_gc_end(gc);
   report(what, start);
+  g_atomic_int_set(&beside.is_over, 1);
+  pthread_join(thread, NULL);
+  printf("  beside it %u puts, the slowest %.1f ms; flushes, the slowest %.1f ms\n", beside.n_puts,
+         beside.put * 1000, beside.flush * 1000);
   printf("  %" G_GUINT64_FORMAT " chunks live, %" G_GUINT64_FORMAT " packs out, %" G_GUINT64_FORMAT
          " bytes copied, %" G_GUINT64_FORMAT " freed\n",
          result.n_chunks, result.n_packs, result.copied, result.freed);

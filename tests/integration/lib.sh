@@ -68,6 +68,12 @@ sanitizer_reports() {
     xargs -0 -r grep -aE 'ERROR: (Address|Leak)Sanitizer|WARNING: ThreadSanitizer|runtime error:|SUMMARY: [A-Za-z]*Sanitizer' 2>/dev/null || true
 }
 
+# The reports in full, for the next run may not meet them again.
+print_sanitizer_reports() {
+  find "$WORK" -maxdepth 5 \( -name '*.log' -o -name '*.err' \) -print0 2>/dev/null |
+    xargs -0 -r -n 1 sed -n '/ERROR: [AL][a-z]*Sanitizer\|WARNING: ThreadSanitizer\|runtime error:/,/^SUMMARY: /p' | head -n 200
+}
+
 cleanup() {
   local result=$? i pid pids reports
   trap - EXIT
@@ -82,6 +88,7 @@ cleanup() {
   reports=$(sanitizer_reports)
   if [ -n "$reports" ] && [ "$result" -ne 77 ]; then
     printf 'FAILED: sanitizer reports:\n%s\n' "$reports" >&2
+    print_sanitizer_reports >&2
     result=1
   fi
   if [ "$result" -ne 0 ] && [ "$result" -ne 77 ]; then

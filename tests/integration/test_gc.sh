@@ -60,17 +60,25 @@ gc >/dev/null
 for i in 4 5 6; do restore_matches "${points[i]}" root "$WORK/p$i.oracle"; done
 
 say "it runs beside backups and restores"
-for round in 1 2 3 4 5 6; do
-  gc >"$WORK/gc.json" &
-  collector=$!
+n_beside=0
+for round in 1 2 3 4; do
   change $((round * 50)) 30
-  points[7]=$(point p7)
-  restore_matches "${points[6]}" root "$WORK/p6.oracle"
-  wait "$collector" || fail "gc beside a backup: $(cat "$WORK/gc.json")"
+  id=$(start_backup incremental web --speed 2097152)
+  before=$(job_status "$id")
+  restore_matches "${points[6]}" root "$WORK/p6.oracle" &
+  restore=$!
+  gc >/dev/null
+  [ "$before $(job_status "$id")" != "active active" ] || n_beside=$((n_beside + 1))
+  wait "$restore" || fail "a restore beside gc failed"
+  cp "$WORK/web.raw" "$WORK/p7.oracle"
+  job=$(wait_job "$id")
+  assert_eq "backup beside gc" "$(jq -r .status <<<"$job")" "done"
+  points[7]=$(jq -r .uuid <<<"$job")
   cbt --quiet prune web --keep-last 3
   points[6]=${points[7]}
   cp "$WORK/p7.oracle" "$WORK/p6.oracle"
 done
+assert_ge "collections in the middle of a backup" "$n_beside" 1
 gc >/dev/null
 restore_matches "${points[7]}" root "$WORK/p7.oracle"
 
@@ -101,6 +109,19 @@ echo "no point" >"$STATE/store/points/01234567-89ab-4def-8123-456789abcdef.point
 start_daemon
 expect_exit 6 "01234567-89ab-4def-8123-456789abcdef.point is damaged" cbt gc
 rm "$STATE/store/points/01234567-89ab-4def-8123-456789abcdef.point"
+
+say "a point file that the catalogue does not know, and that is sound, keeps what it needs: the next start takes it in"
+points[8]=$(point p8)
+change 300 30
+points[9]=$(point p9)
+file=$STATE/store/points/${points[8]}.point
+cp "$file" "$WORK/saved.point"
+cbt --quiet forget "${points[8]}"
+cp "$WORK/saved.point" "$file" # as a removal leaves it that failed, or that a power cut undid
+gc >/dev/null
+stop_daemon
+start_daemon
+restore_matches "${points[8]}" root "$WORK/p8.oracle"
 
 say "without points nothing is left, and the next backup begins anew"
 for uuid in $(points web); do cbt --quiet forget "$uuid"; done

@@ -35,6 +35,9 @@ expect_exit 1 "schedule" cbt policy set web --keep-daily 7
 expect_exit 1 "every 15m" cbt policy set web --schedule "now and then"
 expect_exit 1 "'25:00' is no time" cbt policy set web --schedule "daily 25:00"
 expect_exit 1 "verify-share" cbt policy set web --schedule hourly --verify-share 101
+expect_exit 3 "disk 'root' of vm 'web' has no bitmap 'weekly'" \
+  cbt policy set web --schedule hourly --bitmap weekly
+expect_exit 3 "cbt-backup bitmap add web/root:weekly" cbt policy set web --schedule hourly --bitmap weekly
 expect_status 404 "no policy" GET /v1/vms/web/policy
 expect_status 404 "nobody" GET /v1/vms/nobody/policy
 for body in '{}' '{"schedule":5}' '{"schedule":"daily"}' '{"schedule":"hourly","keep-daily":-1}' \
@@ -57,6 +60,10 @@ assert_eq "what show says" "$(cbt_json policy show web)" "$answer"
 assert_eq "what list says" "$(cbt_json policy list | jq -c .)" "[$(jq -c . <<<"$answer")]"
 assert_has "the table" "$(cbt policy list)" "disabled"
 assert_has "for people" "$(cbt policy show web)" "daily 7, yearly 9"
+cbt --quiet bitmap add web/root:weekly
+assert_eq "bitmap" "$(cbt_json policy set web --bitmap weekly | jq -r .bitmap)" weekly
+cbt --quiet bitmap remove web/root:weekly
+assert_eq "bitmap that is gone" "$(cbt_json policy set web --keep-last 1 | jq -r .bitmap)" weekly
 cbt --quiet policy remove web
 expect_exit 3 "no policy" cbt policy show web
 
@@ -189,6 +196,27 @@ assert_eq "result" "$(policy last-result) $(policy failures)" "done 0"
 cbt --quiet --incremental web >/dev/null
 restore_matches web@latest root "$WORK/web.raw"
 
+say "a policy that is damaged in the catalogue is an error of its vm, named once in the log, and stops no other one"
+cbt --quiet policy set db --schedule "daily $far_time"
+stop_daemon
+in_catalogue "UPDATE policies SET schedule = 'now and then' WHERE vm = 'db'"
+start_daemon
+n=$(policy_jobs)
+cbt --quiet policy set web --enable
+wait_until 30 has_policy_jobs $((n + 2)) || fail "no runs: $(cbt policy show web)"
+cbt --quiet policy set web --disable
+wait_until 30 run_is_over || fail "a run does not end"
+expect_exit 6 "policy of vm 'db' that makes no sense: 'schedule'" cbt policy show db
+expect_exit 6 "cbt-backup policy remove" cbt policy set db --keep-last 1
+assert_has "status" "$(cbt status)" "policy of vm 'db' that makes no sense"
+api GET /v1/policies
+assert_eq "list" "$(jq -c 'map([.vm, .schedule != null, .errmsg != null])' <<<"$body")" \
+  '[["web",true,false],["db",false,true]]'
+assert_has "the table" "$(cbt policy list)" "damaged"
+assert_eq "times in the log" "$(grep -c "'db' that makes no sense" "$WORK/daemon.log")" 1
+cbt --quiet policy remove db
+expect_exit 3 "no policy" cbt policy show db
+
 say "many that are due at once queue"
 for i in {1..12}; do
   random_image "$WORK/many$i.raw" 1
@@ -202,7 +230,7 @@ many_done='[.[] | select(.vm | startswith("many"))] | length == 12 and all(."las
 all_done() { api GET /v1/policies && jq -e "$many_done" <<<"$body"; }
 wait_until 60 all_done || fail "not all ran: $(cbt policy list)"
 api GET /v1/jobs
-assert_eq "backups of many" "$(jq '[.[] | select(.vm | startswith("many"))] | length' <<<"$body")" 12
+assert_eq "backups of many" "$(jq '[.[] | select((.vm // "") | startswith("many"))] | length' <<<"$body")" 12
 
 say "a policy goes with its vm"
 for i in {1..12}; do cbt --quiet vm remove "many$i"; done

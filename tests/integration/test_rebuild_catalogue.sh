@@ -1,13 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# The catalogue and the chunk index can be deleted: vms, points and bases come back from the store, by themselves or by command,
-# whenever that is interrupted, and the next incremental reads only what changed.
+# The catalogue and the chunk index can be deleted: vms, policies, points and bases come back from the store, by
+# themselves or by command, whenever that is interrupted, and the next incremental reads only what changed.
 . "$(dirname "$0")/lib.sh"
-need nbdkit sqlite3
+need nbdkit sqlite3 xxhsum
 
 seed
-points=6 kills=12
-[ -z "$LONG" ] || { points=30 kills=300; }
+points=6 kills=12 sets=3
+[ -z "$LONG" ] || { points=30 kills=300 sets=100; }
 random_image "$WORK/root.img" 8
 random_image "$WORK/data.img" 4
 random_image "$WORK/two.img" 4
@@ -15,7 +15,12 @@ echo "memory=1" >"$WORK/one.conf"
 
 ### what there is
 
-# everything: all that must be the same after a rebuild. What a vm's disks are dirty by is in the bitmaps.
+# everything: all that must be the same after a rebuild. What a vm's disks are dirty by is in the bitmaps. What a policy
+# did last is in the catalogue alone.
+done_last='["last-run", "last-result", "errmsg", "last-job", "removed", "failures", "next-retry"]'
+policy_of() { # VM: what was asked for
+  cbt_json policy show "$1" | jq -S "delpaths($done_last | map([.]))"
+}
 everything() {
   local vm disk
   cbt_json vm list | jq -S 'sort_by(.name)'
@@ -24,6 +29,7 @@ everything() {
     for disk in $(cbt_json vm show "$vm" | jq -r '.disks[].name'); do
       cbt_json bitmap list "$vm/$disk" | jq -S 'map(del(.generation))'
     done
+    policy_of "$vm"
   done
 }
 expect_everything() { # WHAT
@@ -31,6 +37,13 @@ expect_everything() { # WHAT
   diff "$WORK/before.json" "$WORK/after.json" >&2 || fail "$1: not all came back"
 }
 lose_catalogue() { rm -f "$STATE"/catalogue.sqlite*; }
+# spoil_policy FILE: a vm file with a sound checksum, and a key in its policy that nobody knows.
+spoil_policy() {
+  local path=$STATE/store/vms/$1 sum
+  head -n -1 "$path" | sed 's/^text=.*/&; keep-centennial=1/' >"$WORK/spoilt"
+  sum=$(xxhsum -H3 <"$WORK/spoilt" | grep -o '[0-9a-f]\{16\}')
+  printf '# xxh3-64: %s\n' "$sum" | cat "$WORK/spoilt" - >"$path"
+}
 lose_all() { rm -f "$STATE"/catalogue.sqlite* "$STATE/store/index"; }
 
 offset=0
@@ -58,6 +71,13 @@ assert_eq "vm files" "$(find "$STATE/store/vms" -name '*.vm' -printf '%f\n' | so
 cbt --quiet export start one >/dev/null
 cbt --quiet bitmap add one/root:weekly
 cbt --quiet bitmap add one/data:weekly
+# At a time half a day away, so that nothing is due.
+far_time=$(date -d '12 hours' +%H:%M)
+cbt --quiet policy set one --schedule "weekly mon,tue,wed,thu,fri,sat,sun $far_time" --keep-last 3 --keep-yearly 2 \
+  --bitmap weekly --speed 5M --verify-share 7 --no-gc
+cbt --quiet policy set two --schedule "daily $far_time" --keep-daily 7 --disable
+assert_has "the file" "$(cat "$STATE/store/vms/two.vm")" \
+  "text=schedule=daily $far_time; bitmap=default; keep-daily=7; gc=yes; enabled=no"
 backup full one --note "the first" >/dev/null
 backup incremental one --bitmap weekly >/dev/null
 for ((i = 0; i < points; i++)); do
@@ -196,6 +216,61 @@ damaged_start "a row without sense"
 start_daemon
 goes_on "after damage"
 
+say "policies: the catalogue's counts at the start and is written into the file; by command the file's counts"
+everything >"$WORK/before.json"
+stop_daemon
+sqlite3 "$STATE/catalogue.sqlite" "UPDATE policies SET keep_last = 9, last_result = 'done' WHERE vm = 'one'; \
+  DELETE FROM policies WHERE vm = 'two'"
+start_daemon
+assert_eq "keep-last, of the catalogue" "$(policy_of one | jq '."keep-last"')" 9
+assert_has "the file" "$(cat "$STATE/store/vms/one.vm")" "keep-last=9;"
+cbt --quiet policy set one --keep-last 3
+expect_everything "the policy that only the file had"
+sqlite3 "$STATE/catalogue.sqlite" "UPDATE policies SET keep_last = 9 WHERE vm = 'one'; \
+  UPDATE policies SET schedule = 'now and then' WHERE vm = 'two'"
+expect_exit 6 "makes no sense" cbt policy show two
+assert_eq "what was wrong" "$(cbt_json rebuild-catalogue | jq -c '[.damaged, .problems]')" '[0,[]]'
+expect_everything "policies of the files"
+cbt --quiet policy set one --keep-last 4
+cbt --quiet policy set one --keep-last 3
+assert_eq "what was wrong" "$(cbt_json rebuild-catalogue | jq -c '[.damaged, .problems]')" '[0,[]]'
+expect_everything "policies that are equal"
+
+say "killed right after, or while, a policy is set: the catalogue and the file agree at the next start"
+for ((i = 0; i < sets; i++)); do
+  (cbt --quiet policy set two --keep-daily $((10 + i)) >/dev/null 2>&1 || true) &
+  pause "0.0$((RANDOM % 5))"
+  kill_daemon
+  wait $! || true
+  start_daemon
+  assert_has "the file" "$(cat "$STATE/store/vms/two.vm")" "keep-daily=$(policy_of two | jq '."keep-daily"');"
+done
+cbt --quiet policy set two --keep-daily 7
+expect_everything "killed while a policy was set"
+
+say "a policy of which the file makes no sense is named and left out, its vm comes; one that is removed stays away"
+stop_daemon
+lose_all
+cp "$STATE/store/vms/two.vm" "$WORK/two.vm"
+spoil_policy two.vm
+start_daemon
+assert_has "the log" "$(cat "$WORK/daemon.log")" "'keep-centennial' is unknown"
+expect_exit 3 "no policy" cbt policy show two
+assert_eq "vms" "$(cbt_json vm list | jq length)" 2
+cbt --quiet policy set two --schedule "daily $far_time" --keep-daily 7 --disable
+expect_everything "set again"
+cbt --quiet policy remove two
+assert_eq "lines on policies in the file" "$(grep -c "policy\|schedule" "$STATE/store/vms/two.vm" || true)" 0
+stop_daemon
+lose_all
+start_daemon
+expect_exit 3 "no policy" cbt policy show two
+stop_daemon
+lose_all
+cp "$WORK/two.vm" "$STATE/store/vms/two.vm"
+start_daemon
+expect_everything "the file put back"
+
 say "rows that say something else than the files: note and protection are taken at the start, the rest by command"
 everything >"$WORK/before.json"
 stop_daemon
@@ -235,6 +310,8 @@ jq -s --arg victim "$victim" '[.[1][] | select(.uuid != $victim) | .uuid]' "$WOR
 cbt_json list one | jq 'map(.uuid)' >"$WORK/found"
 assert_same_file "the other points" "$WORK/expected" "$WORK/found"
 goes_on "with a damaged point"
+expect_exit 3 "no policy" cbt policy show two
+cbt --quiet policy set two --schedule "daily $far_time" --keep-daily 7 --disable
 assert_eq "vm two, of its newest point" "$(backup incremental two | jq -c '[.kind, .reason, .dirty]')" '["incremental",null,0]'
 
 say "the newest point file gone as well: its bitmap is not believed"

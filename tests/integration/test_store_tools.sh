@@ -59,7 +59,7 @@ head -c 3000 /dev/urandom | base64 >"$WORK/web.conf"
 say "no store, and wrong words"
 report=$(check --json 2>/dev/null) && fail "a check of nothing succeeds"
 assert_eq "code of the error" "$(jq -r .error.code <<<"$report")" not-found
-expect_exit 1 "no store" check
+expect_exit 3 "no store" check
 expect_exit 2 "check or dump" "$BUILD/bin/cbt-store"
 expect_exit 2 "check takes no" "$BUILD/bin/cbt-store" check x
 expect_exit 2 "nothing-like-that" dump nothing-like-that
@@ -111,10 +111,10 @@ assert_eq "clusters that differ" "$changed" "[500]"
 assert_eq "a manifest for people" "$(dump manifest "$full/root" | tail -n 1)" "$N of $N clusters are not zero"
 assert_eq "the index" "$(dump index --json | jq -r '"\(.state) \(.entries) \(.wrong)"')" "sound $TOTAL 0"
 assert_eq "the format" "$(dump format --json | jq -c '[.version, ."in-use", (.uuid | length)]')" '[1,false,36]'
-expect_exit 1 "no point begins" dump point ffffffff-none
-expect_exit 1 "no disk 'data'" dump manifest "$full/data"
+expect_exit 3 "no point begins" dump point ffffffff-none
+expect_exit 3 "no disk 'data'" dump manifest "$full/data"
 expect_exit 2 "no number" dump pack x
-expect_exit 1 "cannot read pack" dump pack 77
+expect_exit 3 "cannot read pack" dump pack 77
 assert_eq "files after all dumps" "$(state_sum)" "$sum"
 
 say "a random bit of a cluster: the chunk, where it is, and both points"

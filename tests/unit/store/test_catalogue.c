@@ -106,6 +106,33 @@ test_database_of_another_program_is_left_alone(void **state)
   check_error(&error, CBT_ERROR_CORRUPT, "another program");
 }
 
+/* A row or its entry in an index: that it opens means that the one that is listed is found. */
+static void
+test_a_key_that_an_index_has_wrong_is_corrupt(void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr(StorePoint) point = add_point(fixture, "web", 5);
+  g_autofree char *data = NULL;
+  gsize length, n_refused = 0;
+  char text[CBT_UUID_TEXT_SIZE];
+  cbt_uuid_format(&point->uuid, text);
+  g_clear_pointer(&fixture->catalogue, catalogue_close);
+  assert_true(g_file_get_contents(fixture->path, &data, &length, NULL));
+  for (gsize at = 0; at + strlen(text) <= length; at++) {
+    if (memcmp(data + at, text, strlen(text)) != 0)
+      continue;
+    g_autoptr(GError) error = NULL;
+    store_test_flip(fixture->path, at + 3, 1);
+    g_autoptr(Catalogue) catalogue = catalogue_open(fixture->path, &error);
+    if (!catalogue)
+      check_error(&error, CBT_ERROR_CORRUPT, fixture->path);
+    n_refused += !catalogue;
+    g_clear_pointer(&catalogue, catalogue_close);
+    store_test_flip(fixture->path, at + 3, 1);
+  }
+  assert_int_equal(n_refused, 2);
+}
+
 static void
 test_damaged_pages_are_corrupt_not_a_crash(void **state)
 {
@@ -426,6 +453,7 @@ main(void)
       CATALOGUE_TEST(test_failed_migration_changes_nothing),
       CATALOGUE_TEST(test_file_that_is_no_database_is_corrupt),
       CATALOGUE_TEST(test_database_of_another_program_is_left_alone),
+      CATALOGUE_TEST(test_a_key_that_an_index_has_wrong_is_corrupt),
       CATALOGUE_TEST(test_damaged_pages_are_corrupt_not_a_crash),
       CATALOGUE_TEST(test_folder_that_is_missing_is_an_error),
       CATALOGUE_TEST(test_locked_database_is_busy),

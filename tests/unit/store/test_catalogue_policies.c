@@ -79,12 +79,12 @@ test_policies_are_listed_by_vm_and_go_with_it(void **state)
   g_autoptr(StorePolicy) of_web = make_policy("web"), of_db = make_policy("db");
   assert_true(catalogue_save_policy(fixture->catalogue, of_web, NULL));
   assert_true(catalogue_save_policy(fixture->catalogue, of_db, NULL));
-  g_autoptr(GPtrArray) both = catalogue_list_policies(fixture->catalogue, NULL);
+  g_autoptr(GPtrArray) both = catalogue_list_policies(fixture->catalogue, NULL, NULL);
   assert_int_equal(both->len, 2);
   assert_same(both->pdata[0], of_db);
   assert_same(both->pdata[1], of_web);
   assert_true(catalogue_remove_vm(fixture->catalogue, "db", NULL));
-  g_autoptr(GPtrArray) one = catalogue_list_policies(fixture->catalogue, NULL);
+  g_autoptr(GPtrArray) one = catalogue_list_policies(fixture->catalogue, NULL, NULL);
   assert_int_equal(one->len, 1);
   assert_same(one->pdata[0], of_web);
 }
@@ -107,23 +107,40 @@ test_removed_and_unknown_policies_are_not_found(void **state)
 }
 
 static void
-test_damaged_policy_is_corrupt(void **state)
+test_damaged_policy_is_named_and_the_others_are_listed(void **state)
 {
   Fixture *fixture = *state;
-  static const char *const damages[] = {"schedule = 'now and then'", "last_result = 'perhaps'",
-                                        "bitmap = '../x'"};
-  g_autoptr(CatalogueVm) vm = add_vm(fixture, "web");
-  g_autoptr(StorePolicy) policy = make_policy("web");
+  static const struct {
+    const char *change, *part;
+  } damages[] = {
+      {"schedule = 'now and then'", "'schedule'"},
+      {"last_result = 'perhaps'", "'last-result'"},
+      {"bitmap = '../x'", "'bitmap'"},
+      {"keep_daily = -7", "'keep-daily'"},
+      {"speed = 1", "'speed'"},
+      {"verify_share = 101", "'verify-share'"},
+  };
+  g_autoptr(CatalogueVm) web = add_vm(fixture, "web"), db = add_vm(fixture, "db"),
+                         app = add_vm(fixture, "app");
+  g_autoptr(StorePolicy) policy = make_policy("web"), of_db = make_policy("db"), of_app = make_policy("app");
+  assert_true(catalogue_save_policy(fixture->catalogue, of_db, NULL));
+  assert_true(catalogue_save_policy(fixture->catalogue, of_app, NULL));
   for (guint i = 0; i < G_N_ELEMENTS(damages); i++) {
     g_autoptr(GError) error = NULL;
+    g_autoptr(GHashTable) damaged = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     assert_true(catalogue_save_policy(fixture->catalogue, policy, NULL));
-    g_autofree char *sql = g_strdup_printf("UPDATE policies SET %s", damages[i]);
+    g_autofree char *sql = g_strdup_printf("UPDATE policies SET %s WHERE vm = 'web'", damages[i].change);
     execute(fixture, sql);
     assert_null(catalogue_get_policy(fixture->catalogue, "web", &error));
     check_error(&error, CBT_ERROR_CORRUPT, "'web'");
-    assert_null(catalogue_list_policies(fixture->catalogue, &error));
-    check_error(&error, CBT_ERROR_CORRUPT, "'web'");
+    g_autoptr(GPtrArray) others = catalogue_list_policies(fixture->catalogue, damaged, NULL);
+    assert_int_equal(others->len, 2);
+    assert_same(others->pdata[0], of_app);
+    assert_same(others->pdata[1], of_db);
+    assert_int_equal(g_hash_table_size(damaged), 1);
+    assert_non_null(strstr(g_hash_table_lookup(damaged, "web"), damages[i].part));
   }
+  assert_true(catalogue_remove_policy(fixture->catalogue, "web", NULL));
 }
 
 int
@@ -133,7 +150,8 @@ main(void)
       cmocka_unit_test_setup_teardown(test_policy_is_saved_replaced_and_survives_a_restart, setup, teardown),
       cmocka_unit_test_setup_teardown(test_policies_are_listed_by_vm_and_go_with_it, setup, teardown),
       cmocka_unit_test_setup_teardown(test_removed_and_unknown_policies_are_not_found, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_damaged_policy_is_corrupt, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_damaged_policy_is_named_and_the_others_are_listed, setup,
+                                      teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

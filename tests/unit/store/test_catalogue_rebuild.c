@@ -4,6 +4,11 @@
 #include <glib/gstdio.h>
 #include <store/catalogue-rebuild.h>
 
+#define NOW       ((gint64) 5000)
+#define DAILY     "schedule=daily 02:30; bitmap=default; keep-daily=7; gc=yes; enabled=yes"
+#define DAILY_TOO "keep-daily=7; gc=yes; enabled=yes; bitmap=default; schedule=daily 02:30"
+#define EVERY     "schedule=every 15m; bitmap=default; gc=yes; enabled=no"
+
 static GPtrArray *
 vms_new(void)
 {
@@ -40,7 +45,7 @@ replace(Fixture *fixture, const GPtrArray *vms, const GPtrArray *points, guint n
 {
   g_autoptr(GError) error = NULL;
   g_autoptr(GPtrArray) problems = g_ptr_array_new_with_free_func(g_free);
-  if (!catalogue_replace(fixture->catalogue, vms, points, problems, &error))
+  if (!catalogue_replace(fixture->catalogue, vms, points, NOW, problems, &error))
     fail_msg("%s", error->message);
   assert_int_equal(problems->len, n_problems);
 }
@@ -119,7 +124,7 @@ test_what_is_not_in_the_store_goes_and_what_is_equal_keeps_its_rows(void **state
   g_autoptr(GPtrArray) vms = vms_new();
   g_autoptr(GPtrArray) points = points_new();
   CatalogueVm *now = make_vm("changed");
-  g_ptr_array_add(vms, store_vm_new(kept, "a policy"));
+  g_ptr_array_add(vms, store_vm_new(kept, DAILY));
   g_ptr_array_add(vms, store_vm_new(now, NULL));
   g_ptr_array_add(points, point);
   replace(fixture, vms, points, 0);
@@ -132,6 +137,86 @@ test_what_is_not_in_the_store_goes_and_what_is_equal_keeps_its_rows(void **state
 }
 
 static void
+assert_policy(Fixture *fixture, const char *vm, const char *text, gint64 done_until, gint64 last_run)
+{
+  g_autoptr(StorePolicy) policy = catalogue_get_policy(fixture->catalogue, vm, NULL);
+  assert_non_null(policy);
+  g_autofree char *found = store_policy_encode(policy);
+  assert_string_equal(found, text);
+  assert_int_equal(policy->done_until, done_until);
+  assert_int_equal(policy->last_run, last_run);
+}
+
+/* One that ran at 300, and has nothing to do from before 200. */
+static void
+add_policy(Fixture *fixture, const char *vm, const char *text)
+{
+  g_autoptr(StorePolicy) policy = store_policy_decode(vm, text, NULL);
+  policy->done_until = 200;
+  policy->last_run = 300;
+  assert_true(catalogue_save_policy(fixture->catalogue, policy, NULL));
+}
+
+static void
+test_policies_come_back_and_nothing_is_owed_from_before(void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr(GPtrArray) vms = vms_new();
+  g_autoptr(GPtrArray) points = points_new();
+  g_ptr_array_add(vms, store_vm_new(make_vm("a"), DAILY));
+  g_ptr_array_add(vms, store_vm_new(make_vm("b"), NULL));
+  g_ptr_array_add(vms, store_vm_new(make_vm("c"), EVERY));
+  replace(fixture, vms, points, 0);
+  reopen(fixture);
+  assert_policy(fixture, "a", DAILY, NOW, 0);
+  assert_policy(fixture, "c", EVERY, NOW, 0);
+  assert_int_equal(number(fixture, "SELECT count(*) FROM policies"), 2);
+}
+
+static void
+test_policy_that_is_the_same_keeps_what_it_did_also_if_its_vm_changes(void **state)
+{
+  Fixture *fixture = *state;
+  CatalogueVm *equal = add_vm(fixture, "equal"), *other = add_vm(fixture, "other");
+  g_autoptr(CatalogueVm) changed = add_vm(fixture, "changed"), none = add_vm(fixture, "none");
+  add_policy(fixture, "equal", DAILY);
+  add_policy(fixture, "changed", DAILY);
+  add_policy(fixture, "other", EVERY);
+  add_policy(fixture, "none", EVERY);
+  g_autoptr(GPtrArray) vms = vms_new();
+  g_autoptr(GPtrArray) points = points_new();
+  g_ptr_array_add(vms, store_vm_new(equal, DAILY_TOO));
+  g_ptr_array_add(vms, store_vm_new(make_vm("changed"), DAILY));
+  g_ptr_array_add(vms, store_vm_new(other, DAILY));
+  g_ptr_array_add(vms, store_vm_new(make_vm("none"), NULL));
+  replace(fixture, vms, points, 1);
+  assert_policy(fixture, "equal", DAILY, 200, 300);
+  assert_policy(fixture, "changed", DAILY, 200, 300);
+  assert_policy(fixture, "other", DAILY, NOW, 0);
+  assert_null(catalogue_get_policy(fixture->catalogue, "none", NULL));
+}
+
+static void
+test_policy_that_cannot_be_read_is_named_and_its_vm_comes(void **state)
+{
+  Fixture *fixture = *state;
+  CatalogueVm *known = add_vm(fixture, "known"), *damaged = add_vm(fixture, "damaged");
+  add_policy(fixture, "known", EVERY);
+  add_policy(fixture, "damaged", EVERY);
+  execute(fixture, "UPDATE policies SET schedule = 'now and then' WHERE vm = 'damaged'");
+  g_autoptr(GPtrArray) vms = vms_new();
+  g_autoptr(GPtrArray) points = points_new();
+  g_ptr_array_add(vms, store_vm_new(make_vm("a"), DAILY "; keep-centennial=1"));
+  g_ptr_array_add(vms, store_vm_new(known, "nonsense"));
+  g_ptr_array_add(vms, store_vm_new(damaged, DAILY));
+  replace(fixture, vms, points, 2);
+  assert_int_equal(number(fixture, "SELECT count(*) FROM vms"), 3);
+  assert_null(catalogue_get_policy(fixture->catalogue, "a", NULL));
+  assert_policy(fixture, "known", EVERY, 200, 300);
+  assert_policy(fixture, "damaged", DAILY, NOW, 0);
+}
+
+static void
 test_vm_whose_image_another_one_has_is_left_out(void **state)
 {
   Fixture *fixture = *state;
@@ -141,7 +226,7 @@ test_vm_whose_image_another_one_has_is_left_out(void **state)
   catalogue_vm_add_disk(thief, "other", "/images/own.raw", 65536);
   catalogue_vm_add_disk(thief, "root", "/images/a-root.raw", 65536);
   g_ptr_array_add(vms, store_vm_new(make_vm("a"), NULL));
-  g_ptr_array_add(vms, store_vm_new(thief, NULL));
+  g_ptr_array_add(vms, store_vm_new(thief, DAILY));
   g_ptr_array_add(vms, store_vm_new(make_vm("b"), NULL));
   replace(fixture, vms, points, 1);
   assert_int_equal(number(fixture, "SELECT count(*) FROM vms"), 2);
@@ -163,7 +248,7 @@ test_replace_that_fails_changes_nothing(void **state)
   second->uuid = first->uuid;
   g_ptr_array_add(points, first);
   g_ptr_array_add(points, second);
-  assert_false(catalogue_replace(fixture->catalogue, vms, points, problems, &error));
+  assert_false(catalogue_replace(fixture->catalogue, vms, points, NOW, problems, &error));
   check_error(&error, CBT_ERROR_EXISTS, "uuid");
   g_autoptr(CatalogueVm) found = catalogue_get_vm(fixture->catalogue, "a", NULL);
   assert_same_vm(found, vm);
@@ -273,6 +358,9 @@ main(void)
       CATALOGUE_TEST(test_all_comes_back_newest_first_with_the_newest_as_base),
       CATALOGUE_TEST(test_each_bitmap_has_its_own_base_and_none_is_one_of_strangers),
       CATALOGUE_TEST(test_what_is_not_in_the_store_goes_and_what_is_equal_keeps_its_rows),
+      CATALOGUE_TEST(test_policies_come_back_and_nothing_is_owed_from_before),
+      CATALOGUE_TEST(test_policy_that_is_the_same_keeps_what_it_did_also_if_its_vm_changes),
+      CATALOGUE_TEST(test_policy_that_cannot_be_read_is_named_and_its_vm_comes),
       CATALOGUE_TEST(test_vm_whose_image_another_one_has_is_left_out),
       CATALOGUE_TEST(test_replace_that_fails_changes_nothing),
       CATALOGUE_TEST(test_file_that_was_removed_is_written_again),

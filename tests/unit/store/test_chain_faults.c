@@ -45,7 +45,7 @@ interrupt(History *history, guint n, Kind kind, const char *whole, const char *e
   gboolean ok = try_export(history, 0x07, folder, store_fault_ops_table(faults), &result, &error);
   gboolean failed = store_fault_ops_has_failed(faults);
   if (kind == POWER_CUT)
-    store_fault_ops_power_cut(faults);
+    store_fault_ops_power_cut(faults, NULL);
   store_fault_ops_free(faults);
   assert_true(ok || failed);
   check_index_names_complete_files(history, folder, whole);

@@ -128,7 +128,7 @@ test_what_comes_free_is_what_pruning_says(void **state)
     g_ptr_array_add(i % 3 == 1 ? removed : kept, add_point(fixture->store, points, 30, rand)->point);
   collect_well(fixture->store, points);
   StoreMarkFreed freed;
-  assert_true(store_mark_freed(fixture->store, kept, removed, &freed, NULL));
+  assert_true(store_mark_freed(fixture->store, kept, removed, NULL, &freed, NULL));
   Sum before = sum_records(fixture);
   for (guint i = 10; i-- > 0;)
     if (i % 3 == 1)
@@ -181,6 +181,41 @@ test_pins_that_end_while_it_runs_go_on_to_count(void **state)
   assert_int_equal(points->len, 1);
   check_point(fixture->store, made);
   assert_true(collect(fixture->store, points, &result, NULL));
+}
+
+/* Files of the store that are gone, but held open by this process, so that their space is not free. */
+static guint
+count_deleted(const Fixture *fixture)
+{
+  guint n = 0;
+  g_autofree char *packs = path_of(fixture, "packs/");
+  g_autoptr(GDir) dir = g_dir_open("/proc/self/fd", 0, NULL);
+  assert_non_null(dir);
+  for (const char *name = g_dir_read_name(dir); name; name = g_dir_read_name(dir)) {
+    g_autofree char *link = g_build_filename("/proc/self/fd", name, NULL);
+    g_autofree char *target = g_file_read_link(link, NULL);
+    n += target && strstr(target, packs) && g_str_has_suffix(target, " (deleted)");
+  }
+  return n;
+}
+
+static void
+test_no_descriptor_holds_the_space_of_a_pack_that_was_removed(void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr(GRand) rand = rand_new();
+  g_autoptr(GPtrArray) points = points_new();
+  for (guint i = 0; i < 4; i++)
+    add_point(fixture->store, points, DISK_CLUSTERS / 2, rand);
+  while (points->len > 0) {
+    g_ptr_array_remove_index(points, 0);
+    collect_well(fixture->store, points);
+    assert_int_equal(count_deleted(fixture), 0);
+    check_points(fixture->store, points);
+  }
+  /* Appending goes on in a pack of its own. */
+  add_point(fixture->store, points, 30, rand);
+  check_points(fixture->store, points);
 }
 
 /* ---- damage ---- */
@@ -238,6 +273,56 @@ test_a_record_stays_when_the_copy_that_the_index_names_is_not_there(void **state
   check_points(fixture->store, points);
 }
 
+static int
+fail_fdatasync(const CbtFileOps *ops G_GNUC_UNUSED, int fd G_GNUC_UNUSED)
+{
+  errno = EIO;
+  return -1;
+}
+
+static GArray *
+list_packs(const Fixture *fixture)
+{
+  GArray *numbers = store_pack_list(fixture->store->packs, NULL);
+  assert_non_null(numbers);
+  return numbers;
+}
+
+static void
+test_a_copy_that_is_not_durable_takes_no_pack_away(void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr(GRand) rand = rand_new();
+  g_autoptr(GPtrArray) points = points_new();
+  CbtFileOps ops = *cbt_file_ops_default();
+  StoreGcResult result;
+  for (guint i = 0; i < 3; i++)
+    add_point(fixture->store, points, 60, rand);
+  g_ptr_array_remove_range(points, 0, 2);
+  ops.fdatasync = fail_fdatasync;
+  fixture->options.ops = &ops;
+  reopen(fixture);
+  g_autoptr(GArray) before = list_packs(fixture);
+  guint32 last = g_array_index(before, guint32, before->len - 1);
+  /* The second one finds all that is live where the first one copied it. */
+  for (guint i = 0; i < 2; i++)
+    assert_false(collect(fixture->store, points, &result, NULL));
+  g_autoptr(GArray) after = list_packs(fixture);
+  assert_true(g_array_index(after, guint32, after->len - 1) > last);
+  close_fixture(fixture);
+  for (guint i = 0; i < after->len; i++) {
+    guint32 number = g_array_index(after, guint32, i);
+    g_autofree char *path = g_strdup_printf("%s/packs/%08x.pack", fixture->directory, number);
+    if (number > last)
+      unlink(path);
+  }
+  fixture->options.ops = NULL;
+  open_fixture(fixture);
+  check_points(fixture->store, points);
+  assert_true(collect(fixture->store, points, &result, NULL));
+  check_points(fixture->store, points);
+}
+
 /* ---- readers ---- */
 
 typedef struct {
@@ -284,6 +369,75 @@ test_a_reader_finds_a_chunk_that_was_moved_under_it(void **state)
   assert_false(moving.is_armed);
   fixture->options.ops = NULL;
   reopen(fixture);
+}
+
+typedef struct {
+  CbtFileOps ops;
+  Store *store;
+  StoreWorker *worker;
+  const KnownPoint *known;
+  guint n_left;   /* preads of the sweep before the one that is interrupted */
+  guint n_looked; /* clusters read in the middle of it */
+} Astray;
+
+/* The index said of each chunk of the point that it is where nothing is; the reader is not misled. */
+static gboolean
+read_astray(guint64 cluster, const StoreChunkId *id, gpointer user_data)
+{
+  Astray *astray = user_data;
+  g_autoptr(GError) error = NULL;
+  guint content = astray->known->contents[cluster];
+  if (content == 0 || cluster % 8 != 0)
+    return TRUE;
+  if (!cluster_is_readable(astray->worker, content, id, &error))
+    fail_msg("cluster %u: %s", (guint) cluster, error->message);
+  astray->n_looked++;
+  return TRUE;
+}
+
+static ssize_t
+pread_in_a_sweep(const CbtFileOps *ops, int fd, void *buffer, size_t length, off_t offset)
+{
+  Astray *astray = ops->user;
+  if (astray->n_left > 0 && astray->store && astray->store->is_sweeping && --astray->n_left == 0) {
+    const StorePointDisk *disk = astray->known->point->disks->pdata[0];
+    assert_true(store_manifest_changes(astray->worker, NULL, &disk->manifest, 0, G_MAXUINT64, read_astray,
+                                       astray, NULL));
+  }
+  return cbt_file_ops_default()->pread(cbt_file_ops_default(), fd, buffer, length, offset);
+}
+
+static void
+test_a_reader_finds_a_chunk_that_the_index_misplaces_while_packs_are_taken_out(void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr(GRand) rand = rand_new();
+  for (guint n = 1; n <= 64; n *= 4) {
+    g_autoptr(GPtrArray) points = points_new();
+    Astray astray = {.ops = *cbt_file_ops_default()};
+    astray.ops.pread = pread_in_a_sweep;
+    astray.ops.user = &astray;
+    fixture->options.ops = &astray.ops;
+    reopen(fixture);
+    astray.store = fixture->store;
+    astray.worker = fixture->worker;
+    add_point(fixture->store, points, 0, rand);
+    astray.known = add_point(fixture->store, points, DISK_CLUSTERS / 2, rand);
+    g_ptr_array_remove_index(points, 0);
+    const StorePointDisk *disk = astray.known->point->disks->pdata[0];
+    assert_true(store_manifest_changes(fixture->worker, NULL, &disk->manifest, 0, G_MAXUINT64, lose_cluster,
+                                       fixture->store, NULL));
+    astray.n_left = n;
+    StoreGcResult result;
+    assert_true(collect(fixture->store, points, &result, NULL));
+    assert_int_equal(result.n_missing, 0);
+    assert_true(astray.n_looked > 10);
+    check_points(fixture->store, points);
+    collect_well(fixture->store, points);
+    fixture->options.ops = NULL;
+    reopen(fixture);
+    check_points(fixture->store, points);
+  }
 }
 
 static void
@@ -469,9 +623,12 @@ main(void)
       TEST(test_what_comes_free_is_what_pruning_says),
       TEST(test_pinned_chunks_stay_until_their_point_is_given_up),
       TEST(test_pins_that_end_while_it_runs_go_on_to_count),
+      TEST(test_no_descriptor_holds_the_space_of_a_pack_that_was_removed),
       TEST(test_a_wrong_or_missing_index_costs_no_live_chunk),
       TEST(test_a_record_stays_when_the_copy_that_the_index_names_is_not_there),
+      TEST(test_a_copy_that_is_not_durable_takes_no_pack_away),
       TEST(test_a_reader_finds_a_chunk_that_was_moved_under_it),
+      TEST(test_a_reader_finds_a_chunk_that_the_index_misplaces_while_packs_are_taken_out),
       TEST(test_a_pack_stays_while_a_live_chunk_in_it_cannot_be_read),
       TEST(test_nothing_is_swept_when_a_page_cannot_be_read),
       TEST(test_backups_restores_and_collections_side_by_side_lose_nothing),

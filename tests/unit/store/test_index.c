@@ -416,6 +416,117 @@ test_lookups_beside_changes_find_what_was_published(void **state)
   store_index_close(race.index);
 }
 
+/* --- marks --- */
+
+typedef struct {
+  StoreIndexMarks *marks;
+  guint step[STORE_INDEX_MARK_KINDS]; /* each of so many entries is marked */
+} Marking;
+
+static void
+mark_some(const Marking *marking, guint32 n)
+{
+  for (guint kind = 0; kind < STORE_INDEX_MARK_KINDS; kind++)
+    for (guint32 i = 0; i < n; i += marking->step[kind]) {
+      StoreChunkId id = id_of(i);
+      StoreLocation location, expected = location_of(i);
+      gboolean is_new;
+      assert_true(store_index_mark(marking->marks, &id, kind, &is_new, &location));
+      assert_true(is_new);
+      assert_memory_equal(&location, &expected, sizeof location);
+    }
+}
+
+/* Of the first N_ALL entries those of the first N_MARKED are marked that were, and no others. */
+static void
+check_marks(const Marking *marking, guint32 n_marked, guint32 n_all)
+{
+  for (guint kind = 0; kind < STORE_INDEX_MARK_KINDS; kind++)
+    for (guint32 i = 0; i < n_all; i++) {
+      StoreChunkId id = id_of(i);
+      assert_int_equal(store_index_is_marked(marking->marks, &id, kind),
+                       i < n_marked && i % marking->step[kind] == 0);
+    }
+}
+
+static void
+test_marks_stay_with_their_entries_when_the_table_grows(void **state)
+{
+  const Fixture *fixture = *state;
+  StoreIndex *index = open_index(fixture, NULL);
+  guint64 size = store_test_file_size(fixture->path);
+  guint32 n_marked = 10000, n = 0;
+  while (n < n_marked)
+    insert(index, n++);
+  assert_int_equal(store_test_file_size(fixture->path), size);
+  Marking markings[] = {{store_index_marks_new(index), {2, 3}},
+                        {store_index_marks_new(index), {7, 1}},
+                        {store_index_marks_new(index), {100000, 5}}};
+  for (guint i = 0; i < G_N_ELEMENTS(markings); i++)
+    mark_some(&markings[i], n_marked);
+  for (guint i = 0; i < G_N_ELEMENTS(markings); i++)
+    check_marks(&markings[i], n_marked, n);
+  while (store_test_file_size(fixture->path) < 3 * size)
+    insert(index, n++);
+  for (guint i = 0; i < G_N_ELEMENTS(markings); i++)
+    check_marks(&markings[i], n_marked, n);
+  /* One of them goes; the others and the table's growth take no notice. */
+  store_index_marks_free(markings[1].marks);
+  while (store_test_file_size(fixture->path) < 7 * size)
+    insert(index, n++);
+  check_marks(&markings[0], n_marked, n);
+  check_marks(&markings[2], n_marked, n);
+  store_index_marks_free(markings[0].marks);
+  store_index_marks_free(markings[2].marks);
+  store_index_close(index);
+}
+
+static void
+test_an_entry_that_is_put_back_has_the_mark_that_it_had(void **state)
+{
+  const Fixture *fixture = *state;
+  StoreIndex *index = open_index(fixture, NULL);
+  for (guint32 i = 0; i < 5000; i++)
+    insert(index, i);
+  Marking marking = {store_index_marks_new(index), {2, 3}};
+  mark_some(&marking, 5000);
+  for (guint32 i = 0; i < 5000; i++) {
+    StoreChunkId id = id_of(i);
+    gboolean is_new;
+    assert_true(store_index_remove(index, &id));
+    for (guint kind = 0; kind < STORE_INDEX_MARK_KINDS; kind++) {
+      assert_false(store_index_is_marked(marking.marks, &id, kind));
+      assert_false(store_index_mark(marking.marks, &id, kind, &is_new, NULL));
+    }
+    insert(index, i);
+  }
+  check_marks(&marking, 5000, 6000);
+  store_index_marks_free(marking.marks);
+  store_index_close(index);
+}
+
+static void
+test_what_is_marked_is_not_new_a_second_time(void **state)
+{
+  const Fixture *fixture = *state;
+  StoreIndex *index = open_index(fixture, NULL);
+  StoreChunkId ids[2] = {id_of(1), id_of(2)};
+  gboolean is_new;
+  insert(index, 1);
+  StoreIndexMarks *marks = store_index_marks_new(index);
+  store_index_marks_prefetch(marks, ids, 2);
+  assert_true(store_index_mark(marks, &ids[0], STORE_INDEX_MARK_REACHED, &is_new, NULL));
+  assert_true(is_new);
+  assert_true(store_index_mark(marks, &ids[0], STORE_INDEX_MARK_REACHED, &is_new, NULL));
+  assert_false(is_new);
+  assert_true(store_index_mark(marks, &ids[0], STORE_INDEX_MARK_VISITED, &is_new, NULL));
+  assert_true(is_new);
+  assert_false(store_index_mark(marks, &ids[1], STORE_INDEX_MARK_REACHED, &is_new, NULL));
+  assert_false(is_new);
+  store_index_marks_free(marks);
+  store_index_close(index);
+}
+
 int
 main(void)
 {
@@ -433,6 +544,11 @@ main(void)
       cmocka_unit_test_setup_teardown(test_flipped_bits_in_slots_and_counts_do_no_harm, setup, teardown),
       cmocka_unit_test_setup_teardown(test_a_growth_that_fails_at_any_call_keeps_the_old_table, setup,
                                       teardown),
+      cmocka_unit_test_setup_teardown(test_marks_stay_with_their_entries_when_the_table_grows, setup,
+                                      teardown),
+      cmocka_unit_test_setup_teardown(test_an_entry_that_is_put_back_has_the_mark_that_it_had, setup,
+                                      teardown),
+      cmocka_unit_test_setup_teardown(test_what_is_marked_is_not_new_a_second_time, setup, teardown),
       cmocka_unit_test_setup_teardown(test_lookups_beside_changes_find_what_was_published, setup, teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

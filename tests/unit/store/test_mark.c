@@ -222,10 +222,27 @@ test_what_comes_free_is_what_a_naive_count_says(void **state)
     for (guint i = 0; i < points->len; i++)
       g_ptr_array_add(g_rand_int_range(rand, 0, 20) < (gint32) round ? removed : kept, points->pdata[i]);
     StoreMarkFreed expected = naive_freed(fixture, kept, removed);
-    assert_true(store_mark_freed(fixture->store, kept, removed, &freed, NULL));
+    assert_true(store_mark_freed(fixture->store, kept, removed, NULL, &freed, NULL));
     assert_int_equal(freed.n_chunks, expected.n_chunks);
     assert_int_equal(freed.bytes, expected.bytes);
   }
+}
+
+static void
+test_a_count_of_what_comes_free_ends_when_it_is_cancelled(void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr(GRand) rand = rand_new();
+  g_autoptr(GPtrArray) points = make_history(fixture, 3, rand);
+  g_autoptr(GPtrArray) none = g_ptr_array_new();
+  g_autoptr(GCancellable) cancellable = g_cancellable_new();
+  g_autoptr(GError) error = NULL;
+  StoreMarkFreed freed;
+  assert_true(store_mark_freed(fixture->store, none, points, cancellable, &freed, NULL));
+  assert_true(freed.n_chunks > 0);
+  g_cancellable_cancel(cancellable);
+  assert_false(store_mark_freed(fixture->store, none, points, cancellable, &freed, &error));
+  assert_true(g_error_matches(error, CBT_ERROR, CBT_ERROR_CANCELLED));
 }
 
 static void
@@ -285,6 +302,7 @@ main(void)
   const struct CMUnitTest tests[] = {
       TEST(test_a_mark_has_all_that_points_reach_and_no_more),
       TEST(test_what_comes_free_is_what_a_naive_count_says),
+      TEST(test_a_count_of_what_comes_free_ends_when_it_is_cancelled),
       TEST(test_a_file_with_the_bytes_of_a_page_does_not_hide_what_is_below_the_page),
       TEST(test_a_damaged_page_is_named_and_all_else_is_marked),
   };

@@ -440,7 +440,7 @@ check_faults(void **state, gboolean for_ever, gboolean power_cut)
     if (!has_failed || (!for_ever && opened))
       assert_int_equal(durable, (1u << N_RECORDS) - 1);
     if (power_cut)
-      store_fault_ops_power_cut(faults);
+      store_fault_ops_power_cut(faults, NULL);
     StorePackSet *set = open_set(fixture, NULL, 9000);
     for (guint i = 0; i < N_RECORDS; i++)
       if (durable & 1u << i)
@@ -497,7 +497,7 @@ test_what_a_killed_process_left_is_durable_after_the_next_flush(void **state)
   assert_true(fixture->at[N_RECORDS - 1].pack > 2 && (found & 15) == 15);
   assert_true(store_pack_flush(set, NULL));
   store_pack_set_close(set);
-  store_fault_ops_power_cut(faults);
+  store_fault_ops_power_cut(faults, NULL);
   set = open_set(fixture, NULL, 9000);
   assert_int_equal(scan(fixture, set, NULL, NULL), found);
   store_pack_set_close(set);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/*  */
 #include "store-fixture.h"
+
+#include <store/store-private.h>
 
 static void
 test_clusters_come_back_at_once_and_after_reopening(void **state)
@@ -344,6 +345,163 @@ test_without_dedup_verify_known_chunks_are_reused_unread(void **state)
   put_all(fixture, STORE_PUT_REUSED);
 }
 
+/* ---- checkpoints ---- */
+
+static int
+count_fdatasync(const CbtFileOps *ops, int fd)
+{
+  ++*(guint *) ops->user;
+  return cbt_file_ops_default()->fdatasync(cbt_file_ops_default(), fd);
+}
+
+/* How far the index says that it is complete, as the next opening would be told. */
+static StoreLocation
+covered_end(const Fixture *fixture)
+{
+  g_autofree char *path = path_of(fixture, "index");
+  g_autofree char *data = NULL;
+  gsize length;
+  StoreIndexHeader header;
+  assert_true(g_file_get_contents(path, &data, &length, NULL));
+  assert_true(store_index_header_decode((guint8 *) data, store_uuid(fixture->store), length, &header));
+  return header.covered;
+}
+
+static void
+test_a_flush_does_not_wait_for_a_checkpoint_under_way(void **state)
+{
+  Fixture *fixture = *state;
+  CbtFileOps ops = *cbt_file_ops_default();
+  guint n_syncs = 0;
+  ops.fdatasync = count_fdatasync;
+  ops.user = &n_syncs;
+  fixture->options.ops = &ops;
+  reopen(fixture);
+  Store *store = fixture->store;
+  StoreLocation before = covered_end(fixture);
+  put_all(fixture, STORE_PUT_STORED);
+  store->checkpoint_is_due = TRUE;
+  n_syncs = 0;
+  pthread_mutex_lock(&store->checkpoint_lock);
+  assert_true(store_flush(store, NULL));
+  pthread_mutex_unlock(&store->checkpoint_lock);
+  /* It did what it is for, and left the checkpoint to another one. */
+  assert_true(n_syncs > 0);
+  assert_true(store->checkpoint_is_due);
+  StoreLocation after = covered_end(fixture);
+  assert_memory_equal(&after, &before, sizeof after);
+  assert_true(store_flush(store, NULL));
+  assert_false(store->checkpoint_is_due);
+  after = covered_end(fixture);
+  StoreLocation end = store_pack_end(store->packs);
+  assert_int_equal(after.pack, end.pack);
+  assert_int_equal(after.offset, end.offset);
+  fixture->options.ops = NULL;
+  reopen(fixture);
+}
+
+typedef struct {
+  CbtFileOps ops;
+  Fixture *fixture;
+  gboolean is_armed;
+} Late;
+
+/* One more cluster is put when the first sync of a flush has begun. */
+static int
+fdatasync_beside_a_put(const CbtFileOps *ops, int fd)
+{
+  Late *late = ops->user;
+  StorePutOutcome outcome;
+  StoreChunkId id;
+  if (late->is_armed) {
+    late->is_armed = FALSE;
+    assert_true(put_cluster(late->fixture->worker, N_CLUSTERS + 1, &id, &outcome, NULL));
+    assert_int_equal(outcome, STORE_PUT_STORED);
+  }
+  return cbt_file_ops_default()->fdatasync(cbt_file_ops_default(), fd);
+}
+
+static void
+test_a_checkpoint_does_not_cover_what_is_put_while_it_flushes(void **state)
+{
+  Fixture *fixture = *state;
+  Late late = {.ops = *cbt_file_ops_default(), .fixture = fixture};
+  late.ops.fdatasync = fdatasync_beside_a_put;
+  late.ops.user = &late;
+  fixture->options.ops = &late.ops;
+  reopen(fixture);
+  put_all(fixture, STORE_PUT_STORED);
+  StoreLocation end = store_pack_end(fixture->store->packs);
+  late.is_armed = TRUE;
+  assert_true(store_checkpoint(fixture->store, NULL));
+  assert_false(late.is_armed);
+  StoreLocation covered = covered_end(fixture);
+  assert_int_equal(covered.pack, end.pack);
+  assert_int_equal(covered.offset, end.offset);
+  fixture->options.ops = NULL;
+  reopen(fixture);
+}
+
+/* ---- reading the packs again ---- */
+
+typedef struct {
+  CbtFileOps ops;
+  Fixture *fixture;
+  gboolean is_armed;
+  StoreLocation end; /* of what was put before */
+} Beside;
+
+/* All is put once more when the packs have just begun to be read. */
+static ssize_t
+pread_beside_puts(const CbtFileOps *ops, int fd, void *buffer, size_t length, off_t offset)
+{
+  Beside *beside = ops->user;
+  if (beside->is_armed) {
+    Store *store = beside->fixture->store;
+    g_autoptr(StoreWorker) worker = store_worker_new(store);
+    beside->is_armed = FALSE;
+    assert_int_equal(pthread_mutex_trylock(&store->append_lock), 0);
+    pthread_mutex_unlock(&store->append_lock);
+    beside->end = store_pack_end(store->packs);
+    for (guint i = 0; i < N_CLUSTERS; i += 2) {
+      StoreChunkId id;
+      StorePutOutcome outcome;
+      assert_true(put_cluster(worker, i, &id, &outcome, NULL));
+      assert_int_equal(outcome, STORE_PUT_STORED);
+    }
+  }
+  return cbt_file_ops_default()->pread(cbt_file_ops_default(), fd, buffer, length, offset);
+}
+
+static void
+test_puts_go_on_while_packs_are_read_again_and_stay_where_they_are(void **state)
+{
+  Fixture *fixture = *state;
+  Beside beside = {.ops = *cbt_file_ops_default(), .fixture = fixture};
+  beside.ops.pread = pread_beside_puts;
+  beside.ops.user = &beside;
+  fixture->options.ops = &beside.ops;
+  reopen(fixture);
+  Store *store = fixture->store;
+  put_all(fixture, STORE_PUT_STORED);
+  for (guint i = 0; i < N_CLUSTERS; i++)
+    assert_true(store_index_remove(store->index, &fixture->ids[i]));
+  beside.is_armed = TRUE;
+  assert_true(cluster_is_readable(fixture->worker, 1, &fixture->ids[1], NULL));
+  assert_false(beside.is_armed);
+  for (guint i = 0; i < N_CLUSTERS; i++) {
+    StoreLocation at;
+    assert_true(store_index_lookup(store->index, &fixture->ids[i], &at));
+    gboolean is_new =
+        at.pack > beside.end.pack || (at.pack == beside.end.pack && at.offset >= beside.end.offset);
+    assert_int_equal(is_new, i % 2 == 0);
+  }
+  check_all(fixture);
+  fixture->options.ops = NULL;
+  reopen(fixture);
+  check_all(fixture);
+}
+
 int
 main(void)
 {
@@ -361,6 +519,9 @@ main(void)
       TEST(test_damage_among_collided_contents_never_takes_anothers_place),
       TEST(test_a_damaged_chunk_is_named_and_healed_by_the_next_put),
       TEST(test_without_dedup_verify_known_chunks_are_reused_unread),
+      TEST(test_a_flush_does_not_wait_for_a_checkpoint_under_way),
+      TEST(test_puts_go_on_while_packs_are_read_again_and_stay_where_they_are),
+      TEST(test_a_checkpoint_does_not_cover_what_is_put_while_it_flushes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

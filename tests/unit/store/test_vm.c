@@ -14,6 +14,7 @@
 #include <tests/support/store-files.h>
 
 #define GOLDEN_PATH CBT_GOLDEN_DIR "/vm-v1.vm"
+#define POLICY      "schedule=daily 02:30; bitmap=default; keep-daily=7; gc=yes; enabled=yes"
 
 static int
 setup(void **state)
@@ -46,7 +47,7 @@ make_record(void)
   add_disk(vm, "data", "/images/\377.raw", "66666666-7777-4888-8999-aaaaaaaaaaaa", 4096);
   g_ptr_array_add(vm->configs, g_strdup("/etc/web [1].conf"));
   g_ptr_array_add(vm->configs, g_strdup("/etc/caf\303\251.conf"));
-  return store_vm_new(vm, "{\"schedule\":\"daily 02:30\"}\n");
+  return store_vm_new(vm, POLICY);
 }
 
 static void
@@ -114,7 +115,7 @@ test_decode_gives_every_field_back(void **state)
   assert_non_null(record);
   assert_string_equal(record->vm->name, "web");
   assert_int_equal(record->vm->created, 1700000000123456);
-  assert_string_equal(record->policy, "{\"schedule\":\"daily 02:30\"}\n");
+  assert_string_equal(record->policy, POLICY);
   assert_int_equal(record->vm->disks->len, 2);
   const CatalogueDisk *root = record->vm->disks->pdata[0], *data = record->vm->disks->pdata[1];
   assert_string_equal(root->name, "root");
