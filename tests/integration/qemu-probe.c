@@ -4,6 +4,7 @@
 #include <cbt/qemu/nbd-map.h>
 #include <cbt/qemu/qga.h>
 #include <cbt/qemu/qmp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +26,7 @@ usage(void)
         "       qemu-probe map URI [BITMAP [WINDOW IN-FLIGHT]]   lines of offset, length, clean|zero|data\n"
         "       qemu-probe qga SOCKET info|status|freeze [MOUNTPOINT...]|thaw|fsinfo|disks\n"
         "       qemu-probe qga SOCKET exec PATH [ARGUMENT...]\n"
-        "       qemu-probe qga SOCKET late PATH              its sync after a command that was given up\n",
+        "       qemu-probe qga SOCKET late AGENT-PID PATH    after a command that was given up\n",
         stderr);
   return 2;
 }
@@ -208,17 +209,21 @@ run_exec(Qga *qga, char **argv, GError **error)
   return result.exit_status == 0;
 }
 
-/* A command that is given up at once, then another one: what comes must be the other's answer. */
+/* A command that is given up while the agent is stopped, then another one: what comes must be the other's
+ * answer. */
 static gboolean
 run_late(Qga *qga, char **argv, GError **error)
 {
   g_autoptr(GError) late = NULL;
-  if (qga_call(qga, "guest-get-fsinfo", NULL, 0, NULL, &late) ||
-      cbt_error_code(late) != CBT_ERROR_UNREACHABLE) {
-    cbt_set_error(error, CBT_ERROR_FAILED, NULL, "the first command was answered");
+  pid_t agent = argv[0] ? atoi(argv[0]) : 0;
+  if (agent <= 1 || kill(agent, SIGSTOP) != 0)
     return FALSE;
-  }
-  return run_exec(qga, argv, error);
+  gboolean is_answered = qga_call(qga, "guest-get-fsinfo", NULL, 100, NULL, &late);
+  kill(agent, SIGCONT);
+  if (!is_answered && cbt_error_code(late) == CBT_ERROR_UNREACHABLE)
+    return run_exec(qga, argv + 1, error);
+  cbt_set_error(error, CBT_ERROR_FAILED, NULL, "the first command was answered");
+  return FALSE;
 }
 
 /* NBD */
