@@ -23,11 +23,12 @@ qmp() { probe qmp "$WORK/$1.ctl" "$2" "${3:-}"; }
 
 qemu_is_there() { [ -S "$WORK/$1.qmp" ] && qmp "$1" query-status; }
 
+# G_DEBUG of the tests would end QEMU and its agent at their first warning.
 # start_qemu NAME OPTION...: a QEMU without a guest in it unless OPTION say so.
 start_qemu() {
   local name=$1
   shift
-  qemu-system-x86_64 -name "$name" -accel "$GUEST_ACCEL" -display none -nodefaults -no-reboot \
+  G_DEBUG='' qemu-system-x86_64 -name "$name" -accel "$GUEST_ACCEL" -display none -nodefaults -no-reboot \
     -qmp "unix:$WORK/$name.qmp,server=on,wait=off" -qmp "unix:$WORK/$name.ctl,server=on,wait=off" "$@" \
     >>"$WORK/$name.qemu.err" 2>&1 &
   VM_PID[$name]=$!

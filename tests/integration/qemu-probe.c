@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* cbt/qemu for integration scripts: see usage(). The exit status is that of the error's code. */
 #include <cbt/qemu/disks.h>
+#include <cbt/qemu/nbd-map.h>
 #include <cbt/qemu/qga.h>
 #include <cbt/qemu/qmp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,9 +23,10 @@ usage(void)
         "       qemu-probe event SOCKET EVENT COMMAND        prints the event's data that comes of it\n"
         "       qemu-probe version SOCKET\n"
         "       qemu-probe disks SOCKET [NAME]               one a line, as JSON\n"
+        "       qemu-probe map URI [BITMAP [WINDOW IN-FLIGHT]]   lines of offset, length, clean|zero|data\n"
         "       qemu-probe qga SOCKET info|status|freeze [MOUNTPOINT...]|thaw|fsinfo|disks\n"
         "       qemu-probe qga SOCKET exec PATH [ARGUMENT...]\n"
-        "       qemu-probe qga SOCKET late PATH              its sync after a command that was given up\n",
+        "       qemu-probe qga SOCKET late AGENT-PID PATH    after a command that was given up\n",
         stderr);
   return 2;
 }
@@ -206,17 +209,43 @@ run_exec(Qga *qga, char **argv, GError **error)
   return result.exit_status == 0;
 }
 
-/* A command that is given up at once, then another one: what comes must be the other's answer. */
+/* A command that is given up while the agent is stopped, then another one: what comes must be the other's
+ * answer. */
 static gboolean
 run_late(Qga *qga, char **argv, GError **error)
 {
   g_autoptr(GError) late = NULL;
-  if (qga_call(qga, "guest-get-fsinfo", NULL, 0, NULL, &late) ||
-      cbt_error_code(late) != CBT_ERROR_UNREACHABLE) {
-    cbt_set_error(error, CBT_ERROR_FAILED, NULL, "the first command was answered");
+  pid_t agent = argv[0] ? atoi(argv[0]) : 0;
+  if (agent <= 1 || kill(agent, SIGSTOP) != 0)
     return FALSE;
-  }
-  return run_exec(qga, argv, error);
+  gboolean is_answered = qga_call(qga, "guest-get-fsinfo", NULL, 100, NULL, &late);
+  kill(agent, SIGCONT);
+  if (!is_answered && cbt_error_code(late) == CBT_ERROR_UNREACHABLE)
+    return run_exec(qga, argv + 1, error);
+  cbt_set_error(error, CBT_ERROR_FAILED, NULL, "the first command was answered");
+  return FALSE;
+}
+
+/* NBD */
+
+static gboolean
+print_range(const CbtExtent *range, QemuRangeKind kind, gpointer user_data)
+{
+  static const char *const names[] = {"clean", "zero", "data"};
+  (void) user_data;
+  printf("%" G_GUINT64_FORMAT " %" G_GUINT64_FORMAT " %s\n", range->offset, range->length, names[kind]);
+  return TRUE;
+}
+
+static gboolean
+print_map(int argc, char **argv, GError **error)
+{
+  guint64 size_bytes;
+  QemuNbdMapRequest request = {.uri = argv[0], .timeout_ms = timeout_ms()};
+  request.bitmap = argc > 1 && *argv[1] ? argv[1] : NULL;
+  request.window_bytes = argc > 2 ? g_ascii_strtoull(argv[2], NULL, 10) : 0;
+  request.n_in_flight = argc > 3 ? (guint) atoi(argv[3]) : 0;
+  return qemu_nbd_map_read(&request, print_range, NULL, &size_bytes, NULL, error);
 }
 
 typedef gboolean (*QmpRun)(Qmp *qmp, char **argv, GError **error);
@@ -258,6 +287,10 @@ main(int argc, char **argv)
   for (guint i = 0; argc >= 4 && !is_known && i < G_N_ELEMENTS(qga_runs); i++)
     if (g_str_equal(argv[1], "qga") && (is_known = g_str_equal(argv[3], qga_runs[i].name)))
       is_done = with_qga(qga_runs[i].run, argv[2], argv + 4, &error);
+  if (argc >= 3 && g_str_equal(argv[1], "map")) {
+    is_known = TRUE;
+    is_done = print_map(argc - 2, argv + 2, &error);
+  }
   if (!is_known)
     return usage();
   if (!is_done)

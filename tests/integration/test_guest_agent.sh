@@ -8,7 +8,7 @@ need mkfs.xfs
 
 say "an agent on a socket of this host"
 mkdir "$WORK/ga"
-qemu-ga -m unix-listen -p "$WORK/host.qga" -t "$WORK/ga" -f "$WORK/ga/pid" \
+G_DEBUG='' qemu-ga -m unix-listen -p "$WORK/host.qga" -t "$WORK/ga" -f "$WORK/ga/pid" \
   -b guest-fsfreeze-freeze,guest-fsfreeze-freeze-list,guest-shutdown,guest-suspend-disk,guest-suspend-ram,guest-fstrim \
   >"$WORK/ga.err" 2>&1 &
 agent=$!
@@ -17,7 +17,7 @@ wait_until 10 test -S "$WORK/host.qga" || fail "qemu-ga does not start: $(cat "$
 assert_has "the version" "$(qemu-ga --version)" "$(probe qga "$WORK/host.qga" info)"
 assert_eq "what a program says" "$(probe qga "$WORK/host.qga" exec /bin/echo hello)" hello
 expect_exit 1 "it ended with 3" probe qga "$WORK/host.qga" exec /bin/sh -c 'exit 3'
-assert_eq "the answer after one that came late" "$(probe qga "$WORK/host.qga" late /bin/echo mine)" mine
+assert_eq "the answer after one that came late" "$(probe qga "$WORK/host.qga" late "$agent" /bin/echo mine)" mine
 PROBE_TIMEOUT_MS=300 expect_exit 5 "did not end in time" probe qga "$WORK/host.qga" exec /bin/sleep 5
 expect_exit 1 "has been disabled" probe qga "$WORK/host.qga" freeze
 kill -STOP "$agent"
