@@ -35,6 +35,7 @@ put_store(JsonBuilder *builder, Daemon *daemon)
 typedef struct {
   CatalogueVm *vm;
   guint n_points;
+  guint n_damaged; /* of them, when they were last verified */
   CbtUuid latest;
   gint64 latest_time;
   gint64 job; /* 0: none */
@@ -88,6 +89,8 @@ vm_status_new(Daemon *daemon, CatalogueVm *vm)
   const Job *job = engine_user_of(daemon->engine, vm->name);
   status->vm = vm;
   status->n_points = points ? points->len : 0;
+  for (guint i = 0; i < status->n_points; i++)
+    status->n_damaged += ((const StorePoint *) points->pdata[i])->damaged != 0;
   if (latest) {
     status->latest = latest->uuid;
     status->latest_time = latest->time;
@@ -121,6 +124,7 @@ put_vm(JsonBuilder *builder, Daemon *daemon, const VmStatus *status)
   json_put_string(builder, "name", status->vm->name);
   json_put_int(builder, "disks", status->vm->disks->len);
   json_put_int(builder, "points", status->n_points);
+  json_put_int(builder, "damaged-points", status->n_damaged);
   json_put_uuid(builder, "latest", &status->latest);
   json_put_time(builder, "latest-time", status->latest_time);
   json_put_bool(builder, "exported", status->exported);

@@ -185,6 +185,23 @@ is_sound(StoreVerify *verify, const StoreVerifyDamage *damage)
   return sound;
 }
 
+/* Takes what is sound by now out of what is damaged, and gives how much that is. */
+static guint64
+note_repaired(StoreVerify *verify)
+{
+  guint64 n_repaired = 0;
+  for (guint i = 0; i < verify->damages->len; i++) {
+    StoreVerifyDamage *damage = verify->damages->pdata[i];
+    if (!g_hash_table_contains(verify->by_id, &damage->id))
+      continue; /* repaired before */
+    damage->is_repaired = is_sound(verify, damage);
+    n_repaired += damage->is_repaired;
+    if (damage->is_repaired)
+      g_hash_table_remove(verify->by_id, &damage->id);
+  }
+  return n_repaired;
+}
+
 /*
  * What is sound now is damaged no more, and pages are visited again: below those that were repaired nothing
  * was read yet. Without the details of all that is damaged it is not known what is left; then all of it
@@ -194,18 +211,14 @@ static guint64
 look_again(StoreVerify *verify)
 {
   gboolean all_known = verify->counts.n_damaged == verify->damages->len;
+  guint64 n_repaired = note_repaired(verify);
+  if (n_repaired == 0)
+    return 0; /* who uses what is still known */
   g_autoptr(StoreIdSet) damaged = store_id_set_new(TRUE);
-  guint64 n_repaired = 0;
   for (guint i = 0; i < verify->damages->len; i++) {
     StoreVerifyDamage *damage = verify->damages->pdata[i];
     if (!g_hash_table_contains(verify->by_id, &damage->id))
-      continue; /* repaired before */
-    damage->is_repaired = is_sound(verify, damage);
-    n_repaired += damage->is_repaired;
-    if (damage->is_repaired) {
-      g_hash_table_remove(verify->by_id, &damage->id);
-      continue;
-    }
+      continue; /* repaired */
     store_id_set_add(damaged, &damage->id);
     verify->n_uses_kept -= damage->uses->len;
     g_array_set_size(damage->uses, 0);

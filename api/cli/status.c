@@ -43,12 +43,25 @@ policy_problem(JsonObject *vm, JsonObject *policy)
                          name ? name : "-", cli_number(policy, "failures"), why ? why : "-");
 }
 
+static void
+print_damage(JsonObject *vm)
+{
+  gint64 n = cli_number(vm, "damaged-points");
+  const char *name = cli_text(vm, "name");
+  if (n > 0)
+    cli_print_field("Problem",
+                    g_strdup_printf("%" G_GINT64_FORMAT " of the recovery points of vm %s are damaged; see: "
+                                    "cbt-backup verify %s",
+                                    n, name ? name : "-", name ? name : "-"));
+}
+
 /* Below the table. */
 static void
-print_failures(JsonArray *vms)
+print_problems(JsonArray *vms)
 {
   for (guint i = 0; vms && i < json_array_get_length(vms); i++) {
     JsonObject *vm = cli_object(json_array_get_element(vms, i)), *policy = policy_of(vm);
+    print_damage(vm);
     char *problem = policy ? policy_problem(vm, policy) : NULL;
     if (problem)
       cli_print_field("Problem", problem);
@@ -84,7 +97,7 @@ print_status(JsonObject *status)
                                   cli_number(status, "jobs-active"), cli_number(status, "jobs-queued")));
   cli_print_table("VM|DISKS>|POINTS>|LATEST|TIME|EXPORTED|DIRTY>|NEXT RUN|RESULT|FAILURES>",
                   cli_array(status, "vms"), add_row);
-  print_failures(cli_array(status, "vms"));
+  print_problems(cli_array(status, "vms"));
 }
 
 static gboolean

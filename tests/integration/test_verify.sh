@@ -101,6 +101,9 @@ head -c "$((offset + CLUSTER))" "$WORK/old.raw" | tail -c "$CLUSTER" >"$WORK/los
 assert_eq "what is remembered" "$(point_json "$old" | jq -c '[.verified == '"$verified"', .damaged > 0]')" '[true,true]'
 assert_has "list" "$(cbt list web)" "DAMAGED"
 assert_has "show" "$(cbt show "$old")" "Damaged"
+assert_has "status" "$(cbt status)" "2 of the recovery points of vm web are damaged"
+expect_damage web --repair
+assert_eq "repaired, places of what is not" "$(jq -c '[."repaired-count", .damaged[0]."used-by-count"]' <<<"$job")" "[0,2]"
 text=$(cbt verify web 2>/dev/null) && fail "verify of a damaged vm succeeds"
 assert_has "verify for people" "$text" "$pack"
 assert_has "verify for people" "$text" "2 damaged"
