@@ -52,7 +52,7 @@ struct Backup {
   CbtUuid uuid;       /* of the point to be */
   gint64 time;        /* of the instant */
   StorePins *pins;    /* what is put for it stays, whether or not it is committed yet */
-  GCancellable *stop; /* cancelled by request, or by the first failure */
+  GCancellable *stop; /* the request's */
   GPtrArray *disks;   /* of BackupDisk */
   Throttle throttle;
   BackupArchive *archive; /* NULL: none is asked for */

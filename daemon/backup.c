@@ -18,6 +18,7 @@ backup_request_new(CatalogueVm *vm, gboolean incremental, const char *bitmap)
   request->vm = vm;
   request->incremental = incremental;
   request->bitmap = g_strdup(bitmap ? bitmap : "default");
+  request->stop = g_cancellable_new();
   return request;
 }
 
@@ -29,6 +30,7 @@ backup_request_free(BackupRequest *request)
   g_strfreev(request->disks);
   g_free(request->note);
   g_free(request->archive);
+  g_object_unref(request->stop);
   g_free(request);
 }
 
@@ -274,35 +276,41 @@ run_steps(Backup *backup, GError **error)
   return FALSE;
 }
 
-static void
-on_job_cancelled(GCancellable *cancellable G_GNUC_UNUSED, gpointer stop)
-{
-  g_cancellable_cancel(stop);
-}
-
 static gboolean
 backup_run(Daemon *daemon, Job *job, gpointer data, GError **error)
 {
   Backup backup = {.daemon = daemon, .job = job, .request = data, .uuid = cbt_uuid_generate()};
   backup.point = store_point_new();
   backup.pins = store_pins_new(daemon->store);
-  backup.stop = g_cancellable_new();
+  backup.stop = backup.request->stop;
   backup.disks = g_ptr_array_new_with_free_func(backup_disk_free);
   throttle_init(&backup.throttle, backup.request->speed);
-  gulong handler = g_cancellable_connect(job->cancellable, G_CALLBACK(on_job_cancelled), backup.stop, NULL);
 
   gboolean ok = store_reserve_check(daemon->store_reserve, error) && run_steps(&backup, error);
   if (!ok)
     store_reserve_explain(daemon->store_reserve, error);
 
-  g_cancellable_disconnect(job->cancellable, handler);
   backup_archive_free(backup.archive);
   g_ptr_array_unref(backup.disks);
   throttle_clear(&backup.throttle);
-  g_object_unref(backup.stop);
   store_pins_free(backup.pins);
   store_point_free(backup.point);
   return ok;
+}
+
+static void
+on_job_cancelled(GCancellable *cancellable G_GNUC_UNUSED, gpointer stop)
+{
+  g_cancellable_cancel(stop);
+}
+
+/* Here, on the main thread, and not in the job's: GLib's table of all handlers is under a lock of its own
+ * that race detectors do not see. */
+static void
+stop_with(BackupRequest *request, GCancellable *cancellable)
+{
+  g_cancellable_connect(cancellable, G_CALLBACK(on_job_cancelled), g_object_ref(request->stop),
+                        g_object_unref);
 }
 
 Job *
@@ -322,6 +330,7 @@ backup_job_new(BackupRequest *request, GError **error)
   }
   Job *job = job_new(JOB_BACKUP, vm->name, request->incremental ? "incremental" : "full", backup_run, request,
                      (GDestroyNotify) backup_request_free);
+  stop_with(request, job->cancellable);
   job_add_vm_in_use(job, vm->name);
   for (guint i = 0; i < vm->disks->len; i++) {
     const CatalogueDisk *disk = g_ptr_array_index(vm->disks, i);

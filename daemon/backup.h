@@ -16,6 +16,8 @@ typedef struct {
   char **disks;  /* (nullable) only these */
   char *note;    /* (nullable) */
   char *archive; /* (nullable) the vma archive to be made of the point */
+
+  GCancellable *stop; /* cancelled with the job, or by the first failure of a disk */
 } BackupRequest;
 
 BackupRequest *backup_request_new(CatalogueVm *vm, gboolean incremental, const char *bitmap);
