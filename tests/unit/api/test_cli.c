@@ -482,8 +482,8 @@ static void
 test_tables_are_aligned(void **state)
 {
   assert_run(*state, "list a-long-name", 0,
-             "POINT     VM           TIME  KIND     SIZE  DIRTY  STORED  PROTECTED  NOTE\n"
-             "1b4e28ba  a-long-name  -     full  2.0 KiB  512 B     2 B  yes        two lines\n",
+             "POINT     VM           TIME  KIND     SIZE  DIRTY  STORED  PROTECTED  VERIFIED  NOTE\n"
+             "1b4e28ba  a-long-name  -     full  2.0 KiB  512 B     2 B  yes        -         two lines\n",
              "");
 }
 
