@@ -67,7 +67,16 @@ any_of() { # one of the words
   echo "$1"
 }
 
-### what is killed; each sets $op_pid, the client's, and the moments it is killed in: up to $most ms later
+### what is killed; each sets $op_pid, the client's
+
+# Up to so many ms later; this follows what is seen, so that about half of the kills come before it is done.
+declare -A most=([prune]=30 [forget]=20 [gc]=60 [gc_and_backup]=80 [backup_and_gc]=150 [backup]=200 [commit]=60
+  [verify]=150 [repair]=100 [rebuild]=20)
+aim() { # OP NUMERATOR DENOMINATOR
+  most[$1]=$((most[$1] * $2 / $3))
+  [ "${most[$1]}" -ge 5 ] || most[$1]=5
+  [ "${most[$1]}" -le 900 ] || most[$1]=900
+}
 
 request() { # METHOD PATH [BODY]: its answer in $WORK/op.body and its status in $WORK/op.status
   : >"$WORK/op.body"
@@ -78,50 +87,48 @@ request() { # METHOD PATH [BODY]: its answer in $WORK/op.body and its status in 
 doom() { local uuid; while read -r uuid; do gone[$uuid]=1; done; } # those on standard input may be removed
 
 op_prune() {
-  most=60
   doom < <(points web | tail -n +4)
   doom < <(points db | tail -n +4)
   request POST /v1/prune '{"keep-last":3}'
 }
 op_forget() {
-  most=30
   local uuid
   uuid=$(points "$(any_of web db)" | tail -n 1)
   doom <<<"$uuid"
   request DELETE "/v1/points/$uuid"
 }
+some_garbage() {
+  doom < <(points web | tail -n +4)
+  doom < <(points db | tail -n +4)
+  cbt --quiet prune --keep-last 3
+}
 op_gc() {
-  most=120
+  some_garbage
   request POST /v1/gc
 }
 op_gc_and_backup() {
-  most=150
+  some_garbage
   start_backup "$(any_of full incremental)" db >/dev/null
   request POST /v1/gc
 }
 op_backup_and_gc() {
-  most=150
+  some_garbage
   api POST /v1/gc
   request POST /v1/vms/web/backups '{"kind":"full"}'
 }
 op_backup() {
-  most=400
   request POST "/v1/vms/$(any_of web db)/backups" "{\"kind\":\"$(any_of full incremental)\",\"speed\":\"40M\"}"
 }
 op_commit() { # the end of one
-  most=60
   request POST "/v1/vms/$(any_of web db)/backups" '{"kind":"incremental"}'
 }
 op_verify() {
-  most=300
   request POST /v1/verify '{"all":true,"speed":"100M"}'
 }
 op_repair() { # the newest point of web, whose bytes its disk still has
-  most=150
   request POST /v1/verify "{\"vm\":\"web\",\"repair\":true,\"from\":\"${image[web]}\"}"
 }
 op_rebuild() {
-  most=30
   request POST /v1/rebuild-catalogue
 }
 ops=(prune forget gc gc_and_backup backup_and_gc backup commit verify repair rebuild start start_anew)
@@ -173,6 +180,15 @@ was_cut() { # whether what was asked for was not done when the kill came
   esac
 }
 
+count_cut() { # OP
+  if was_cut; then
+    n_cut[$1]=$((${n_cut[$1]:-0} + 1))
+    aim "$1" 4 3
+  else
+    aim "$1" 2 3
+  fi
+}
+
 # Starts the daemon, and kills it while it starts.
 kill_at_start() { # OP
   kill_now
@@ -192,7 +208,7 @@ kill_in() { # OP
     start_daemon
   fi
   "op_$1"
-  pause "0.$(printf %03d "$(random_below "$most")")"
+  pause "0.$(printf %03d "$(random_below "${most[$1]}")")"
   kill_now
   wait "$op_pid" 2>/dev/null || true
 }
@@ -235,7 +251,7 @@ round() { # OP
   n_kills[$1]=$((${n_kills[$1]:-0} + 1))
   [ "$1" = repair ] || check_store "before the start"
   start_daemon
-  [[ $1 = start* ]] || { was_cut && n_cut[$1]=$((${n_cut[$1]:-0} + 1)); } || true
+  [[ $1 = start* ]] || count_cut "$1"
   check_jobs
   [ "$1" != repair ] || finish_repair
   for vm in web db; do
