@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Everything is read before anything is changed, and the catalogue changes in one transaction. It all happens
- * on the main thread: nothing can be committed, removed or registered meanwhile. That takes about 0.2 ms a
+ * Everything is read, and files that are missing or damaged are written again, before the catalogue changes,
+ * which it does in one transaction. It all happens on the main thread: nothing can be committed, removed or
+ * registered meanwhile. That takes about 0.2 ms a
  * point; more of one whose file is missing, for its tree is gone down.
  */
 #include <daemon/rebuild.h>
 
 #include <cbt/bitmap.h>
 #include <daemon/engine.h>
-#include <daemon/exports.h>
 #include <daemon/point-files.h>
 #include <daemon/point-walk.h>
 #include <daemon/vm-files.h>
@@ -312,28 +312,6 @@ rebuild_catalogue(Daemon *daemon, RebuildResult *result, GError **error)
 
 /* ---- at the start ---- */
 
-/* Exports outlive the daemon, and the catalogue was what knew of them. */
-static void
-note_running_exports(Daemon *daemon)
-{
-  g_autoptr(GError) error = NULL;
-  g_autoptr(GPtrArray) vms = catalogue_list_vms(daemon->catalogue, &error);
-  for (guint i = 0; vms && i < vms->len; i++) {
-    const CatalogueVm *vm = vms->pdata[i];
-    if (!exports_are_listening(daemon->exports, vm))
-      continue;
-    g_message("vm '%s' is exported", vm->name);
-    for (guint j = 0; j < vm->disks->len && !error; j++) {
-      const CatalogueDisk *disk = vm->disks->pdata[j];
-      const CatalogueExport export = {vm->name, disk->name, 0, "", ""};
-      if (!catalogue_save_export(daemon->catalogue, &export, &error))
-        break;
-    }
-  }
-  if (error)
-    g_warning("cannot note what is exported: %s", error->message);
-}
-
 static gboolean
 store_has_records(Daemon *daemon, gboolean *has, GError **error)
 {
@@ -360,6 +338,5 @@ rebuild_if_lost(Daemon *daemon, GError **error)
     return FALSE;
   for (guint i = 0; i < result.problems->len; i++)
     g_debug("%s", (char *) result.problems->pdata[i]);
-  note_running_exports(daemon);
   return TRUE;
 }

@@ -28,6 +28,5 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(RebuildResult, rebuild_result_clear)
  * again. */
 gboolean rebuild_catalogue(Daemon *daemon, RebuildResult *result, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/* At the start: does that if the catalogue is empty and the store is not, and says so in the log. Exports
- * that run are taken over. */
+/* At the start: does that if the catalogue is empty and the store is not, and says so in the log. */
 gboolean rebuild_if_lost(Daemon *daemon, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -228,14 +228,45 @@ recover_thread(void *data)
   return NULL;
 }
 
+/* Exports outlive the daemon. One that listens is noted, also when the catalogue, made again or an older copy,
+ * does not know of it: nobody else can have its bitmaps. */
+static gboolean
+note_running_exports(Daemon *daemon, const CatalogueVm *vm, GError **error)
+{
+  if (!exports_are_listening(daemon->exports, vm))
+    return TRUE;
+  g_message("vm '%s' is exported", vm->name);
+  for (guint i = 0; i < vm->disks->len; i++) {
+    const CatalogueDisk *disk = vm->disks->pdata[i];
+    const CatalogueExport export = {vm->name, disk->name, 0, "", ""};
+    if (!catalogue_save_export(daemon->catalogue, &export, error))
+      return FALSE;
+  }
+  return TRUE;
+}
+
+static gboolean
+find_running_exports(Daemon *daemon, const GPtrArray *vms, GError **error)
+{
+  for (guint i = 0; i < vms->len; i++) {
+    const CatalogueVm *vm = vms->pdata[i];
+    g_autoptr(GPtrArray) known = catalogue_list_exports(daemon->catalogue, vm->name, error);
+    if (!known || (known->len == 0 && !note_running_exports(daemon, vm, error)))
+      return FALSE;
+  }
+  return TRUE;
+}
+
 static void
 recover_exports_and_bitmaps(Daemon *daemon)
 {
   g_autoptr(GError) error = NULL;
   g_autoptr(GHashTable) exported = g_hash_table_new(g_str_hash, g_str_equal);
-  g_autoptr(GPtrArray) exports = catalogue_list_exports(daemon->catalogue, NULL, &error);
-  g_autoptr(GPtrArray) vms = exports ? catalogue_list_vms(daemon->catalogue, &error) : NULL;
-  if (!vms) {
+  g_autoptr(GPtrArray) vms = catalogue_list_vms(daemon->catalogue, &error);
+  g_autoptr(GPtrArray) exports = vms && find_running_exports(daemon, vms, &error)
+                                     ? catalogue_list_exports(daemon->catalogue, NULL, &error)
+                                     : NULL;
+  if (!exports) {
     g_warning("cannot read the catalogue: %s", error->message);
     return;
   }

@@ -160,6 +160,14 @@ start_daemon
 expect_everything "killed in the middle"
 goes_on "killed in the middle"
 
+say "an older catalogue that does not know of a running export: it is found"
+everything >"$WORK/before.json"
+stop_daemon
+sqlite3 "$STATE/catalogue.sqlite" "DELETE FROM exports"
+start_daemon
+expect_everything "an export that the catalogue does not know"
+goes_on "an export that the catalogue does not know"
+
 ### by command
 
 say "rebuild-catalogue on a running daemon changes nothing where nothing is wrong"

@@ -39,12 +39,14 @@ check_job() {
 was_stopped() { grep -q 'stopped by SIGSTOP' "$WORK/strace"; }
 is_traced() { grep -q '^TracerPid:[[:space:]]*[1-9]' "/proc/$DAEMON_PID/status"; }
 stop_at() {
-  local id tracer
+  local request tracer
   : >"$WORK/strace"
   strace -q -f -p "$DAEMON_PID" -e trace=sendmsg -e "inject=sendmsg:signal=SIGSTOP:when=$1" -o "$WORK/strace" 2>"$WORK/strace.err" &
   tracer=$!
   if ! wait_until 10 is_traced; then skip "cannot trace here: $(cat "$WORK/strace.err")"; fi
-  id=$(start_backup incremental vm1)
+  # It may stand still before it has answered.
+  start_backup incremental vm1 >"$WORK/id" &
+  request=$!
   wait_until 20 was_stopped || fail "no thread sends $1 messages"
   pause "$2"
   expect_guest_writes "while the daemon stands still"
@@ -52,7 +54,8 @@ stop_at() {
   kill -TERM "$tracer"
   wait "$tracer" || true
   kill -CONT "$DAEMON_PID"
-  check_job "$id"
+  wait "$request"
+  check_job "$(cat "$WORK/id")"
 }
 
 n_done=0
