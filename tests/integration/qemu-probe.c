@@ -2,8 +2,14 @@
 /* cbt/qemu for integration scripts: see usage(). The exit status is that of the error's code. */
 #include <cbt/qemu/disks.h>
 #include <cbt/qemu/nbd-map.h>
+#include <cbt/qemu/nbd-source.h>
 #include <cbt/qemu/qga.h>
 #include <cbt/qemu/qmp.h>
+#include <cbt/reader.h>
+#include <common/fd.h>
+#include <common/file-ops.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +30,8 @@ usage(void)
         "       qemu-probe version SOCKET\n"
         "       qemu-probe disks SOCKET [NAME]               one a line, as JSON\n"
         "       qemu-probe map URI [BITMAP [WINDOW IN-FLIGHT]]   lines of offset, length, clean|zero|data\n"
+        "       qemu-probe copy URI BITMAP FILE              what of it is wanted; BITMAP '': all that is "
+        "allocated\n"
         "       qemu-probe qga SOCKET info|status|freeze [MOUNTPOINT...]|thaw|fsinfo|disks\n"
         "       qemu-probe qga SOCKET exec PATH [ARGUMENT...]\n"
         "       qemu-probe qga SOCKET late AGENT-PID PATH    after a command that was given up\n",
@@ -248,6 +256,63 @@ print_map(int argc, char **argv, GError **error)
   return qemu_nbd_map_read(&request, print_range, NULL, &size_bytes, NULL, error);
 }
 
+/* Of what is set and no hole, as a backup reads it; all else is left a hole. */
+
+typedef struct {
+  CbtSource *source;
+  CbtReader *reader;
+  guint64 at;
+  int fd;
+  int errsv; /* of a write */
+} Copy;
+
+static gboolean
+next_wanted(gpointer user_data, CbtExtent *extent, GError **error)
+{
+  Copy *copy = user_data;
+  const CbtBitmap *changes = qemu_nbd_source_changes(copy->source);
+  gboolean hole = TRUE;
+  while (hole && copy->at < copy->source->size) {
+    CbtExtent run = {copy->at, copy->source->size - copy->at};
+    if (changes && !cbt_bitmap_next_dirty(changes, copy->at, G_MAXUINT64, &run))
+      return FALSE;
+    if (!cbt_source_next_extent(copy->source, run.offset, run.length, extent, &hole, error))
+      return FALSE;
+    copy->at = extent->offset + extent->length;
+  }
+  return !hole;
+}
+
+static void
+write_block(gpointer user_data, CbtReadBlock *block)
+{
+  Copy *copy = user_data;
+  if (!cbt_pwrite_full(copy->fd, block->data, block->length, block->offset))
+    copy->errsv = errno;
+  cbt_reader_release(copy->reader, block);
+}
+
+static gboolean
+copy_export(char **argv, GError **error)
+{
+  const QemuNbdSourceOptions options = {
+      .uri = argv[0], .bitmap = *argv[1] ? argv[1] : NULL, .timeout_ms = timeout_ms()};
+  const CbtReaderOptions reader_options = CBT_READER_OPTIONS_DEFAULT;
+  g_autoptr(CbtSource) source = qemu_nbd_source_open(&options, NULL, error);
+  g_autoptr(CbtReader) reader = source ? cbt_reader_new(source, &reader_options, error) : NULL;
+  if (!reader)
+    return FALSE;
+  CBT_AUTO_FD int fd = open(argv[2], O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  Copy copy = {.source = source, .reader = reader, .fd = fd};
+  if (fd < 0 || ftruncate(fd, (off_t) source->size) != 0)
+    copy.errsv = errno;
+  else if (!cbt_reader_run(reader, next_wanted, write_block, &copy, NULL, error))
+    return FALSE;
+  if (copy.errsv != 0)
+    cbt_set_error_errno(error, copy.errsv, "cannot write %s", argv[2]);
+  return copy.errsv == 0;
+}
+
 typedef gboolean (*QmpRun)(Qmp *qmp, char **argv, GError **error);
 typedef gboolean (*QgaRun)(Qga *qga, char **argv, GError **error);
 
@@ -290,6 +355,10 @@ main(int argc, char **argv)
   if (argc >= 3 && g_str_equal(argv[1], "map")) {
     is_known = TRUE;
     is_done = print_map(argc - 2, argv + 2, &error);
+  }
+  if (argc == 5 && g_str_equal(argv[1], "copy")) {
+    is_known = TRUE;
+    is_done = copy_export(argv + 2, &error);
   }
   if (!is_known)
     return usage();
