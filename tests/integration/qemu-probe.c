@@ -34,6 +34,7 @@ usage(void)
         "allocated\n"
         "       qemu-probe qga SOCKET info|status|freeze [MOUNTPOINT...]|thaw|fsinfo|disks\n"
         "       qemu-probe qga SOCKET exec PATH [ARGUMENT...]\n"
+        "       qemu-probe qga SOCKET call COMMAND           prints the answer as it is\n"
         "       qemu-probe qga SOCKET late AGENT-PID PATH    after a command that was given up\n",
         stderr);
   return 2;
@@ -205,6 +206,16 @@ run_disks(Qga *qga, char **argv, GError **error)
 }
 
 static gboolean
+run_call(Qga *qga, char **argv, GError **error)
+{
+  g_autoptr(JsonNode) answer = NULL;
+  if (!argv[0] || !qga_call(qga, argv[0], NULL, timeout_ms(), &answer, error))
+    return FALSE;
+  print_node(answer);
+  return TRUE;
+}
+
+static gboolean
 run_exec(Qga *qga, char **argv, GError **error)
 {
   g_auto(QgaExecResult) result = {0};
@@ -324,8 +335,9 @@ static const struct {
 static const struct {
   const char *name;
   QgaRun run;
-} qga_runs[] = {{"info", run_info},     {"status", run_status}, {"freeze", run_freeze}, {"thaw", run_thaw},
-                {"fsinfo", run_fsinfo}, {"disks", run_disks},   {"exec", run_exec},     {"late", run_late}};
+} qga_runs[] = {{"info", run_info}, {"status", run_status}, {"freeze", run_freeze},
+                {"thaw", run_thaw}, {"fsinfo", run_fsinfo}, {"disks", run_disks},
+                {"exec", run_exec}, {"call", run_call},     {"late", run_late}};
 
 static gboolean
 with_qmp(QmpRun run, const char *socket_path, char **argv, GError **error)
