@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* cbt/qemu for integration scripts: see usage(). The exit status is that of the error's code. */
+#include "qemu-probe-instant.h"
+
 #include <cbt/qemu/disks.h>
 #include <cbt/qemu/nbd-map.h>
 #include <cbt/qemu/nbd-source.h>
@@ -28,7 +30,7 @@ usage(void)
   fputs("usage: qemu-probe qmp SOCKET COMMAND [ARGUMENTS]    prints the answer\n"
         "       qemu-probe event SOCKET EVENT COMMAND        prints the event's data that comes of it\n"
         "       qemu-probe version SOCKET\n"
-        "       qemu-probe disks SOCKET [NAME]               one a line, as JSON\n"
+        "       qemu-probe disks SOCKET [NAME]               one a line, as JSON\n" PROBE_INSTANT_USAGE
         "       qemu-probe map URI [BITMAP [WINDOW IN-FLIGHT]]   lines of offset, length, clean|zero|data\n"
         "       qemu-probe copy URI BITMAP FILE              what of it is wanted; BITMAP '': all that is "
         "allocated\n"
@@ -372,6 +374,8 @@ main(int argc, char **argv)
     is_known = TRUE;
     is_done = copy_export(argv + 2, &error);
   }
+  if (argc >= 3 && !is_known)
+    is_done = probe_instant(argv[1], argv[2], argv + 3, timeout_ms(), &is_known, &error);
   if (!is_known)
     return usage();
   if (!is_done)
