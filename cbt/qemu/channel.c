@@ -153,6 +153,12 @@ qemu_channel_is_sound(const QemuChannel *self)
   return !self->is_broken;
 }
 
+int
+qemu_channel_fd(const QemuChannel *self)
+{
+  return self->fd;
+}
+
 const char *
 qemu_channel_path(const QemuChannel *self)
 {

@@ -38,6 +38,8 @@ void qemu_channel_drop(QemuChannel *channel);
 /* FALSE after an error from which there is no way back. */
 gboolean qemu_channel_is_sound(const QemuChannel *channel);
 const char *qemu_channel_path(const QemuChannel *channel);
+/* The socket (transfer none). */
+int qemu_channel_fd(const QemuChannel *channel);
 gboolean qemu_channel_send(QemuChannel *channel, const void *bytes, gsize length, gint64 deadline_us,
                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* OBJECT, followed by a newline. */
