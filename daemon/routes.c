@@ -10,7 +10,7 @@ const ApiRoute daemon_routes[] = {
     {"GET", "/v1/status", handle_status, NULL, NULL},
 
     {"GET", "/v1/vms", handle_vm_list, NULL, NULL},
-    {"POST", "/v1/vms", handle_vm_add, "name disks configs granularity", NULL},
+    {"POST", "/v1/vms", handle_vm_add, "name disks configs granularity qmp qga", NULL},
     {"GET", VM, handle_vm_show, NULL, NULL},
     {"DELETE", VM, handle_vm_remove, NULL, "forget-points"},
 

@@ -25,6 +25,7 @@ struct QemuChannel {
   GCancellable *cancellable; /* or NULL */
   gboolean has_markers;
   gboolean is_broken;
+  gboolean ignores_cancel;
 };
 
 static gboolean
@@ -94,22 +95,36 @@ connect_by(QemuChannel *self, const struct sockaddr_un *address, gint64 deadline
 }
 
 QemuChannel *
+qemu_channel_adopt(int fd, const char *name, const QemuChannelKind *kind, GCancellable *cancellable)
+{
+  QemuChannel *self = g_new0(QemuChannel, 1);
+  self->fd = fd;
+  self->path = g_strdup(name);
+  self->frame = qemu_frame_new(kind->max_bytes, kind->has_markers);
+  self->has_markers = kind->has_markers;
+  self->cancellable = cancellable ? g_object_ref(cancellable) : NULL;
+  return self;
+}
+
+void
+qemu_channel_set_cancellable(QemuChannel *self, GCancellable *cancellable)
+{
+  g_set_object(&self->cancellable, cancellable);
+}
+
+QemuChannel *
 qemu_channel_open(const char *path, const QemuChannelKind *kind, gint64 deadline_us,
                   GCancellable *cancellable, GError **error)
 {
   struct sockaddr_un address;
   if (!fill_address(&address, path, error))
     return NULL;
-  g_autoptr(QemuChannel) self = g_new0(QemuChannel, 1);
-  self->path = g_strdup(path);
-  self->frame = qemu_frame_new(kind->max_bytes, kind->has_markers);
-  self->has_markers = kind->has_markers;
-  self->cancellable = cancellable ? g_object_ref(cancellable) : NULL;
-  self->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (self->fd < 0) {
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) {
     cbt_set_error_errno(error, errno, "Cannot make a socket");
     return NULL;
   }
+  g_autoptr(QemuChannel) self = qemu_channel_adopt(fd, path, kind, cancellable);
   return connect_by(self, &address, deadline_us, error) ? g_steal_pointer(&self) : NULL;
 }
 
@@ -123,6 +138,13 @@ qemu_channel_close(QemuChannel *self)
   g_clear_object(&self->cancellable);
   g_free(self->path);
   g_free(self);
+}
+
+void
+qemu_channel_drop(QemuChannel *self)
+{
+  self->is_broken = TRUE;
+  shutdown(self->fd, SHUT_RDWR);
 }
 
 gboolean
@@ -148,6 +170,18 @@ set_broken(QemuChannel *self, int errsv, GError **error)
   return FALSE;
 }
 
+void
+qemu_channel_ignore_cancel(QemuChannel *self, gboolean ignore)
+{
+  self->ignores_cancel = ignore;
+}
+
+static gboolean
+is_cancelled(QemuChannel *self)
+{
+  return !self->ignores_cancel && g_cancellable_is_cancelled(self->cancellable);
+}
+
 /* The time left, rounded up, as poll() wants it. */
 static int
 left_ms(gint64 deadline_us)
@@ -163,9 +197,9 @@ wait_for(QemuChannel *self, short events, gint64 deadline_us, gboolean *is_ready
 {
   GPollFD fds[2] = {{.fd = events ? self->fd : -1, .events = (gushort) events}};
   guint n = 1;
-  if (g_cancellable_is_cancelled(self->cancellable))
+  if (is_cancelled(self))
     return set_cancelled(error);
-  if (self->cancellable && g_cancellable_make_pollfd(self->cancellable, &fds[1]))
+  if (self->cancellable && !self->ignores_cancel && g_cancellable_make_pollfd(self->cancellable, &fds[1]))
     n = 2;
   int result;
   do {
@@ -173,7 +207,7 @@ wait_for(QemuChannel *self, short events, gint64 deadline_us, gboolean *is_ready
   } while (result < 0 && errno == EINTR);
   if (n == 2)
     g_cancellable_release_fd(self->cancellable);
-  if (g_cancellable_is_cancelled(self->cancellable))
+  if (is_cancelled(self))
     return set_cancelled(error);
   *is_ready = result > 0;
   return TRUE;
@@ -186,11 +220,32 @@ qemu_channel_pause(QemuChannel *self, gint64 until_us, GError **error)
   return wait_for(self, 0, until_us, &is_ready, error);
 }
 
+/* As send(); FD, if there is one, goes with the first byte: unix(7), SCM_RIGHTS. */
+static ssize_t
+send_with_fd(int socket_fd, const guint8 *bytes, gsize length, int fd)
+{
+  union {
+    struct cmsghdr header;
+    char bytes[CMSG_SPACE(sizeof(int))];
+  } control = {0};
+  struct iovec part = {.iov_base = (void *) bytes, .iov_len = length};
+  struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+  if (fd >= 0) {
+    message.msg_control = control.bytes;
+    message.msg_controllen = sizeof(control.bytes);
+    control.header.cmsg_level = SOL_SOCKET;
+    control.header.cmsg_type = SCM_RIGHTS;
+    control.header.cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(&control.header), &fd, sizeof(int));
+  }
+  return sendmsg(socket_fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 static gboolean
-send_some(QemuChannel *self, const guint8 *bytes, gsize length, gsize *n_sent, gint64 deadline_us,
+send_some(QemuChannel *self, const guint8 *bytes, gsize length, int fd, gsize *n_sent, gint64 deadline_us,
           GError **error)
 {
-  ssize_t n = send(self->fd, bytes, length, MSG_NOSIGNAL | MSG_DONTWAIT);
+  ssize_t n = send_with_fd(self->fd, bytes, length, fd);
   if (n >= 0) {
     *n_sent = (gsize) n;
     return TRUE;
@@ -206,15 +261,16 @@ send_some(QemuChannel *self, const guint8 *bytes, gsize length, gsize *n_sent, g
   return is_ready ? TRUE : set_timed_out(error);
 }
 
-gboolean
-qemu_channel_send(QemuChannel *self, const void *bytes, gsize length, gint64 deadline_us, GError **error)
+static gboolean
+send_all(QemuChannel *self, const void *bytes, gsize length, int fd, gint64 deadline_us, GError **error)
 {
   gsize done = 0;
   if (self->is_broken)
     return set_broken(self, 0, error);
   while (done < length) {
     gsize n;
-    if (!send_some(self, (const guint8 *) bytes + done, length - done, &n, deadline_us, error)) {
+    if (!send_some(self, (const guint8 *) bytes + done, length - done, done == 0 ? fd : -1, &n, deadline_us,
+                   error)) {
       self->is_broken |= done > 0; /* half a message is there for ever */
       return FALSE;
     }
@@ -224,12 +280,25 @@ qemu_channel_send(QemuChannel *self, const void *bytes, gsize length, gint64 dea
 }
 
 gboolean
-qemu_channel_send_object(QemuChannel *self, JsonObject *object, gint64 deadline_us, GError **error)
+qemu_channel_send(QemuChannel *self, const void *bytes, gsize length, gint64 deadline_us, GError **error)
+{
+  return send_all(self, bytes, length, -1, deadline_us, error);
+}
+
+gboolean
+qemu_channel_send_object_with_fd(QemuChannel *self, JsonObject *object, int fd, gint64 deadline_us,
+                                 GError **error)
 {
   g_autoptr(JsonNode) node = json_node_init_object(json_node_alloc(), object);
   g_autofree char *text = json_to_string(node, FALSE);
   g_autofree char *line = g_strconcat(text, "\n", NULL);
-  return qemu_channel_send(self, line, strlen(line), deadline_us, error);
+  return send_all(self, line, strlen(line), fd, deadline_us, error);
+}
+
+gboolean
+qemu_channel_send_object(QemuChannel *self, JsonObject *object, gint64 deadline_us, GError **error)
+{
+  return qemu_channel_send_object_with_fd(self, object, -1, deadline_us, error);
 }
 
 static gboolean

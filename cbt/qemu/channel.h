@@ -26,9 +26,15 @@ typedef struct {
  * listens; DENIED. */
 QemuChannel *qemu_channel_open(const char *path, const QemuChannelKind *kind, gint64 deadline_us,
                                GCancellable *cancellable, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* On the connected socket FD (transfer full); NAME is what it is called in messages. */
+QemuChannel *qemu_channel_adopt(int fd, const char *name, const QemuChannelKind *kind, GCancellable *cancellable);
+/* Who ends waits from now on: NULL for nobody. */
+void qemu_channel_set_cancellable(QemuChannel *channel, GCancellable *cancellable);
 void qemu_channel_close(QemuChannel *channel);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(QemuChannel, qemu_channel_close)
 
+/* Ends the connection; the channel is broken then. */
+void qemu_channel_drop(QemuChannel *channel);
 /* FALSE after an error from which there is no way back. */
 gboolean qemu_channel_is_sound(const QemuChannel *channel);
 const char *qemu_channel_path(const QemuChannel *channel);
@@ -37,6 +43,9 @@ gboolean qemu_channel_send(QemuChannel *channel, const void *bytes, gsize length
 /* OBJECT, followed by a newline. */
 gboolean qemu_channel_send_object(QemuChannel *channel, JsonObject *object, gint64 deadline_us,
                                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* As above, and the peer gets a duplicate of FD with it. FD stays the caller's; -1: none. */
+gboolean qemu_channel_send_object_with_fd(QemuChannel *channel, JsonObject *object, int fd, gint64 deadline_us,
+                                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* The next message (transfer full). */
 JsonObject *qemu_channel_receive(QemuChannel *channel, gint64 deadline_us, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Drops what came and comes before the next marker. */
@@ -45,6 +54,9 @@ void qemu_channel_skip(QemuChannel *channel);
 gboolean qemu_channel_has_input(QemuChannel *channel);
 /* Waits, but no longer than for CANCELLABLE. CANCELLED. */
 gboolean qemu_channel_pause(QemuChannel *channel, gint64 until_us, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* While TRUE, waits do not end for CANCELLABLE. */
+void qemu_channel_ignore_cancel(QemuChannel *channel, gboolean ignore);
 
 /* Why the peer might be silent: QEMU serves one client a socket, and lets the next ones wait. */
 typedef enum {

@@ -77,8 +77,8 @@ parse_inserted(JsonObject *inserted, QemuDisk *disk)
   return disk->node && qemu_json_size(qemu_json_object(inserted, "image"), "virtual-size", &disk->size_bytes);
 }
 
-static char *
-device_path(const char *qdev)
+char *
+qemu_device_path(const char *qdev)
 {
   if (!qdev)
     return NULL;
@@ -96,7 +96,7 @@ parse_disk(JsonObject *object, QemuDisk *disk)
   disk->scsi_id = disk->lun = -1;
   disk->drive = dup_filled(qemu_json_string(object, "device"));
   disk->qdev = dup_filled(qemu_json_string(object, "qdev"));
-  disk->device_path = device_path(disk->qdev);
+  disk->device_path = qemu_device_path(disk->qdev);
   if (!object || !parse_inserted(inserted, disk))
     return FALSE;
   disk->left_out = !inserted            ? "empty"
@@ -186,7 +186,7 @@ bus_owner(const char *bus_path)
 {
   const char *slash = strrchr(bus_path, '/');
   g_autofree char *owner = g_strndup(bus_path, slash ? (gsize) (slash - bus_path) : 0);
-  return owner[0] == '/' ? device_path(owner) : NULL;
+  return owner[0] == '/' ? qemu_device_path(owner) : NULL;
 }
 
 /* One iothread, or (QEMU 9) several, by queue. */

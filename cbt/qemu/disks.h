@@ -61,5 +61,7 @@ QemuDisk *qemu_disks_find(GPtrArray *disks, const char *name, GError **error) G_
 /* What to find DISK by the next time, when QEMU may be another process: node, drive, serial or device id, the first that
  * was given to it; NULL if none was. */
 const char *qemu_disk_lasting_name(const QemuDisk *disk);
+/* Where in QOM the device is that query-block calls QDEV, and that has the property `drive` (transfer full); NULL for NULL. */
+char *qemu_device_path(const char *qdev);
 /* The bitmap NAME (transfer none), or NULL. */
 const QemuBitmap *qemu_disk_bitmap(const QemuDisk *disk, const char *name);

@@ -141,6 +141,12 @@ qmp_close(Qmp *self)
   g_free(self);
 }
 
+void
+qmp_drop(Qmp *self)
+{
+  qemu_channel_drop(self->channel);
+}
+
 gboolean
 qmp_is_open(const Qmp *self)
 {
@@ -163,6 +169,12 @@ gboolean
 qmp_version_is_at_least(const Qmp *self, guint major, guint minor)
 {
   return self->version.major > major || (self->version.major == major && self->version.minor >= minor);
+}
+
+void
+qmp_ignore_cancel(Qmp *self, gboolean ignore)
+{
+  qemu_channel_ignore_cancel(self->channel, ignore);
 }
 
 /* Events */
@@ -265,11 +277,12 @@ qmp_pause(Qmp *self, guint ms, GError **error)
 /* Commands */
 
 static gboolean
-send_command(Qmp *self, const char *command, JsonObject *arguments, gint64 deadline_us, GError **error)
+send_command(Qmp *self, const char *command, JsonObject *arguments, int fd, gint64 deadline_us,
+             GError **error)
 {
   g_autoptr(JsonObject) message = qmp_args("execute", qmp_str(command), "arguments", qmp_obj(arguments), "id",
                                            qmp_int(++self->last_id), NULL);
-  return qemu_channel_send_object(self->channel, message, deadline_us, error);
+  return qemu_channel_send_object_with_fd(self->channel, message, fd, deadline_us, error);
 }
 
 static gboolean
@@ -323,13 +336,13 @@ receive_answer(Qmp *self, const char *command, gint64 deadline_us, JsonObject **
 }
 
 gboolean
-qmp_call(Qmp *self, const char *command, JsonObject *arguments, guint timeout_ms, JsonNode **answer,
-         GError **error)
+qmp_call_with_fd(Qmp *self, const char *command, JsonObject *arguments, int fd, guint timeout_ms,
+                 JsonNode **answer, GError **error)
 {
   gint64 deadline_us = deadline_after(timeout_ms);
   g_autoptr(GError) local = NULL;
   g_autoptr(JsonObject) message = NULL;
-  if (!send_command(self, command, arguments, deadline_us, &local))
+  if (!send_command(self, command, arguments, fd, deadline_us, &local))
     return fail(self, local, command, NULL, error);
   if (!receive_answer(self, command, deadline_us, &message, error))
     return FALSE;
@@ -339,4 +352,11 @@ qmp_call(Qmp *self, const char *command, JsonObject *arguments, guint timeout_ms
   if (answer)
     *answer = json_node_copy(json_object_get_member(message, "return"));
   return TRUE;
+}
+
+gboolean
+qmp_call(Qmp *self, const char *command, JsonObject *arguments, guint timeout_ms, JsonNode **answer,
+         GError **error)
+{
+  return qmp_call_with_fd(self, command, arguments, -1, timeout_ms, answer, error);
 }

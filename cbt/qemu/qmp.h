@@ -36,6 +36,8 @@ Qmp *qmp_open(const char *socket_path, guint timeout_ms, GCancellable *cancellab
 void qmp_close(Qmp *qmp);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qmp, qmp_close)
 
+/* Ends the connection, so that QEMU takes another one; calls fail from now on. */
+void qmp_drop(Qmp *qmp);
 gboolean qmp_is_open(const Qmp *qmp);
 const char *qmp_socket_path(const Qmp *qmp);
 const QmpVersion *qmp_version(const Qmp *qmp);
@@ -53,6 +55,16 @@ gboolean qmp_version_is_at_least(const Qmp *qmp, guint major, guint minor);
  */
 gboolean qmp_call(Qmp *qmp, const char *command, JsonObject *arguments, guint timeout_ms, JsonNode **answer,
                   GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/*
+ * As qmp_call(), and QEMU gets a duplicate of FD with it, for `add-fd` and `getfd`: what it could not open itself, as
+ * another user or under AppArmor. FD stays the caller's.
+ */
+gboolean qmp_call_with_fd(Qmp *qmp, const char *command, JsonObject *arguments, int fd, guint timeout_ms,
+                          JsonNode **answer, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* While TRUE, calls are not ended by the cancellable: for what must be finished, such as having a guest go on. */
+void qmp_ignore_cancel(Qmp *qmp, gboolean ignore);
 
 /* What QEMU told by itself. DATA (transfer none) may be NULL. */
 typedef struct {

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* cbt/qemu for integration scripts: see usage(). The exit status is that of the error's code. */
+#include "qemu-probe-instant.h"
+
 #include <cbt/qemu/disks.h>
 #include <cbt/qemu/nbd-map.h>
 #include <cbt/qemu/nbd-source.h>
@@ -30,7 +32,7 @@ usage(void)
   fputs("usage: qemu-probe qmp SOCKET COMMAND [ARGUMENTS]    prints the answer\n"
         "       qemu-probe event SOCKET EVENT COMMAND        prints the event's data that comes of it\n"
         "       qemu-probe version SOCKET\n"
-        "       qemu-probe disks SOCKET [NAME]               one a line, as JSON\n"
+        "       qemu-probe disks SOCKET [NAME]               one a line, as JSON\n" PROBE_INSTANT_USAGE
         "       qemu-probe map URI [BITMAP [WINDOW IN-FLIGHT]]   lines of offset, length, clean|zero|data\n"
         "       qemu-probe copy URI BITMAP FILE              what of it is wanted; BITMAP '': all that is "
         "allocated\n"
@@ -40,6 +42,7 @@ usage(void)
         "input ends\n"
         "       qemu-probe qga SOCKET info|status|freeze [MOUNTPOINT...]|thaw|fsinfo|disks\n"
         "       qemu-probe qga SOCKET exec PATH [ARGUMENT...]\n"
+        "       qemu-probe qga SOCKET call COMMAND           prints the answer as it is\n"
         "       qemu-probe qga SOCKET late AGENT-PID PATH    after a command that was given up\n",
         stderr);
   return 2;
@@ -208,6 +211,16 @@ run_disks(Qga *qga, char **argv, GError **error)
     puts("");
   }
   return list != NULL;
+}
+
+static gboolean
+run_call(Qga *qga, char **argv, GError **error)
+{
+  g_autoptr(JsonNode) answer = NULL;
+  if (!argv[0] || !qga_call(qga, argv[0], NULL, timeout_ms(), &answer, error))
+    return FALSE;
+  print_node(answer);
+  return TRUE;
 }
 
 static gboolean
@@ -402,8 +415,9 @@ static const struct {
 static const struct {
   const char *name;
   QgaRun run;
-} qga_runs[] = {{"info", run_info},     {"status", run_status}, {"freeze", run_freeze}, {"thaw", run_thaw},
-                {"fsinfo", run_fsinfo}, {"disks", run_disks},   {"exec", run_exec},     {"late", run_late}};
+} qga_runs[] = {{"info", run_info}, {"status", run_status}, {"freeze", run_freeze},
+                {"thaw", run_thaw}, {"fsinfo", run_fsinfo}, {"disks", run_disks},
+                {"exec", run_exec}, {"call", run_call},     {"late", run_late}};
 
 static gboolean
 with_qmp(QmpRun run, const char *socket_path, char **argv, GError **error)
@@ -440,6 +454,8 @@ main(int argc, char **argv)
     is_known = TRUE;
     is_done = copy_export(argv + 2, &error);
   }
+  if (argc >= 3 && !is_known)
+    is_done = probe_instant(argv[1], argv[2], argv + 3, timeout_ms(), &is_known, &error);
   if (!is_known)
     return usage();
   if (!is_done)

@@ -109,7 +109,6 @@ expect 2 "half a command" policy
 
 # What a later version has
 expect 2 'not available in this version' --incremental web --quiesce fs
-expect 2 'not available in this version' vm add web --disk root=x --qmp /run/qmp
 
 # No daemon
 expect 5 "does not answer on $CBT_BACKUP_SOCKET" status
