@@ -5,6 +5,7 @@
 #include <cbt/qemu/disks.h>
 #include <cbt/qemu/nbd-map.h>
 #include <cbt/qemu/nbd-source.h>
+#include <cbt/qemu/offline.h>
 #include <cbt/qemu/qga.h>
 #include <cbt/qemu/qmp.h>
 #include <cbt/reader.h>
@@ -12,6 +13,7 @@
 #include <common/file-ops.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,6 +36,10 @@ usage(void)
         "       qemu-probe map URI [BITMAP [WINDOW IN-FLIGHT]]   lines of offset, length, clean|zero|data\n"
         "       qemu-probe copy URI BITMAP FILE              what of it is wanted; BITMAP '': all that is "
         "allocated\n"
+        "       qemu-probe offline bitmaps PATH FORMAT       size; lines of depth, name, granularity, flags\n"
+        "       qemu-probe offline change PATH FORMAT BITMAP OPTION...\n"
+        "       qemu-probe offline serve PATH FORMAT BITMAP RUNTIME-DIR   prints the URI; until standard "
+        "input ends\n"
         "       qemu-probe qga SOCKET info|status|freeze [MOUNTPOINT...]|thaw|fsinfo|disks\n"
         "       qemu-probe qga SOCKET exec PATH [ARGUMENT...]\n"
         "       qemu-probe qga SOCKET call COMMAND           prints the answer as it is\n"
@@ -326,6 +332,78 @@ copy_export(char **argv, GError **error)
   return copy.errsv == 0;
 }
 
+/* Images at rest */
+
+static gboolean
+print_offline_bitmaps(char **argv, GError **error)
+{
+  guint64 size_bytes;
+  g_autoptr(GPtrArray) bitmaps = qemu_offline_bitmaps(argv[0], argv[1], &size_bytes, error);
+  if (!bitmaps)
+    return FALSE;
+  printf("%" G_GUINT64_FORMAT "\n", size_bytes);
+  for (guint i = 0; i < bitmaps->len; i++) {
+    const QemuBitmap *bitmap = bitmaps->pdata[i];
+    printf("%u %s %" G_GUINT64_FORMAT "%s%s\n", bitmap->depth, bitmap->name, bitmap->granularity,
+           bitmap->is_recording ? " recording" : "", bitmap->is_inconsistent ? " inconsistent" : "");
+  }
+  return TRUE;
+}
+
+typedef struct {
+  char **argv;
+  QemuOffline *offline;
+  GError *error;
+} Serving;
+
+/* In a thread that ends at once: the server stays. */
+static void *
+serve_in_thread(void *user_data)
+{
+  Serving *serving = user_data;
+  char **argv = serving->argv;
+  serving->offline =
+      qemu_offline_serve(argv[0], argv[1], *argv[2] ? argv[2] : NULL, argv[3], NULL, &serving->error);
+  return NULL;
+}
+
+static gboolean
+serve_offline(char **argv, GError **error)
+{
+  Serving serving = {.argv = argv};
+  gboolean changed = FALSE;
+  pthread_t thread;
+  if (pthread_create(&thread, NULL, serve_in_thread, &serving) != 0 || pthread_join(thread, NULL) != 0)
+    return FALSE;
+  g_autoptr(QemuOffline) offline = serving.offline;
+  if (!offline) {
+    g_propagate_error(error, serving.error);
+    return FALSE;
+  }
+  puts(qemu_offline_uri(offline));
+  fflush(stdout);
+  while (getchar() != EOF)
+    continue;
+  if (!qemu_offline_check_changed(offline, &changed, error))
+    return FALSE;
+  puts(changed ? "changed" : "unchanged");
+  return TRUE;
+}
+
+static gboolean
+run_offline(int argc, char **argv, gboolean *is_known, GError **error)
+{
+  *is_known = TRUE;
+  if (argc == 3 && g_str_equal(argv[0], "bitmaps"))
+    return print_offline_bitmaps(argv + 1, error);
+  if (argc >= 4 && g_str_equal(argv[0], "change"))
+    return qemu_offline_bitmap_change(argv[1], argv[2], argv[3], (const char *const *) argv + 4, error);
+  if (argc == 5 && g_str_equal(argv[0], "serve"))
+    return serve_offline(argv + 1, error);
+  *is_known = FALSE;
+  return FALSE;
+}
+
 typedef gboolean (*QmpRun)(Qmp *qmp, char **argv, GError **error);
 typedef gboolean (*QgaRun)(Qga *qga, char **argv, GError **error);
 
@@ -370,6 +448,8 @@ main(int argc, char **argv)
     is_known = TRUE;
     is_done = print_map(argc - 2, argv + 2, &error);
   }
+  if (argc >= 3 && g_str_equal(argv[1], "offline"))
+    is_done = run_offline(argc - 2, argv + 2, &is_known, &error);
   if (argc == 5 && g_str_equal(argv[1], "copy")) {
     is_known = TRUE;
     is_done = copy_export(argv + 2, &error);
