@@ -13,6 +13,7 @@
 #include <cbt/qemu/instant.h>
 #include <cbt/qemu/leftovers.h>
 #include <cbt/qemu/nbd-source.h>
+#include <cbt/qemu/overlay.h>
 #include <daemon/live-vm.h>
 #include <daemon/monitors.h>
 #include <daemon/vm-files.h>
@@ -243,6 +244,22 @@ take_new(BackupLive *live, GHashTable *used, GError **error)
   return TRUE;
 }
 
+/* Nothing here can know which of the two the guest should have: the file stays. */
+static void
+warn_of_strays(BackupLive *live, const QemuDisk *disk)
+{
+  g_autoptr(GPtrArray) strays =
+      qemu_overlay_strays(live_vm_path_of(disk), monitors_prefix(live->backup->daemon->monitors));
+  for (guint i = 0; i < strays->len; i++)
+    add_note(
+        live,
+        "WARNING: %s holds what the guest wrote during an earlier backup, in which QEMU ended; QEMU does not "
+        "use it, so the guest goes on without that. To get it, shut the guest down and see "
+        "docs/operations.md; "
+        "remove the file if it is not wanted",
+        (const char *) strays->pdata[i]);
+}
+
 static gboolean
 look(BackupLive *live, Qmp *qmp, GError **error)
 {
@@ -254,6 +271,8 @@ look(BackupLive *live, Qmp *qmp, GError **error)
   if (!ok)
     return FALSE;
   live->disks = qemu_disks_query(qmp, MONITOR_TIMEOUT_MS, error);
+  for (guint i = 0; live->disks && i < live->disks->len; i++)
+    warn_of_strays(live, live->disks->pdata[i]);
   return live->disks != NULL;
 }
 
@@ -325,7 +344,8 @@ prepare(BackupLive *live, Qmp *qmp, GError **error)
     cbt_set_error_errno(error, errno, "cannot make the folders %s and %s", sockets, config->fleece_dir);
     return FALSE;
   }
-  if (!qemu_way_parse(config->qemu_way, &options.way, error) || !plan_all(live, qmp, disks, error))
+  const char *way = backup->request->is_external ? qemu_way_name(QEMU_WAY_EXTERNAL) : config->qemu_way;
+  if (!qemu_way_parse(way, &options.way, error) || !plan_all(live, qmp, disks, error))
     return FALSE;
   live->instant = qemu_instant_prepare(qmp, disks, backup->disks->len, &options, error);
   return live->instant != NULL;
@@ -369,23 +389,56 @@ wait_until_ready(BackupLive *live, GError **error)
   return TRUE;
 }
 
+static CbtSource *
+open_export(BackupLive *live, guint i, GError **error)
+{
+  const QemuNbdSourceOptions options = {.uri = qemu_instant_uri(live->instant, i),
+                                        .bitmap = qemu_instant_bitmap(live->instant, i),
+                                        .timeout_ms = LIVE_READ_TIMEOUT_MS};
+  return qemu_nbd_source_open(&options, live->backup->stop, error);
+}
+
+/* The image that stands still, where it can be read without QEMU; else NULL. */
+static CbtSource *
+open_file(BackupLive *live, guint i)
+{
+  g_autoptr(GError) local = NULL;
+  const BackupDisk *disk = live->backup->disks->pdata[i];
+  const char *path = qemu_instant_file(live->instant, i);
+  g_autoptr(CbtSource) source = path ? cbt_source_open_file(path, &local) : NULL;
+  if (source && source->size == disk->size) {
+    add_note(live, "disk '%s' is read from %s", disk->disk->name, path);
+    return g_steal_pointer(&source);
+  }
+  if (path)
+    add_note(live, "disk '%s' is read through QEMU: %s", disk->disk->name,
+             local ? local->message : "its image has another size than the disk");
+  return NULL;
+}
+
+static gboolean
+check_size(const BackupDisk *disk, const CbtSource *source, GError **error)
+{
+  if (source->size == disk->size)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_STATE, "Run the backup again.", "disk '%s' was resized just now",
+                disk->disk->name);
+  return FALSE;
+}
+
 static gboolean
 open_source(BackupLive *live, guint i, GError **error)
 {
   BackupDisk *disk = live->backup->disks->pdata[i];
-  const QemuNbdSourceOptions options = {.uri = qemu_instant_uri(live->instant, i),
-                                        .bitmap = qemu_instant_bitmap(live->instant, i),
-                                        .timeout_ms = LIVE_READ_TIMEOUT_MS};
-  disk->source = qemu_nbd_source_open(&options, live->backup->stop, error);
-  if (!disk->source)
+  disk->source = open_file(live, i);
+  if (disk->source && !disk->changes_only)
+    return TRUE;
+  CbtSource *export = open_export(live, i, error);
+  *(disk->source ? &disk->map : &disk->source) = export;
+  if (!export || !check_size(disk, export, error))
     return FALSE;
-  if (disk->source->size != disk->size) {
-    cbt_set_error(error, CBT_ERROR_STATE, "Run the backup again.", "disk '%s' was resized just now",
-                  disk->disk->name);
-    return FALSE;
-  }
   if (disk->changes_only)
-    disk->changes = qemu_nbd_source_changes(disk->source);
+    disk->changes = qemu_nbd_source_changes(export);
   return TRUE;
 }
 
@@ -424,6 +477,7 @@ backup_live_end(BackupLive *live)
     BackupDisk *disk = live->backup->disks->pdata[i];
     disk->changes = NULL;
     g_clear_pointer(&disk->source, cbt_source_close);
+    g_clear_pointer(&disk->map, cbt_source_close);
   }
   if (!live->instant)
     return;
