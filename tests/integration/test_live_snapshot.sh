@@ -227,9 +227,17 @@ cbt --quiet restore "$(jq -r .uuid <<<"$job")" --to "$WORK/last" >/dev/null
 assert_same_file "root" "$WORK/last/root.raw" "$WORK/root.instant"
 stop_guest_vm g1
 
-say "committed by hand before the guest starts: all is there, and the bitmap knows"
+say "QEMU is started on the overlays: all is there, and it is said"
 cp "$WORK/aside"/* "$(dirname "${image[root]}")/"
-mapfile -t overlays < <(left)
+mapfile -t overlays < <(left | sort -r)
+assert_eq "their owner" "$(stat -c %U:%G "${overlays[@]}")" "$(stat -c %U:%G "${image[root]}" "${image[data]}")"
+start_vm "${overlays[@]}" qcow2
+job=$(backup incremental g1)
+assert_has "the note" "$(jq -r '.notes | join(" ")' <<<"$job")" "WARNING: QEMU was started on ${overlays[0]}"
+point_is "$(jq -r .uuid <<<"$job")" oracle
+stop_guest_vm g1
+
+say "committed by hand before the guest starts: all is there"
 for overlay in "${overlays[@]}"; do
   qemu-img commit -q "$overlay"
   rm "$overlay"
