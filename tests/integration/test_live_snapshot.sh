@@ -61,7 +61,7 @@ left() {
     qmp g1 query-fdsets | jq -r '.[].fds[].opaque // ""'; } | grep cbt- || true
   find "$WORK/images" -mindepth 1 -name '*cbt-*'
 }
-expect_nothing_left() {
+expect_clear() {
   assert_eq "left" "$(left)" ""
   assert_eq "images" "$(nodes_of_disks)" "[\"${image[root]}\",\"${image[data]}\"]"
   assert_eq "bitmaps" "$(qmp g1 query-block | jq -c '[.[].inserted | select(.) | ."dirty-bitmaps" // [] | length]')" "[1,1]"
@@ -102,7 +102,7 @@ job=$(wait_job "$id")
 is_done "$job"
 say "  $(jq -r '.notes | join("; ")' <<<"$job")"
 assert_has "how the raw disk is read" "$job" "disk 'data' is read from ${image[data]}"
-expect_nothing_left
+expect_clear
 point_is "$(jq -r .uuid <<<"$job")" instant
 write_both 7 200
 
@@ -114,7 +114,7 @@ for round in 1 2; do
   job=$(wait_job "$id")
   is_done "$job"
   assert_eq "kind, reason" "$(jq -c '[.kind, .reason]' <<<"$job")" '["incremental",null]'
-  expect_nothing_left
+  expect_clear
   point_is "$(jq -r .uuid <<<"$job")" instant
   # of each disk: 3, 5, 7, 100, 101, 200; then what was written during the last one, and after
   assert_eq "dirty" "$(jq .dirty <<<"$job")" $((2 * (round == 1 ? 6 : 3) * CLUSTER))
@@ -137,11 +137,11 @@ write_both 60
 cbt --quiet job cancel "$id" >/dev/null
 job=$(wait_job "$id")
 assert_eq "status" "$(jq -r .status <<<"$job")" cancelled
-expect_nothing_left
+expect_clear
 job=$(backup incremental g1 --snapshot external)
 assert_eq "kind, reason, dirty" "$(jq -c '[.kind, .reason, .dirty]' <<<"$job")" "[\"incremental\",null,$((10 * CLUSTER))]"
 point_is "$(jq -r .uuid <<<"$job")" oracle
-expect_nothing_left
+expect_clear
 
 ### a disk that is unplugged meanwhile
 
@@ -199,7 +199,7 @@ if [ "$(id -u)" -eq 0 ]; then
   job=$(backup incremental g1)
   assert_eq "kind, reason, dirty" "$(jq -c '[.kind, .reason, .dirty]' <<<"$job")" "[\"incremental\",null,$((28 * CLUSTER))]"
   point_is "$(jq -r .uuid <<<"$job")" oracle
-  expect_nothing_left
+  expect_clear
 else
   say "the commit without room is left out: it needs root"
 fi
