@@ -41,6 +41,11 @@ typedef struct {
   gint64 scsi_id, lun; /* or -1 */
 } QemuDisk;
 
+void qemu_disk_free(gpointer disk);
+/* A disk that no QEMU has: an image at rest, as if its node were NODE. BITMAPS (of QemuBitmap) is (transfer full). */
+QemuDisk *qemu_disk_at_rest(const char *node, const char *filename, const char *format, guint64 size_bytes,
+                            GPtrArray *bitmaps);
+
 /* ANSWER of query-block as GPtrArray (transfer full) of QemuDisk, in its order. CORRUPT if it is none. */
 GPtrArray *qemu_disks_parse(JsonNode *answer, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
