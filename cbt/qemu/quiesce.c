@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -46,8 +47,8 @@ struct QemuQuiesce {
   QemuQuiesceFacts facts;
   QemuQuiesceResult result;
 
-  GMutex lock;
-  GCond changed;
+  pthread_mutex_t lock;
+  pthread_cond_t changed;
   /* protected by lock */
   Phase phase;
   char *freeze_why;     /* why it is not frozen, set before the phase */
@@ -170,8 +171,8 @@ release(QemuQuiesce *self)
   qemu_quiesce_facts_clear(&self->facts);
   qemu_quiesce_result_clear(&self->result);
   qemu_quiesce_request_clear(&self->request);
-  g_mutex_clear(&self->lock);
-  g_cond_clear(&self->changed);
+  pthread_mutex_destroy(&self->lock);
+  pthread_cond_destroy(&self->changed);
   g_free(self->freeze_why);
   g_free(self->note);
   g_free(self);
@@ -183,8 +184,8 @@ qemu_quiesce_prepare(const QemuQuiesceOptions *options, GCancellable *cancellabl
   QemuQuiesce *self = g_new0(QemuQuiesce, 1);
   self->pid_fd = self->command_fd = -1;
   self->cancellable = cancellable ? g_object_ref(cancellable) : NULL;
-  g_mutex_init(&self->lock);
-  g_cond_init(&self->changed);
+  pthread_mutex_init(&self->lock, NULL);
+  pthread_cond_init(&self->changed, NULL);
   if (qemu_quiesce_request_init(&self->request, options, error) && spawn(self, options->program, error) &&
       await_prepared(self, error)) {
     qemu_channel_set_cancellable(self->channel, NULL);
@@ -205,10 +206,10 @@ qemu_quiesce_note(const QemuQuiesce *self)
 static void
 set_phase(QemuQuiesce *self, Phase phase)
 {
-  g_mutex_lock(&self->lock);
+  pthread_mutex_lock(&self->lock);
   self->phase = phase;
-  g_cond_broadcast(&self->changed);
-  g_mutex_unlock(&self->lock);
+  pthread_cond_broadcast(&self->changed);
+  pthread_mutex_unlock(&self->lock);
 }
 
 static guint
@@ -325,9 +326,9 @@ thaw_ourselves(QemuQuiesce *self, Qga **qga)
 static void
 check_finished(QemuQuiesce *self)
 {
-  g_mutex_lock(&self->lock);
+  pthread_mutex_lock(&self->lock);
   gboolean is_frozen = self->phase == FROZEN, is_finished = self->is_finished;
-  g_mutex_unlock(&self->lock);
+  pthread_mutex_unlock(&self->lock);
   if (self->facts.begin_us && !is_frozen)
     qemu_quiesce_facts_break(&self->facts, "cbt-quiesce ended before it said that the guest is frozen");
   if (!is_finished)
@@ -384,9 +385,9 @@ static void
 on_cancelled(GCancellable *cancellable, QemuQuiesce *self)
 {
   (void) cancellable;
-  g_mutex_lock(&self->lock);
-  g_cond_broadcast(&self->changed);
-  g_mutex_unlock(&self->lock);
+  pthread_mutex_lock(&self->lock);
+  pthread_cond_broadcast(&self->changed);
+  pthread_mutex_unlock(&self->lock);
 }
 
 static Phase
@@ -394,11 +395,11 @@ await_freeze(QemuQuiesce *self)
 {
   gulong handler =
       self->cancellable ? g_cancellable_connect(self->cancellable, G_CALLBACK(on_cancelled), self, NULL) : 0;
-  g_mutex_lock(&self->lock);
+  pthread_mutex_lock(&self->lock);
   while (self->phase == FREEZING && !g_cancellable_is_cancelled(self->cancellable))
-    g_cond_wait(&self->changed, &self->lock);
+    pthread_cond_wait(&self->changed, &self->lock);
   Phase phase = self->phase;
-  g_mutex_unlock(&self->lock);
+  pthread_mutex_unlock(&self->lock);
   if (handler)
     g_cancellable_disconnect(self->cancellable, handler);
   return phase;
@@ -434,10 +435,10 @@ qemu_quiesce_freeze(QemuQuiesce *self, GError **error)
 void
 qemu_quiesce_thaw(QemuQuiesce *self, QemuQuiesceResult *result)
 {
-  g_mutex_lock(&self->lock);
+  pthread_mutex_lock(&self->lock);
   gboolean is_idle = !self->guard && self->phase == PREPARED;
   self->is_finished = TRUE;
-  g_mutex_unlock(&self->lock);
+  pthread_mutex_unlock(&self->lock);
   if (is_idle || self->guard)
     tell(self, "thaw");
   if (is_idle)
