@@ -25,10 +25,13 @@ remains() {
   qmp q1 query-fdsets | jq -r '.[].fds[] | .opaque // "a descriptor"'
   find "$WORK/scratch" -mindepth 1 ! -name 'cbt-t-*'
 }
+scratch_is_closed() { [ -z "$(find /proc/[0-9]*/fd -lname "$WORK/scratch/*" 2>/dev/null)" ]; }
 expect_nothing_left() { # WHAT
   assert_eq "$1: left" "$(remains)" ""
+  wait_until 5 scratch_is_closed || fail "$1: a process has a scratch file open"
   assert_eq "$1: the guest" "$(qmp q1 query-status | jq -r .status)" running
-  assert_eq "$1: the disks" "$(qmp q1 query-block | jq -r '[.[].inserted."node-name" | sub("#.*"; "#")] | sort | join(" ")')" "# a"
+  assert_eq "$1: the disks" "$(qmp q1 query-block |
+    jq -r '[.[].inserted."node-name" | sub("#.*"; "#")] | sort | join(" ")')" "# a"
 }
 node_of_b() { qmp q1 query-block | jq -r '.[] | select(.device == "b").inserted."node-name"'; }
 bitmaps() { # NODE: name and whether it records
