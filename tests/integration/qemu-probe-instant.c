@@ -22,6 +22,7 @@ typedef struct {
   const char *socket_path;
   guint timeout_ms;
   guint n_steps;
+  Qmp *taking;      /* the connection that the instant is taken by, or NULL */
   GArray *wanted;   /* QemuInstantDisk */
   GPtrArray *disks; /* of QemuDisk */
 } Probe;
@@ -51,6 +52,8 @@ note_step(const char *step, gpointer user_data, GError **error)
   fprintf(stderr, "step %u: %s\n", probe->n_steps, step);
   if (probe->n_steps == number_of("PROBE_DIE_AT"))
     die_in(number_of("PROBE_DIE_US"));
+  if (probe->n_steps == number_of("PROBE_DROP_AT") && probe->taking)
+    qmp_drop(probe->taking);
   if (probe->n_steps != number_of("PROBE_REFUSE_AT"))
     return TRUE;
   cbt_set_error(error, CBT_ERROR_FAILED, NULL, "refused at step %u", probe->n_steps);
@@ -101,8 +104,10 @@ prepare(Probe *probe, char **argv, GError **error)
 static gboolean
 take(Probe *probe, QemuInstant *instant, GError **error)
 {
-  g_autoptr(Qmp) qmp = connect_to(probe, error);
-  return qmp && qemu_instant_take(instant, qmp, error);
+  g_autoptr(Qmp) qmp = probe->taking = connect_to(probe, error);
+  gboolean is_taken = qmp && qemu_instant_take(instant, qmp, error);
+  probe->taking = NULL;
+  return is_taken;
 }
 
 static gboolean

@@ -93,7 +93,7 @@ chain() {
     new=cbt-$way-$i
     begin_instant "$way" "$old" "$new" || fail "$way: $failure"
     assert_has "$way" "$offered" "$2:"
-    expect_guest_writes 8
+    expect_guest_writes 5
     read=$(read_disk a "$old") || fail "$way: reading disk a"
     read_disk b "$old" >/dev/null || fail "$way: reading disk b"
     [ "$old" = - ] || dirty=$(dirty_bytes "$old")
@@ -108,7 +108,7 @@ chain() {
       remove_bitmaps "$old"
     fi
     old=$new
-    expect_guest_writes 3
+    expect_guest_writes 2
   done
   remove_bitmaps "$old"
 }
@@ -132,7 +132,7 @@ PROBE_LIMIT=1048576 begin_instant fleece - cbt-full && fail "a fleece that could
 assert_has "why not" "$failure" "so that no write of the guest fails; its limit is 1.0 MiB"
 PROBE_LIMIT=1048576 begin_instant push - cbt-full && fail "more was pushed than there is room for"
 assert_has "why not" "$failure" "QEMU could not push the disk"
-expect_guest_writes 3
+expect_guest_writes 2
 expect_nothing_left
 remove_bitmaps cbt-full
 
@@ -147,7 +147,7 @@ for step in 'transaction' 'qom-set' 'cont'; do
   assert_eq "the guest" "$(qmp g1 query-status | jq -r .status)" paused
   assert_has "found" "$(probe leftovers "$WORK/g1.qmp" cbt-t)" "a guest that was stopped"
   [ "$step" = transaction ] || remove_bitmaps cbt-x
-  expect_guest_writes 3
+  expect_guest_writes 2
   expect_nothing_left
 done
 
@@ -161,7 +161,7 @@ assert_eq "the guest" "$(qmp g1 query-status | jq -r .status)" paused
 copies_are_right >/dev/null
 qmp g1 cont >/dev/null
 remove_bitmaps cbt-x
-expect_guest_writes 3
+expect_guest_writes 2
 stop_guest_vm g1
 
 say "disks with an iothread are pushed, or refused"
@@ -169,7 +169,7 @@ start_vm g2 ",iothread=io0" -object iothread,id=io0
 chain auto push "${rounds:-1}"
 begin_instant filter - cbt-x && fail "a pull from an iothread's disk"
 assert_has "why not" "$failure" "has the iothread io0, with which a reader of QEMU's NBD server that leaves can abort QEMU"
-expect_guest_writes 3
+expect_guest_writes 2
 stop_guest_vm g2
 qemu-img check -q "$WORK/g1.qcow2" || fail "the image of g1 is damaged"
 qemu-img check -q "$WORK/g2.qcow2" || fail "the image of g2 is damaged"

@@ -66,7 +66,8 @@ for way in filter fleece push; do
   instant "$way" || fail "$way: $(cat "$WORK/out" "$WORK/steps")"
   n=$(sed -n 's/ended after \([0-9]*\) steps/\1/p' "$WORK/out")
   say "$(head -n 1 "$WORK/out"); $n steps"
-  taken=$(grep -nE ': (transaction|blockdev-del cbt-t-stopped)' "$WORK/steps" | tail -n 1 | cut -d : -f 1)
+  mv "$WORK/steps" "$WORK/ended-well"
+  taken=$(grep -nE ': (transaction|blockdev-del cbt-t-stopped)' "$WORK/ended-well" | tail -n 1 | cut -d : -f 1)
   expect_nothing_left "$way"
   assert_eq "bitmaps" "$(bitmaps a)" "cbt-1 false, cbt-2 true"
   reset_bitmaps
@@ -92,6 +93,14 @@ for way in filter fleece push; do
     assert_has "$step" "$(tail -n 1 "$WORK/steps")" "refused at step $i"
     expect_nothing_left "$way, refused at $step"
     assert_eq "$step: bitmaps" "$(bitmaps a)" "cbt-1 true"
+  done
+
+  say "$way: the connection lost at any step of the instant, all is taken back by another one"
+  first=$(grep -nE ': (transaction|blockdev-add cbt-t-stopped)' "$WORK/ended-well" | head -n 1 | cut -d : -f 1)
+  for ((i = first; i <= taken; i++)); do
+    PROBE_DROP_AT=$i instant "$way" && fail "$way: went on without a connection at step $i"
+    expect_nothing_left "$way, connection lost at $(grep "step $i:" "$WORK/steps")"
+    assert_eq "$way, lost at $i: bitmaps" "$(bitmaps a)" "cbt-1 true"
   done
 done
 say "an NBD server of somebody else is named, and left alone; what is pushed does not need it"
