@@ -49,12 +49,12 @@ remove_bitmaps() { # NAME: of both disks
 
 # begin_instant WAY CHANGES|- RECORDER: until it can be read. end_instant ends it.
 begin_instant() {
+  offered='' failure=''
   coproc INSTANT {
     probe instant "$WORK/$vm.qmp" "$1" "$WORK/scratch" cbt-t a "$2" "$3" b "$2" "$3" 2>"$WORK/steps"
     echo "status $?"
   }
   local line
-  offered=
   while read -r line <&"${INSTANT[0]}" && [ "$line" != ready ]; do
     [[ $line != status* ]] || { failure=$(grep -v ^step "$WORK/steps"); return 1; }
     offered+=$line$'\n'
@@ -155,7 +155,8 @@ say "a guest that its owner has paused stays so"
 qmp g1 stop >/dev/null
 begin_instant filter - cbt-x || fail "$failure"
 assert_has "the pause" "$offered" "stood still for 0 us"
-read_disk a - >/dev/null && read_disk b - >/dev/null || fail "reading"
+read_disk a - >/dev/null || fail "reading disk a"
+read_disk b - >/dev/null || fail "reading disk b"
 end_instant
 assert_eq "the guest" "$(qmp g1 query-status | jq -r .status)" paused
 copies_are_right >/dev/null
