@@ -7,9 +7,9 @@
  * thread that may wait; EINVAL on a direct read, after which the page cache serves this and every later read;
  * any other errno, which is the answer.
  *
- * With nowait, EAGAIN to a direct read means that the page cache serves this one. A direct read of what a guest has
- * just written would wait for its write-back, and keep the inode's lock meanwhile: the guest's next write would wait
- * as long.
+ * With nowait, EAGAIN to a direct read means that the page cache serves this one. A direct read of what a
+ * guest has just written would wait for its write-back, and keep the inode's lock meanwhile: the guest's next
+ * write would wait as long.
  *
  * A direct read needs offset, length and memory aligned. Blocks begin aligned; the last one of a disk need
  * not end so. It is asked for up to the next multiple, the kernel stops at the end of the image, and what
@@ -29,7 +29,8 @@
 #define MAX_RETRIES                                                                                          \
   100 /* a file system that says EAGAIN this often in a row, to a thread that may wait, is broken */
 
-struct CbtReaderRing {
+typedef struct {
+  CbtReaderEngine base;
   /* Constant after creation. */
   struct io_uring ring;
   int fds[2]; /* [direct]; -1: there is none */
@@ -41,7 +42,7 @@ struct CbtReaderRing {
   guint n_in_flight;
   /* Atomic. */
   guint64 n_reads;
-};
+} Ring;
 
 static gboolean
 init_ring(struct io_uring *ring, guint depth, GError **error)
@@ -75,50 +76,31 @@ takes_direct(int fd)
   return TRUE;
 }
 
-CbtReaderRing *
-cbt_reader_ring_new(CbtSource *source, guint8 *arena, gsize arena_size, guint depth, gboolean direct,
-                    GError **error)
+static void
+ring_free(CbtReaderEngine *engine)
 {
-  int fds[2] = {cbt_source_fd(source, FALSE), direct ? cbt_source_fd(source, TRUE) : -1};
-  if (fds[0] < 0) {
-    cbt_set_error(error, CBT_ERROR_UNSUPPORTED, NULL, "a source of type %s has no descriptor to read from",
-                  source->klass->type);
-    return NULL;
-  }
-  g_autofree CbtReaderRing *ring = g_new0(CbtReaderRing, 1);
-  if (!init_ring(&ring->ring, depth, error))
-    return NULL;
-  ring->fds[0] = fds[0];
-  ring->fds[1] = fds[1];
-  ring->direct = fds[1] >= 0 && takes_direct(fds[1]);
-  ring->fixed_files = io_uring_register_files(&ring->ring, fds, G_N_ELEMENTS(fds)) == 0;
-  struct iovec whole = {.iov_base = arena, .iov_len = arena_size};
-  ring->fixed_buffers = io_uring_register_buffers(&ring->ring, &whole, 1) == 0;
-  return g_steal_pointer(&ring);
-}
-
-void
-cbt_reader_ring_free(CbtReaderRing *ring)
-{
+  Ring *ring = (Ring *) engine;
   io_uring_queue_exit(&ring->ring);
   g_free(ring);
 }
 
-guint
-cbt_reader_ring_n_in_flight(const CbtReaderRing *ring)
+static guint
+ring_n_in_flight(const CbtReaderEngine *engine)
 {
+  const Ring *ring = (const Ring *) engine;
   return ring->n_in_flight;
 }
 
-guint64
-cbt_reader_ring_n_reads(const CbtReaderRing *ring)
+static guint64
+ring_n_reads(const CbtReaderEngine *engine)
 {
+  const Ring *ring = (const Ring *) engine;
   return __atomic_load_n(&ring->n_reads, __ATOMIC_RELAXED);
 }
 
 /* Queues what READ still lacks. */
 static void
-queue(CbtReaderRing *ring, CbtRingRead *read)
+queue(Ring *ring, CbtEngineRead *read)
 {
   guint64 offset = read->offset + read->done;
   guint32 length = read->length - read->done;
@@ -143,24 +125,27 @@ queue(CbtReaderRing *ring, CbtRingRead *read)
   __atomic_fetch_add(&ring->n_reads, 1, __ATOMIC_RELAXED);
 }
 
-void
-cbt_reader_ring_set_nowait(CbtReaderRing *ring)
+static void
+ring_set_nowait(CbtReaderEngine *engine)
 {
+  Ring *ring = (Ring *) engine;
   ring->nowait = TRUE;
 }
 
-void
-cbt_reader_ring_start(CbtReaderRing *ring, CbtRingRead *read)
+static void
+ring_start(CbtReaderEngine *engine, CbtEngineRead *read)
 {
+  Ring *ring = (Ring *) engine;
   read->done = 0;
   read->n_retries = 0;
   ring->n_in_flight++;
   queue(ring, read);
 }
 
-gboolean
-cbt_reader_ring_wait(CbtReaderRing *ring, guint timeout_ms, GError **error)
+static gboolean
+ring_wait(CbtReaderEngine *engine, guint timeout_ms, GError **error)
 {
+  Ring *ring = (Ring *) engine;
   struct __kernel_timespec timeout = {.tv_nsec = (long long) timeout_ms * 1000000};
   struct io_uring_cqe *cqe;
   int result = io_uring_submit_and_wait_timeout(&ring->ring, &cqe, 1, &timeout, NULL);
@@ -172,7 +157,7 @@ cbt_reader_ring_wait(CbtReaderRing *ring, guint timeout_ms, GError **error)
 
 /* Takes what a failed read tells: TRUE if READ can go out again, another way or in another moment. */
 static gboolean
-can_retry(CbtReaderRing *ring, CbtRingRead *read, int errsv)
+can_retry(Ring *ring, CbtEngineRead *read, int errsv)
 {
   if (read->direct && (errsv == EINVAL || errsv == EOPNOTSUPP)) {
     ring->direct = FALSE;
@@ -183,7 +168,7 @@ can_retry(CbtReaderRing *ring, CbtRingRead *read, int errsv)
 
 /* Takes the RESULT of a completion: TRUE if READ is over, whole or with ERROR set. */
 static gboolean
-settle(CbtReaderRing *ring, CbtRingRead *read, int result, GError **error)
+settle(Ring *ring, CbtEngineRead *read, int result, GError **error)
 {
   guint64 offset = read->offset + read->done;
   if (result < 0 && !can_retry(ring, read, -result)) {
@@ -208,12 +193,13 @@ settle(CbtReaderRing *ring, CbtRingRead *read, int result, GError **error)
   return FALSE;
 }
 
-CbtRingRead *
-cbt_reader_ring_reap(CbtReaderRing *ring, GError **error)
+static CbtEngineRead *
+ring_reap(CbtReaderEngine *engine, GError **error)
 {
+  Ring *ring = (Ring *) engine;
   struct io_uring_cqe *cqe;
   while (io_uring_peek_cqe(&ring->ring, &cqe) == 0) {
-    CbtRingRead *read = io_uring_cqe_get_data(cqe);
+    CbtEngineRead *read = io_uring_cqe_get_data(cqe);
     int result = cqe->res;
     io_uring_cqe_seen(&ring->ring, cqe);
     if (settle(ring, read, result, error)) {
@@ -222,4 +208,37 @@ cbt_reader_ring_reap(CbtReaderRing *ring, GError **error)
     }
   }
   return NULL;
+}
+
+static const CbtReaderEngineClass ring_class = {
+    .start = ring_start,
+    .wait = ring_wait,
+    .reap = ring_reap,
+    .n_in_flight = ring_n_in_flight,
+    .n_reads = ring_n_reads,
+    .set_nowait = ring_set_nowait,
+    .free = ring_free,
+};
+
+CbtReaderEngine *
+cbt_reader_ring_new(CbtSource *source, guint8 *arena, gsize arena_size, guint depth, gboolean direct,
+                    GError **error)
+{
+  int fds[2] = {cbt_source_fd(source, FALSE), direct ? cbt_source_fd(source, TRUE) : -1};
+  if (fds[0] < 0) {
+    cbt_set_error(error, CBT_ERROR_UNSUPPORTED, NULL, "a source of type %s has no descriptor to read from",
+                  source->klass->type);
+    return NULL;
+  }
+  g_autofree Ring *ring = g_new0(Ring, 1);
+  ring->base.klass = &ring_class;
+  if (!init_ring(&ring->ring, depth, error))
+    return NULL;
+  ring->fds[0] = fds[0];
+  ring->fds[1] = fds[1];
+  ring->direct = fds[1] >= 0 && takes_direct(fds[1]);
+  ring->fixed_files = io_uring_register_files(&ring->ring, fds, G_N_ELEMENTS(fds)) == 0;
+  struct iovec whole = {.iov_base = arena, .iov_len = arena_size};
+  ring->fixed_buffers = io_uring_register_buffers(&ring->ring, &whole, 1) == 0;
+  return &g_steal_pointer(&ring)->base;
 }

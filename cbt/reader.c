@@ -3,19 +3,19 @@
  * Extents in, filled buffers out.
  *
  * Three parts, each without knowledge of the others: the cutter joins and cuts extents into blocks; the pool
- * hands out buffers and takes them back from any thread; the ring (cbt/reader-ring.c) reads. The loop in
+ * hands out buffers and takes them back from any thread; the engine (cbt/reader-engine.h) reads. The loop in
  * cbt_reader_run() ties them: give every free buffer a block, submit, wait, deliver what is whole.
  *
  * The cutter joins no further than the end of the block that it cuts, so a fully dirty disk neither waits for
  * the whole list of extents nor keeps it in memory.
  *
- * The loop waits in the ring while reads are in flight, and on the pool's condition only when there are none,
- * that is, when all buffers are out. A buffer that comes back while a read is in flight is used after that
- * read: it costs at most one read's time, and the consumers have work meanwhile. Both waits end after POLL_MS
- * to look at the cancellable.
+ * The loop waits in the engine while reads are in flight, and on the pool's condition only when there are
+ * none, that is, when all buffers are out. A buffer that comes back while a read is in flight is used after
+ * that read: it costs at most one read's time, and the consumers have work meanwhile. Both waits end after
+ * POLL_MS to look at the cancellable.
  *
- * After the first error nothing is started any more, and the reads in flight are waited for, because the
- * kernel writes into the buffers until then.
+ * After the first error nothing is started any more, and the reads in flight are waited for, unless the
+ * engine can give them up: the kernel writes into the buffers until then.
  */
 #include <cbt/reader.h>
 
@@ -35,14 +35,14 @@
 
 typedef struct {
   CbtReadBlock block;
-  CbtRingRead read;
+  CbtEngineRead read;
 } Slot;
 
 struct CbtReader {
   /* Constant after creation. */
   CbtSource *source;
   CbtReaderOptions options;
-  CbtReaderRing *ring; /* itself of the thread that runs */
+  CbtReaderEngine *engine; /* itself of the thread that runs */
   guint8 *mapping;
   gsize mapping_size;
   Slot *slots; /* n_blocks */
@@ -52,7 +52,7 @@ struct CbtReader {
   guint *free;             /* a stack of slot indices */
   guint n_free;
   /* Of the thread that runs. */
-  gboolean ring_failed; /* the kernel may write to the buffers for ever */
+  gboolean engine_failed; /* the kernel may write to the buffers for ever */
   /* Atomic. */
   guint64 bytes_read;
 };
@@ -175,14 +175,17 @@ cbt_reader_new(CbtSource *source, const CbtReaderOptions *options, GError **erro
   if (!arena)
     return NULL;
   init_slots(reader, arena);
-  reader->ring = cbt_reader_ring_new(source, arena, size, options->n_blocks, options->direct, error);
-  return reader->ring ? g_steal_pointer(&reader) : NULL;
+  reader->engine =
+      source->klass->new_engine
+          ? source->klass->new_engine(source, arena, size, options->n_blocks, options->direct, error)
+          : cbt_reader_ring_new(source, arena, size, options->n_blocks, options->direct, error);
+  return reader->engine ? g_steal_pointer(&reader) : NULL;
 }
 
 void
 cbt_reader_set_nowait(CbtReader *reader)
 {
-  cbt_reader_ring_set_nowait(reader->ring);
+  reader->engine->klass->set_nowait(reader->engine);
 }
 
 void
@@ -190,14 +193,14 @@ cbt_reader_free(CbtReader *reader)
 {
   if (!reader)
     return;
-  g_assert(!reader->slots || reader->ring_failed || reader->n_free == reader->options.n_blocks);
-  if (reader->ring)
-    cbt_reader_ring_free(reader->ring);
+  g_assert(!reader->slots || reader->engine_failed || reader->n_free == reader->options.n_blocks);
+  if (reader->engine)
+    reader->engine->klass->free(reader->engine);
   /* Memory that the kernel may still write to is given up for good rather than used again for something else.
    */
-  if (reader->mapping && !reader->ring_failed)
+  if (reader->mapping && !reader->engine_failed)
     munmap(reader->mapping, reader->mapping_size);
-  if (!reader->ring_failed)
+  if (!reader->engine_failed)
     g_free(reader->slots);
   pthread_cond_destroy(&reader->released);
   pthread_mutex_destroy(&reader->lock);
@@ -214,7 +217,7 @@ cbt_reader_bytes_read(const CbtReader *reader)
 guint64
 cbt_reader_n_reads(const CbtReader *reader)
 {
-  return cbt_reader_ring_n_reads(reader->ring);
+  return reader->engine->klass->n_reads(reader->engine);
 }
 
 /* --- the cutter --- */
@@ -287,6 +290,7 @@ cut_block(Cutter *cutter, CbtExtent *block, GError **error)
 
 typedef struct {
   CbtReader *reader;
+  CbtReaderEngine *engine; /* of the reader */
   CbtBlockFunc deliver;
   gpointer user_data;
   Cutter cutter;
@@ -300,10 +304,13 @@ static void
 fail(Run *run, GError *error)
 {
   run->more = FALSE;
-  if (run->error)
+  if (run->error) {
     g_error_free(error);
-  else
-    run->error = error;
+    return;
+  }
+  run->error = error;
+  if (run->engine->klass->stop)
+    run->engine->klass->stop(run->engine);
 }
 
 static void
@@ -313,8 +320,8 @@ start_block(Run *run, Slot *slot, const CbtExtent *extent)
   slot->block.offset = extent->offset;
   slot->block.length = (guint32) extent->length;
   slot->read =
-      (CbtRingRead){.offset = extent->offset, .length = (guint32) extent->length, .data = slot->block.data};
-  cbt_reader_ring_start(run->reader->ring, &slot->read);
+      (CbtEngineRead){.offset = extent->offset, .length = (guint32) extent->length, .data = slot->block.data};
+  run->engine->klass->start(run->engine, &slot->read);
   __atomic_fetch_add(&run->reader->bytes_read, extent->length, __ATOMIC_RELAXED);
 }
 
@@ -349,9 +356,9 @@ zero_tail(const CbtReadBlock *block)
 static void
 finish_blocks(Run *run)
 {
-  CbtRingRead *read;
+  CbtEngineRead *read;
   GError *error = NULL;
-  while ((read = cbt_reader_ring_reap(run->reader->ring, &error))) {
+  while ((read = run->engine->klass->reap(run->engine, &error))) {
     Slot *slot = (Slot *) ((guint8 *) read - G_STRUCT_OFFSET(Slot, read));
     if (error)
       fail(run, g_steal_pointer(&error));
@@ -369,10 +376,10 @@ static void
 wait_for_something(Run *run)
 {
   GError *error = NULL;
-  if (cbt_reader_ring_n_in_flight(run->reader->ring) == 0) {
+  if (run->engine->klass->n_in_flight(run->engine) == 0) {
     wait_for_slot(run->reader);
-  } else if (!cbt_reader_ring_wait(run->reader->ring, POLL_MS, &error)) {
-    run->reader->ring_failed = TRUE;
+  } else if (!run->engine->klass->wait(run->engine, POLL_MS, &error)) {
+    run->reader->engine_failed = TRUE;
     fail(run, error);
   }
 }
@@ -390,6 +397,7 @@ cbt_reader_run(CbtReader *reader, CbtNextExtentFunc next, CbtBlockFunc deliver, 
 {
   Run run = {
       .reader = reader,
+      .engine = reader->engine,
       .deliver = deliver,
       .user_data = user_data,
       .cutter = {.next = next,
@@ -398,14 +406,14 @@ cbt_reader_run(CbtReader *reader, CbtNextExtentFunc next, CbtBlockFunc deliver, 
                  .block_size = reader->options.block_size},
       .more = TRUE,
   };
-  g_assert(!reader->ring_failed);
+  g_assert(!reader->engine_failed);
   for (;;) {
     check_cancelled(&run, cancellable);
     start_blocks(&run);
-    if (!run.more && cbt_reader_ring_n_in_flight(reader->ring) == 0)
+    if (!run.more && run.engine->klass->n_in_flight(run.engine) == 0)
       break;
     wait_for_something(&run);
-    if (reader->ring_failed)
+    if (reader->engine_failed)
       break;
     finish_blocks(&run);
   }

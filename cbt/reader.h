@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The reader: turns a stream of extents into a stream of filled buffers, with many large reads in flight (io_uring).
+ * The reader: turns a stream of extents into a stream of filled buffers, with many large reads in flight: by io_uring
+ * where the source has a descriptor, else by the source's own engine (cbt/reader-engine.h).
  *
  * Extents are cut into blocks of at most `block_size`, aligned so that no block crosses a multiple of it. Blocks are
  * numbered in the order of the extents and delivered in the order of completion, from the thread that calls
@@ -41,8 +42,8 @@ typedef void (*CbtBlockFunc)(gpointer user_data, CbtReadBlock *block);
 
 typedef struct CbtReader CbtReader;
 
-/* Allocates ring and buffers. SOURCE must outlive it. INVALID options; UNSUPPORTED if the kernel has no
- * io_uring or does not let us use it. */
+/* Allocates engine and buffers. SOURCE must outlive it. INVALID options; UNSUPPORTED if the kernel has no
+ * io_uring or does not let us use it; what a source's own engine says. */
 CbtReader *cbt_reader_new(CbtSource *source, const CbtReaderOptions *options, GError **error)
     G_GNUC_WARN_UNUSED_RESULT;
 /* Before the first run: direct reads give way to the page cache where others are writing to the image. */
@@ -54,7 +55,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(CbtReader, cbt_reader_free)
 /*
  * Reads every extent and returns when the last block was delivered. IO names the offset of the failed read; CANCELLED;
  * INVALID for an extent out of order or outside the disk; or what NEXT set. One thread at a time, any one.
- * On an error no further block is delivered, and none is in flight when it returns.
+ * On an error no further block is delivered, and none is in flight when it returns. A source's own engine may be of no use
+ * after it.
  */
 gboolean cbt_reader_run(CbtReader *reader, CbtNextExtentFunc next, CbtBlockFunc deliver, gpointer user_data,
                         GCancellable *cancellable, GError **error) G_GNUC_WARN_UNUSED_RESULT;

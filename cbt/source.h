@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A source: where the bytes of a disk are read from, behind a small table, so that files, block devices and (later) NBD
- * and live QEMU look the same to a backup.
+ * A source: where the bytes of a disk are read from, behind a small table, so that files, block devices and NBD
+ * exports look the same to a backup.
  */
 #pragma once
 
 #include <cbt/bitmap-file.h>
+#include <cbt/reader-engine.h>
 
 typedef struct CbtSource CbtSource;
 
@@ -19,6 +20,10 @@ typedef struct {
   int (*get_fd)(CbtSource *source, gboolean direct);
   /* Whether the bytes changed since the source was opened, by somebody who is not tracked; sets *changed. */
   gboolean (*check_changed)(CbtSource *source, gboolean *changed, GError **error);
+  /* NULL if the disk is read through its descriptor. Otherwise what reads it: at most DEPTH reads at a time, into ARENA
+   * (transfer none), which outlives it; DIRECT as in the reader's options. Each reader has its own. */
+  CbtReaderEngine *(*new_engine)(CbtSource *source, guint8 *arena, gsize arena_size, guint depth, gboolean direct,
+                                 GError **error);
 } CbtSourceClass;
 
 struct CbtSource {

@@ -157,7 +157,7 @@ write_header(BackupArchive *archive, GError **error)
   }
   for (guint i = 0; i < backup->disks->len; i++) {
     const BackupDisk *disk = backup->disks->pdata[i];
-    store_point_add_disk(draft, disk->disk->name)->manifest.size = disk->source->size;
+    store_point_add_disk(draft, disk->disk->name)->manifest.size = disk->size;
   }
   gsize length;
   g_autoptr(StoreVmaHeader) header = store_vma_point_header(worker, draft, error);

@@ -98,8 +98,7 @@ choose(Audit *audit, GError **error)
   BackupDisk *disk = audit->disk;
   const CbtBitmap *frozen = cbt_bitmap_file_parent(disk->frozen);
   guint64 wanted = disk->backup->request->audit;
-  guint64 n = store_manifest_n_clusters(disk->source->size), stride = stride_of(n),
-          cluster = disk->audit_next % n;
+  guint64 n = store_manifest_n_clusters(disk->size), stride = stride_of(n), cluster = disk->audit_next % n;
   guint64 n_probes = 0;
   for (guint64 i = 0; i < n && audit->samples->len < wanted && n_probes < wanted * PROBES_PER_SAMPLE; i++) {
     if (!is_marked(frozen, cluster)) {
@@ -189,7 +188,7 @@ read_samples(Audit *audit, GError **error)
 gboolean
 backup_audit_disk(BackupDisk *disk, GError **error)
 {
-  if (!disk->changes_only || disk->backup->request->audit == 0)
+  if (!disk->frozen || disk->backup->request->audit == 0)
     return TRUE;
   Audit audit = {.disk = disk, .first_different = G_MAXUINT64};
   audit.worker = store_worker_new(disk->backup->daemon->store);

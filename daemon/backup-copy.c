@@ -287,14 +287,13 @@ pipeline_open(Pipeline *pipeline, BackupDisk *disk, GError **error)
   pthread_cond_init(&pipeline->queue_changed, NULL);
   pthread_mutex_init(&pipeline->order, NULL);
   pthread_mutex_init(&pipeline->error_lock, NULL);
-  pipeline->extents = backup_extents_new(
-      disk->source, disk->frozen ? cbt_bitmap_file_parent(disk->frozen) : NULL, disk->session);
+  pipeline->extents = backup_extents_new(disk->source, disk->changes, disk->session);
   pipeline->manifest_worker = store_worker_new(store);
   store_worker_set_pins(pipeline->manifest_worker, disk->backup->pins);
   pipeline->zeros = backup_archive_part_new(disk);
   pipeline->builder =
       store_manifest_builder_new(pipeline->manifest_worker, disk->changes_only ? &disk->base : NULL,
-                                 disk->source->size, &pipeline->tally, error);
+                                 disk->size, &pipeline->tally, error);
   if (pipeline->builder)
     pipeline->reader = cbt_reader_new(disk->source, &options, error);
   if (pipeline->reader && disk->session)
@@ -375,12 +374,12 @@ announce_dirty(BackupDisk *disk)
 {
   struct stat st;
   int fd = cbt_source_fd(disk->source, FALSE);
-  if (disk->frozen)
-    disk->progress->dirty = cbt_bitmap_count(cbt_bitmap_file_parent(disk->frozen));
-  else if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
-    disk->progress->dirty = MIN((guint64) st.st_blocks * 512, disk->source->size);
+  if (disk->changes)
+    disk->progress->dirty = cbt_bitmap_count(disk->changes);
+  else if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+    disk->progress->dirty = MIN((guint64) st.st_blocks * 512, disk->size);
   else
-    disk->progress->dirty = disk->source->size;
+    disk->progress->dirty = disk->size;
 }
 
 gboolean
@@ -393,7 +392,7 @@ backup_copy_disk(BackupDisk *disk, GError **error)
     run_pipeline(&pipeline, disk->backup->daemon->config->workers);
     ok = finish_disk(&pipeline, error);
   }
-  if (disk->frozen)
+  if (disk->changes)
     disk->dirty = disk->progress->dirty;
   disk->progress->dirty = disk->dirty;
   g_clear_error(&pipeline.error);

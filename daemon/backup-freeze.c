@@ -34,6 +34,7 @@ backup_reclaim(BackupDisk *disk)
   g_autoptr(GError) error = NULL;
   if (!backup_end_session(disk, &end_error))
     g_debug("disk '%s': %s", disk->disk->name, end_error->message);
+  disk->changes = NULL;
   g_clear_pointer(&disk->frozen, cbt_bitmap_file_abandon);
   if (disk->is_frozen &&
       !disk_ref_apply(disk->ref, disk->backup->request->bitmap, CBT_BITMAP_RECLAIM, NULL, NULL, &error))
@@ -49,7 +50,7 @@ make_sessions(Backup *backup, GError **error)
     BackupDisk *disk = g_ptr_array_index(backup->disks, i);
     if (!disk_ref_is_exported(disk->ref) || disk->session)
       continue;
-    disk->session = cbt_session_new(disk->source->size, config->fleece_dir, config->fleece_limit, error);
+    disk->session = cbt_session_new(disk->size, config->fleece_dir, config->fleece_limit, error);
     if (!disk->session)
       return FALSE;
   }
@@ -99,6 +100,7 @@ open_frozen_bitmaps(Backup *backup, GError **error)
     disk->frozen = cbt_bitmap_file_open_readonly(path, error);
     if (!disk->frozen)
       return FALSE;
+    disk->changes = cbt_bitmap_file_parent(disk->frozen);
   }
   return TRUE;
 }

@@ -129,6 +129,7 @@ get_bitmap(BackupDisk *disk, CbtBitmapInfo *info, GError **error)
   CbtControlRequest request;
   cbt_control_request_init(&request, CBT_CONTROL_ADD, name);
   request.granularity = disk->disk->granularity;
+  disk->was_missing = TRUE;
   return disk_ref_call(disk->ref, &request, NULL, NULL, error) && disk_ref_info(disk->ref, name, info, error);
 }
 
@@ -136,6 +137,10 @@ get_bitmap(BackupDisk *disk, CbtBitmapInfo *info, GError **error)
 static char *
 why_not_changes(const BackupDisk *disk, const CbtBitmapInfo *info, const Lookup *lookup)
 {
+  if (disk->was_missing)
+    return g_strdup_printf(
+        "bitmap '%s' was gone%s", info->name,
+        disk->backup->live ? ": QEMU ended (a raw image keeps none), or somebody removed it" : "");
   if (cbt_uuid_is_nil(&info->base) || info->state == CBT_BITMAP_INCONSISTENT)
     return g_strdup_printf("bitmap '%s': %s", info->name, *info->reason ? info->reason : "it has no base");
   if (!cbt_uuid_equal(&info->base, &lookup->expected_base))
@@ -145,9 +150,9 @@ why_not_changes(const BackupDisk *disk, const CbtBitmapInfo *info, const Lookup 
   const StorePointDisk *base = store_point_find_disk(lookup->base, disk->disk->name);
   if (!base || !cbt_uuid_equal(&base->disk_id, &disk->disk->id))
     return g_strdup("the earlier recovery point does not have this disk");
-  if (base->manifest.size != disk->source->size)
+  if (base->manifest.size != disk->size)
     return g_strdup_printf("its size changed from %" G_GUINT64_FORMAT " to %" G_GUINT64_FORMAT " bytes",
-                           base->manifest.size, disk->source->size);
+                           base->manifest.size, disk->size);
   return NULL;
 }
 
@@ -211,22 +216,38 @@ check_not_written(const BackupDisk *disk, GError **error)
                              error);
 }
 
+/* In this order: what was written before the tracker looked at the image, it knows of. */
+static gboolean
+open_image(BackupDisk *disk, CbtBitmapInfo *info, GError **error)
+{
+  disk->source = cbt_source_open_file(disk->disk->path, error);
+  if (!disk->source || !check_not_written(disk, error))
+    return FALSE;
+  disk->size = disk->source->size;
+  return get_bitmap(disk, info, error) && check_same_image(disk, info, error);
+}
+
+/* What is wrong with QEMU's bitmaps was noted as the reason; sound ones take their place. */
+static gboolean
+settle_inconsistent(BackupDisk *disk, const CbtBitmapInfo *info, GError **error)
+{
+  return info->state != CBT_BITMAP_INCONSISTENT ||
+         disk_ref_apply(disk->ref, info->name, CBT_BITMAP_MARK_INCONSISTENT, NULL, NULL, error);
+}
+
 gboolean
 backup_plan_disk(BackupDisk *disk, GError **error)
 {
   Daemon *daemon = disk->backup->daemon;
   CbtBitmapInfo info;
-  /* In this order: what was written before the tracker looked at the image, it knows of. */
   disk->ref = disks_acquire(daemon->disks, disk->backup->request->vm->name, disk->disk, error);
-  disk->source = disk->ref ? cbt_source_open_file(disk->disk->path, error) : NULL;
-  if (!disk->source || !check_not_written(disk, error))
+  if (!disk->ref || !(disk->backup->live ? get_bitmap(disk, &info, error) : open_image(disk, &info, error)) ||
+      !backup_settle_bitmap(daemon, disk->ref, disk->disk, &info, error) ||
+      !check_enabled(disk, &info, error))
     return FALSE;
-  disk->progress->total = disk->source->size;
-  if (!get_bitmap(disk, &info, error) || !check_same_image(disk, &info, error) ||
-      !backup_settle_bitmap(daemon, disk->ref, disk->disk, &info, error))
-    return FALSE;
-  if (!check_enabled(disk, &info, error))
-    return FALSE;
+  if (disk->backup->live)
+    disk->size = info.size;
+  disk->progress->total = disk->size;
   Lookup lookup = {.daemon = daemon, .disk = disk};
   main_queue_call(daemon->queue, look_up_base, &lookup);
   disk->audit_next = lookup.audit_next;
@@ -234,7 +255,9 @@ backup_plan_disk(BackupDisk *disk, GError **error)
     decide(disk, &info, &lookup);
   g_clear_pointer(&lookup.base, store_point_free);
   g_clear_pointer(&lookup.latest, store_point_free);
-  if (lookup.error)
+  if (lookup.error) {
     g_propagate_error(error, lookup.error);
-  return lookup.error == NULL;
+    return FALSE;
+  }
+  return !disk->backup->live || settle_inconsistent(disk, &info, error);
 }

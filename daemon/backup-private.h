@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the files of the backup job share: backup.c (the sequence), backup-plan.c (what to read, and why),
  * backup-freeze.c (one instant for all disks), backup-copy.c (reading and storing one disk),
- * backup-audit.c (whether what is called clean is), backup-archive.c (the archive beside it). */
+ * backup-audit.c (whether what is called clean is), backup-archive.c (the archive beside it), backup-live.c
+ * (disks that a QEMU has), backup-quiesce.c (what the guest does for the instant). */
 #pragma once
 
 #include <cbt/source.h>
@@ -12,6 +13,7 @@
 #include <store/pins.h>
 
 typedef struct Backup Backup;
+typedef struct BackupLive BackupLive;
 typedef struct BackupArchive BackupArchive;
 typedef struct BackupArchivePart BackupArchivePart;
 
@@ -22,7 +24,8 @@ typedef struct {
 
   /* plan */
   DiskRef *ref;
-  CbtSource *source;
+  guint64 size; /* bytes */
+  CbtSource *source; /* of a live disk: when it is frozen */
   gboolean
       changes_only; /* read the frozen bitmap's extents onto `base`; else all that is allocated, onto zeros */
   StoreManifest base;
@@ -31,7 +34,9 @@ typedef struct {
 
   /* freeze */
   CbtSession *session;   /* NULL if the disk is not exported */
-  CbtBitmapFile *frozen; /* read-only; NULL unless changes_only */
+  CbtBitmapFile *frozen; /* read-only; NULL unless changes_only, and of a live disk */
+  const CbtBitmap *changes; /* what is to be read; NULL unless changes_only */
+  gboolean was_missing;  /* the bitmap had to be made */
   gboolean is_frozen;    /* create-successor was done, and neither abdicate nor reclaim yet */
 
   /* copy */
@@ -56,6 +61,13 @@ struct Backup {
   GPtrArray *disks;   /* of BackupDisk */
   Throttle throttle;
   BackupArchive *archive; /* NULL: none is asked for */
+  BackupLive *live;       /* NULL: no QEMU has the disks */
+
+  /* what the guest did for the instant, backup-quiesce.c */
+  QemuQuiesce *quiesce;
+  StoreConsistency consistency;
+  char *consistency_reason; /* (nullable) */
+  guint64 frozen_ms;
 };
 
 /* Acquires the disk, opens its image, and decides what is read onto what. */
@@ -74,6 +86,22 @@ gboolean backup_freeze(Backup *backup, GError **error) G_GNUC_WARN_UNUSED_RESULT
 gboolean backup_end_session(BackupDisk *disk, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Gives a frozen bitmap back as if nothing had been. */
 void backup_reclaim(BackupDisk *disk);
+
+/* A live vm's part. LOOK, first of all: takes away what is left in QEMU, and brings the disks of the request's vm in
+ * line with QEMU's. FREEZE: one instant for all, and a source for each disk; on failure none is left frozen. END: all
+ * was read, or will not be; nothing of the instant is left in QEMU but the bitmaps. NOTES: of char *, for the job. */
+BackupLive *backup_live_new(Backup *backup);
+void backup_live_free(BackupLive *live);
+gboolean backup_live_look(BackupLive *live, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean backup_live_freeze(BackupLive *live, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void backup_live_end(BackupLive *live);
+const GPtrArray *backup_live_notes(const BackupLive *live);
+
+/* Prepare may take long; between freeze and thaw the guest stands still, so be quick. DISKS: of QemuDisk, or NULL: all
+ * of the guest's. Prepare fails only if the job is cancelled. */
+gboolean backup_quiesce_prepare(Backup *backup, GPtrArray *disks, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void backup_quiesce_freeze(Backup *backup);
+void backup_quiesce_thaw(Backup *backup);
 
 /* Reads and stores DISK, into disk->result and disk->tally. */
 gboolean backup_copy_disk(BackupDisk *disk, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -7,6 +7,7 @@
 #include <daemon/backup-private.h>
 
 #include <daemon/commit.h>
+#include <daemon/json-util.h>
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
@@ -58,15 +59,15 @@ static void
 add_disks(Backup *backup)
 {
   const CatalogueVm *vm = backup->request->vm;
-  guint n = 0;
   for (guint i = 0; i < vm->disks->len; i++) {
     const CatalogueDisk *record = g_ptr_array_index(vm->disks, i);
-    if (!backup_request_has_disk(backup->request, record->name))
+    JobDisk *progress = job_find_disk(backup->job, record->name);
+    if (!progress)
       continue;
     BackupDisk *disk = g_new0(BackupDisk, 1);
     disk->backup = backup;
     disk->disk = record;
-    disk->progress = g_ptr_array_index(backup->job->disks, n++);
+    disk->progress = progress;
     g_ptr_array_add(backup->disks, disk);
   }
 }
@@ -195,6 +196,9 @@ fill_point(const Backup *backup)
   point->time = backup->time;
   point->note = g_strdup(backup->request->note);
   point->reason = join_reasons(backup);
+  point->consistency = backup->consistency;
+  point->consistency_reason = g_strdup(backup->consistency_reason);
+  point->frozen_ms = backup->frozen_ms;
   for (guint i = 0; i < backup->disks->len; i++)
     add_point_disk(point, g_ptr_array_index(backup->disks, i));
   point->incremental = !cbt_uuid_is_nil(&point->parent);
@@ -259,21 +263,64 @@ open_archive(Backup *backup, GError **error)
 }
 
 static gboolean
+freeze(Backup *backup, GError **error)
+{
+  if (backup->live)
+    return backup_live_freeze(backup->live, error);
+  if (!backup_quiesce_prepare(backup, NULL, error))
+    return FALSE;
+  backup_quiesce_freeze(backup);
+  gboolean ok = backup_freeze(backup, error);
+  backup_quiesce_thaw(backup);
+  return ok;
+}
+
+static gboolean
+copy(Backup *backup, GError **error)
+{
+  gboolean ok = copy_all(backup, error);
+  if (backup->live)
+    backup_live_end(backup->live);
+  return ok;
+}
+
+static gboolean
 run_steps(Backup *backup, GError **error)
 {
+  if (backup->live && !backup_live_look(backup->live, error))
+    return FALSE;
   add_disks(backup);
   if (!put_configs(backup, error) || !plan_all(backup, error) || !open_archive(backup, error) ||
-      !backup_freeze(backup, error))
+      !freeze(backup, error))
     return FALSE;
   if (backup->archive)
     backup_archive_begin(backup->archive);
-  if (copy_all(backup, error) && commit(backup, error)) {
+  if (copy(backup, error) && commit(backup, error)) {
     abdicate_all(backup);
     return !backup->archive || backup_archive_finish(backup->archive, error);
   }
   for (guint i = 0; i < backup->disks->len; i++)
     give_back(g_ptr_array_index(backup->disks, i));
   return FALSE;
+}
+
+/* What a job of this type says beside the common members. */
+static JsonNode *
+make_result(const Backup *backup)
+{
+  JsonBuilder *builder = json_builder_new_immutable();
+  json_builder_begin_object(builder);
+  json_put_string(builder, "consistency", store_consistency_name(backup->consistency));
+  json_put_string(builder, "consistency-reason", backup->consistency_reason);
+  json_put_int(builder, "frozen-ms", backup->frozen_ms);
+  json_builder_set_member_name(builder, "notes");
+  json_builder_begin_array(builder);
+  const GPtrArray *notes = backup->live ? backup_live_notes(backup->live) : NULL;
+  for (guint i = 0; notes && i < notes->len; i++)
+    json_builder_add_string_value(builder, notes->pdata[i]);
+  json_builder_end_array(builder);
+  json_builder_end_object(builder);
+  return json_finish(builder);
 }
 
 static gboolean
@@ -285,12 +332,17 @@ backup_run(Daemon *daemon, Job *job, gpointer data, GError **error)
   backup.stop = backup.request->stop;
   backup.disks = g_ptr_array_new_with_free_func(backup_disk_free);
   throttle_init(&backup.throttle, backup.request->speed);
+  if (catalogue_vm_is_live(backup.request->vm))
+    backup.live = backup_live_new(&backup);
 
   gboolean ok = store_reserve_check(daemon->store_reserve, error) && run_steps(&backup, error);
   if (!ok)
     store_reserve_explain(daemon->store_reserve, error);
 
+  job->result = make_result(&backup);
   backup_archive_free(backup.archive);
+  backup_live_free(backup.live);
+  g_free(backup.consistency_reason);
   g_ptr_array_unref(backup.disks);
   throttle_clear(&backup.throttle);
   store_pins_free(backup.pins);

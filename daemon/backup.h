@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include <cbt/qemu/quiesce.h>
 #include <daemon/job.h>
 
 /* What was asked for. All fields are owned. */
@@ -16,6 +17,7 @@ typedef struct {
   char **disks;  /* (nullable) only these */
   char *note;    /* (nullable) */
   char *archive; /* (nullable) the vma archive to be made of the point */
+  QemuQuiesceLevel quiesce; /* what the guest is to do for the instant; NONE without an agent */
 
   GCancellable *stop; /* cancelled with the job, or by the first failure of a disk */
 } BackupRequest;

@@ -2,6 +2,7 @@
 /* Command line first, for it names the file; what the command line says wins over the file. */
 #include <daemon/config.h>
 
+#include <cbt/qemu/instant.h>
 #include <common/duration.h>
 #include <common/error.h>
 #include <common/fd.h>
@@ -9,6 +10,8 @@
 #include <daemon/store-reserve.h>
 #include <limits.h>
 #include <string.h>
+
+#define QUIESCE_BUDGET_MAX_S 9
 
 static void
 set_default_dirs(DaemonConfig *config)
@@ -38,6 +41,21 @@ find_plugin_dir(void)
       return g_canonicalize_filename(dir, NULL);
   }
   return g_strdup(CBT_FULL_LIBDIR "/cbt-backup");
+}
+
+/* So does cbt-quiesce. */
+static char *
+find_quiesce_program(void)
+{
+  g_autofree char *exe = g_file_read_link("/proc/self/exe", NULL);
+  g_autofree char *bin = exe ? g_path_get_dirname(exe) : g_strdup(".");
+  const char *const candidates[] = {"cbt-quiesce", "../" CBT_LIBEXECDIR "/cbt-backup/cbt-quiesce"};
+  for (gsize i = 0; i < G_N_ELEMENTS(candidates); i++) {
+    g_autofree char *path = g_build_filename(bin, candidates[i], NULL);
+    if (g_file_test(path, G_FILE_TEST_IS_EXECUTABLE))
+      return g_canonicalize_filename(path, NULL);
+  }
+  return g_strdup(CBT_FULL_LIBEXECDIR "/cbt-backup/cbt-quiesce");
 }
 
 static void
@@ -71,6 +89,11 @@ static const ConfigKey config_keys[] = {
     {"daemon", "group", KEY_STRING, G_STRUCT_OFFSET(DaemonConfig, group)},
     {"daemon", "max-jobs", KEY_UINT, G_STRUCT_OFFSET(DaemonConfig, max_jobs)},
     {"daemon", "workers", KEY_UINT, G_STRUCT_OFFSET(DaemonConfig, workers)},
+    {"qemu", "way", KEY_STRING, G_STRUCT_OFFSET(DaemonConfig, qemu_way)},
+    {"quiesce", "budget", KEY_DURATION, G_STRUCT_OFFSET(DaemonConfig, quiesce_budget)},
+    {"quiesce", "pre-script", KEY_STRING, G_STRUCT_OFFSET(DaemonConfig, quiesce_pre_script)},
+    {"quiesce", "post-script", KEY_STRING, G_STRUCT_OFFSET(DaemonConfig, quiesce_post_script)},
+    {"quiesce", "program", KEY_STRING, G_STRUCT_OFFSET(DaemonConfig, quiesce_program)},
     {"scheduler", "jitter", KEY_DURATION, G_STRUCT_OFFSET(DaemonConfig, jitter)},
     {"store", "dedup-verify", KEY_BOOL, G_STRUCT_OFFSET(DaemonConfig, dedup_verify)},
     {"store", "reserve", KEY_SIZE, G_STRUCT_OFFSET(DaemonConfig, store_reserve)},
@@ -182,6 +205,19 @@ check_log_level(const DaemonConfig *config, GError **error)
 }
 
 static gboolean
+check_qemu(const DaemonConfig *config, GError **error)
+{
+  QemuWay way;
+  if (!qemu_way_parse(config->qemu_way, &way, error))
+    return FALSE;
+  if (config->quiesce_budget >= 1 && config->quiesce_budget <= QUIESCE_BUDGET_MAX_S)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_INVALID, "Windows holds writes for 10 seconds at most.",
+                "[quiesce] budget: a guest may be frozen for 1 to %d seconds", QUIESCE_BUDGET_MAX_S);
+  return FALSE;
+}
+
+static gboolean
 set_reserve(DaemonConfig *config, const char *text, GError **error)
 {
   if (!text || cbt_size_parse(text, &config->store_reserve, error))
@@ -218,6 +254,9 @@ daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
   config->dedup_verify = TRUE;
   config->store_reserve = STORE_RESERVE_DEFAULT;
   config->plugin_dir = find_plugin_dir();
+  config->qemu_way = g_strdup("auto");
+  config->quiesce_program = find_quiesce_program();
+  config->quiesce_budget = 5;
 
   g_autoptr(GOptionContext) context = g_option_context_new("- the backup service for QEMU/KVM disks");
   g_option_context_set_summary(
@@ -235,7 +274,8 @@ daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
     g_print("cbt-backupd %s\n", CBT_VERSION);
   if (!config->log_level)
     config->log_level = g_strdup("info");
-  if (!check_log_level(config, error) || !load_file(config, error) || !set_reserve(config, reserve, error))
+  if (!check_log_level(config, error) || !load_file(config, error) || !check_qemu(config, error) ||
+      !set_reserve(config, reserve, error))
     return NULL;
   set_default_dirs(config);
   make_absolute(&config->state_dir);
@@ -254,6 +294,10 @@ daemon_config_free(DaemonConfig *config)
   g_free(config->group);
   g_free(config->fleece_dir);
   g_free(config->plugin_dir);
+  g_free(config->qemu_way);
+  g_free(config->quiesce_program);
+  g_free(config->quiesce_pre_script);
+  g_free(config->quiesce_post_script);
   g_free(config);
 }
 

@@ -15,6 +15,11 @@ typedef struct {
   char *group;          /* (nullable) who may connect besides root and the daemon's own user */
   char *fleece_dir;     /* where sessions put old clusters */
   guint64 fleece_limit; /* bytes a disk; 0: none */
+  char *qemu_way;       /* how old bytes are kept: "auto", "filter", "fleece", "push" */
+  char *quiesce_program;     /* path of cbt-quiesce */
+  char *quiesce_pre_script;  /* (nullable) paths in a guest; NULL: as in docs/quiescing.md */
+  char *quiesce_post_script; /* (nullable) */
+  guint64 quiesce_budget;    /* seconds that a guest may be frozen */
   char *plugin_dir;     /* where nbdkit-cbt-plugin.so stands */
   guint workers;        /* threads that hash and compress, a job */
   guint max_jobs;       /* at once */

@@ -20,6 +20,7 @@
 typedef struct Engine Engine;
 typedef struct Exports Exports;
 typedef struct Disks Disks;
+typedef struct Monitors Monitors;
 typedef struct Tasks Tasks;
 typedef struct Leases Leases;
 typedef struct Scheduler Scheduler;
@@ -33,6 +34,7 @@ typedef struct {
   MainQueue *queue;
   Tasks *tasks;
   Exports *exports;
+  Monitors *monitors;
   Disks *disks;
   Leases *leases;
   Engine *engine;       /* main thread */

@@ -6,6 +6,8 @@
  */
 #include <daemon/disks.h>
 
+#include <cbt/qemu/bitmaps.h>
+#include <daemon/monitors.h>
 #include <pthread.h>
 #include <string.h>
 
@@ -22,7 +24,9 @@ struct DiskRef {
   CbtUuid disk_id;
   char *bitmap_dir;
   gboolean exported;
-  CbtDisk *disk; /* constant while open; its calls under `calls` */
+  char *qmp;     /* of a live one: its QEMU's monitor, and */
+  char *node;    /* what QEMU knows it by; NULL of others */
+  CbtDisk *disk; /* constant while open, NULL of a live one; its calls under `calls` */
   pthread_mutex_t calls;
   DiskState state; /* under the lock of Disks, as n_users */
   guint n_users;
@@ -31,6 +35,7 @@ struct DiskRef {
 struct Disks {
   const DaemonConfig *config;
   Exports *exports;
+  Monitors *monitors;
   pthread_mutex_t lock;
   pthread_cond_t changed; /* some disk's state */
   GPtrArray *local;       /* of DiskRef, the shared ones; under lock */
@@ -38,11 +43,12 @@ struct Disks {
 };
 
 Disks *
-disks_new(const DaemonConfig *config, Exports *exports)
+disks_new(const DaemonConfig *config, Exports *exports, Monitors *monitors)
 {
   Disks *disks = g_new0(Disks, 1);
   disks->config = config;
   disks->exports = exports;
+  disks->monitors = monitors;
   disks->local = g_ptr_array_new();
   disks->reserved = g_ptr_array_new_with_free_func(g_free);
   pthread_mutex_init(&disks->lock, NULL);
@@ -75,6 +81,8 @@ disk_ref_new(Disks *disks, const char *vm, const CatalogueDisk *disk, DiskState 
   ref->disk_id = disk->id;
   ref->bitmap_dir = daemon_config_bitmap_dir(disks->config, vm, disk->name);
   ref->exported = exported != NULL;
+  ref->qmp = g_strdup(disk->qmp);
+  ref->node = g_strdup(disk->node);
   ref->disk = exported;
   ref->state = state;
   ref->n_users = 1;
@@ -86,6 +94,8 @@ static void
 disk_ref_free(DiskRef *ref)
 {
   cbt_disk_close(ref->disk);
+  g_free(ref->qmp);
+  g_free(ref->node);
   pthread_mutex_destroy(&ref->calls);
   g_free(ref->bitmap_dir);
   g_free(ref->vm);
@@ -167,6 +177,8 @@ DiskRef *
 disks_acquire(Disks *disks, const char *vm, const CatalogueDisk *disk, GError **error)
 {
   g_autofree char *control = NULL;
+  if (disk->qmp)
+    return disk_ref_new(disks, vm, disk, DISK_OPEN, NULL);
   while (!(control = exports_control_socket(disks->exports, vm, disk->name))) {
     g_autoptr(GError) local = NULL;
     DiskRef *ref = acquire_local(disks, vm, disk, &local);
@@ -193,7 +205,7 @@ disk_ref_release(DiskRef *ref)
     return;
   g_clear_pointer(&ref->disk, cbt_disk_close);
   pthread_mutex_lock(&disks->lock);
-  if (!ref->exported)
+  if (!ref->exported && !ref->qmp)
     g_ptr_array_remove(disks->local, ref);
   pthread_cond_broadcast(&disks->changed);
   pthread_mutex_unlock(&disks->lock);
@@ -270,9 +282,15 @@ disk_ref_is_exported(const DiskRef *ref)
 }
 
 gboolean
+disk_ref_is_live(const DiskRef *ref)
+{
+  return ref->qmp != NULL;
+}
+
+gboolean
 disk_ref_is_lost(const DiskRef *ref)
 {
-  return cbt_disk_is_lost(ref->disk);
+  return !ref->qmp && cbt_disk_is_lost(ref->disk);
 }
 
 const CbtDiskIdentity *
@@ -287,10 +305,64 @@ disk_ref_bitmap_path(const DiskRef *ref, const char *bitmap)
   return cbt_tracker_bitmap_path(ref->bitmap_dir, bitmap);
 }
 
+/* One look, the change, and for the reply another look if there was one. */
+static gboolean
+talk_to_qemu(DiskRef *ref, Qmp *qmp, const CbtControlRequest *request, CbtControlReply *reply, GError **error)
+{
+  const char *prefix = monitors_prefix(ref->disks->monitors);
+  g_autoptr(GPtrArray) disks = qemu_disks_query(qmp, MONITOR_TIMEOUT_MS, error);
+  QemuDisk *disk = disks ? qemu_disks_find(disks, ref->node, error) : NULL;
+  g_autoptr(GPtrArray) steps = disk ? qemu_bitmaps_plan(disk, prefix, request, error) : NULL;
+  if (!steps || !qemu_bitmaps_run(qmp, disk, steps, MONITOR_TIMEOUT_MS, error))
+    return FALSE;
+  if (!reply)
+    return TRUE;
+  if (steps->len > 0) {
+    g_ptr_array_unref(disks);
+    disks = qemu_disks_query(qmp, MONITOR_TIMEOUT_MS, error);
+    disk = disks ? qemu_disks_find(disks, ref->node, error) : NULL;
+  }
+  memset(reply, 0, sizeof *reply);
+  reply->code = -1;
+  reply->n_bitmaps = disk ? qemu_bitmaps_list(disk, prefix, reply->bitmaps) : 0;
+  return disk != NULL;
+}
+
+static gboolean
+call_qemu(DiskRef *ref, const CbtControlRequest *request, CbtControlReply *reply, GError **error)
+{
+  Qmp *qmp = monitors_open(ref->disks->monitors, ref->qmp, NULL, error);
+  gboolean ok = qmp && talk_to_qemu(ref, qmp, request, reply, error);
+  if (qmp)
+    monitors_close(ref->disks->monitors, qmp);
+  if (!ok)
+    g_prefix_error(error, "disk '%s' of vm '%s': ", ref->name, ref->vm);
+  return ok;
+}
+
+static gboolean
+list_of_qemu(DiskRef *ref, const char *bitmap, CbtBitmapInfo *info, GError **error)
+{
+  CbtControlRequest request;
+  CbtControlReply reply;
+  cbt_control_request_init(&request, CBT_CONTROL_LIST, NULL);
+  if (!call_qemu(ref, &request, &reply, error))
+    return FALSE;
+  for (guint i = 0; i < reply.n_bitmaps; i++)
+    if (strcmp(reply.bitmaps[i].name, bitmap) == 0) {
+      *info = reply.bitmaps[i];
+      return TRUE;
+    }
+  cbt_set_error(error, CBT_ERROR_NOT_FOUND, NULL, "there is no bitmap '%s'", bitmap);
+  return FALSE;
+}
+
 gboolean
 disk_ref_call(DiskRef *ref, const CbtControlRequest *request, CbtSession *session, CbtControlReply *reply,
               GError **error)
 {
+  if (ref->qmp)
+    return call_qemu(ref, request, reply, error);
   pthread_mutex_lock(&ref->calls);
   gboolean ok = cbt_disk_call(ref->disk, request, session, reply, error);
   pthread_mutex_unlock(&ref->calls);
@@ -301,6 +373,14 @@ gboolean
 disk_ref_apply(DiskRef *ref, const char *bitmap, CbtBitmapEvent event, const CbtUuid *pending,
                const char *reason, GError **error)
 {
+  if (ref->qmp) {
+    CbtControlRequest request;
+    cbt_control_request_init(&request, CBT_CONTROL_APPLY, bitmap);
+    request.event = event;
+    if (pending)
+      request.pending = *pending;
+    return call_qemu(ref, &request, NULL, error);
+  }
   pthread_mutex_lock(&ref->calls);
   gboolean ok = cbt_disk_apply(ref->disk, bitmap, event, pending, reason, error);
   pthread_mutex_unlock(&ref->calls);
@@ -312,7 +392,8 @@ disk_ref_info(DiskRef *ref, const char *bitmap, CbtBitmapInfo *info, GError **er
 {
   g_autoptr(GError) local = NULL;
   pthread_mutex_lock(&ref->calls);
-  gboolean ok = cbt_disk_info(ref->disk, bitmap, info, &local);
+  gboolean ok =
+      ref->qmp ? list_of_qemu(ref, bitmap, info, &local) : cbt_disk_info(ref->disk, bitmap, info, &local);
   pthread_mutex_unlock(&ref->calls);
   if (g_error_matches(local, CBT_ERROR, CBT_ERROR_NOT_FOUND)) { /* the owner knows its files, not our names */
     g_autofree char *hint = g_strdup_printf("See: cbt-backup bitmap list %s/%s", ref->vm, ref->name);

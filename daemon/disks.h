@@ -3,7 +3,8 @@
  * Shared handles on the disks' trackers: a job and an API request may use one at the same time.
  *
  * An exported disk gives each user a connection of its own. One that is not exported is opened here once, and
- * shared: calls take turns.
+ * shared: calls take turns. Of a disk that a running QEMU has, the bitmaps are QEMU's: each call is a
+ * conversation with its monitor (cbt/qemu/bitmaps.h), and there is no bitmap file and no identity.
  */
 #pragma once
 
@@ -12,7 +13,7 @@
 
 typedef struct DiskRef DiskRef;
 
-Disks *disks_new(const DaemonConfig *config, Exports *exports);
+Disks *disks_new(const DaemonConfig *config, Exports *exports, Monitors *monitors);
 /* All references must be gone. */
 void disks_free(Disks *disks);
 
@@ -36,6 +37,8 @@ const char *disk_ref_vm(const DiskRef *ref);
 /* "VM/DISK:BITMAP", as the command line takes it (transfer full). */
 char *disk_ref_target(const DiskRef *ref, const char *bitmap);
 gboolean disk_ref_is_exported(const DiskRef *ref);
+/* Whether a QEMU has it. */
+gboolean disk_ref_is_live(const DiskRef *ref);
 /* TRUE if the export that it is connected to is gone. */
 gboolean disk_ref_is_lost(const DiskRef *ref);
 const CbtDiskIdentity *disk_ref_identity(const DiskRef *ref);

@@ -118,8 +118,14 @@ stop_exports(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError 
 }
 
 static gboolean
-check_no_backup(Daemon *daemon, const char *vm, GError **error)
+check_can_export(Daemon *daemon, const CatalogueVm *record, GError **error)
 {
+  const char *vm = record->name;
+  if (catalogue_vm_is_live(record)) {
+    cbt_set_error(error, CBT_ERROR_STATE, "It is backed up as it is: cbt-backup --incremental NAME",
+                  "vm '%s' is not exported: QEMU has its disks", vm);
+    return FALSE;
+  }
   if (!engine_user_of(daemon->engine, vm))
     return TRUE;
   cbt_set_error(error, CBT_ERROR_BUSY, "Wait for it, or cancel it: cbt-backup job list",
@@ -134,7 +140,7 @@ run(ApiRequest *request, Daemon *daemon, guint status, TaskFunc func)
   CatalogueVm *vm = handler_get_vm(request, daemon);
   if (!vm)
     return;
-  if (check_no_backup(daemon, vm->name, &error)) {
+  if (check_can_export(daemon, vm, &error)) {
     task_run(daemon, request, status, func, vm, (GDestroyNotify) catalogue_vm_free);
     return;
   }

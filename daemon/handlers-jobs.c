@@ -42,6 +42,30 @@ check_archive(const char *path, GError **error)
   return handler_check_absolute(path, error) && archive_paths_check(paths, error);
 }
 
+/* Without a word a guest with an agent has its file systems frozen. */
+static gboolean
+get_quiesce(const CatalogueVm *vm, JsonObject *body, QemuQuiesceLevel *level, GError **error)
+{
+  const char *text = NULL;
+  *level = vm->qga ? QEMU_QUIESCE_FS : QEMU_QUIESCE_NONE;
+  if (!api_json_get_string(body, "quiesce", FALSE, &text, error))
+    return FALSE;
+  if (!text)
+    return TRUE;
+  for (*level = QEMU_QUIESCE_NONE; *level <= QEMU_QUIESCE_APP; (*level)++)
+    if (strcmp(text, qemu_quiesce_level_name(*level)) == 0)
+      break;
+  if (*level > QEMU_QUIESCE_APP)
+    cbt_set_error(error, CBT_ERROR_INVALID, "Use none, fs or app.", "key 'quiesce': '%s' is no level", text);
+  else if (*level != QEMU_QUIESCE_NONE && !vm->qga)
+    cbt_set_error(error, CBT_ERROR_STATE,
+                  "Add the vm with --qga SOCKET, the path of its agent's socket on this host.",
+                  "vm '%s' has no guest agent that could freeze its file systems", vm->name);
+  else
+    return TRUE;
+  return FALSE;
+}
+
 static BackupRequest *
 backup_request_from_json(const Daemon *daemon, CatalogueVm *vm, JsonObject *body, GError **error)
 {
@@ -58,7 +82,7 @@ backup_request_from_json(const Daemon *daemon, CatalogueVm *vm, JsonObject *body
       !api_json_get_strings(body, "disks", FALSE, &backup->disks, error) ||
       !api_json_get_string(body, "note", FALSE, &note, error) ||
       !api_json_get_string(body, "archive", FALSE, &archive, error) ||
-      (archive && !check_archive(archive, error)))
+      (archive && !check_archive(archive, error)) || !get_quiesce(vm, body, &backup->quiesce, error))
     return NULL;
   if (backup->disks && !backup->disks[0])
     g_clear_pointer(&backup->disks, g_strfreev);

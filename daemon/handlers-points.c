@@ -40,6 +40,9 @@ put_point(JsonBuilder *builder, const StorePoint *point)
   json_put_string(builder, "reason", point->reason);
   json_put_bool(builder, "protected", point->is_protected);
   json_put_string(builder, "note", point->note);
+  json_put_string(builder, "consistency", store_consistency_name(point->consistency));
+  json_put_string(builder, "consistency-reason", point->consistency_reason);
+  json_put_int(builder, "frozen-ms", point->frozen_ms);
   json_put_time(builder, "verified", point->verified);
   json_put_time(builder, "damaged", point->damaged);
   json_builder_set_member_name(builder, "disks");

@@ -10,6 +10,7 @@
 #include <daemon/exports.h>
 #include <daemon/images.h>
 #include <daemon/json-util.h>
+#include <daemon/live-vm.h>
 #include <daemon/task.h>
 #include <daemon/vm-files.h>
 #include <errno.h>
@@ -19,9 +20,29 @@
 /* ---- showing
  * -------------------------------------------------------------------------------------------------- */
 
+/* QEMU is not asked: it may hang, and others wait for this. */
+static void
+put_live_disk(JsonBuilder *builder, const CatalogueDisk *disk)
+{
+  json_builder_begin_object(builder);
+  json_put_string(builder, "name", disk->name);
+  json_put_string(builder, "path", disk->path);
+  json_put_string(builder, "node", disk->node);
+  json_put_string(builder, "format", disk->format);
+  json_put_uuid(builder, "id", &disk->id);
+  json_put_int(builder, "granularity", disk->granularity);
+  json_put_int(builder, "size", disk->size);
+  json_put_string(builder, "error", NULL);
+  json_builder_end_object(builder);
+}
+
 static void
 put_disk(JsonBuilder *builder, const CatalogueDisk *disk)
 {
+  if (disk->node) {
+    put_live_disk(builder, disk);
+    return;
+  }
   g_autoptr(GError) error = NULL;
   g_autoptr(CbtSource) source = cbt_source_open_file(disk->path, &error);
   g_autofree char *message = error ? cbt_error_message(error) : NULL;
@@ -44,6 +65,9 @@ put_vm(JsonBuilder *builder, Daemon *daemon, const CatalogueVm *vm)
   json_builder_begin_object(builder);
   json_put_string(builder, "name", vm->name);
   json_put_time(builder, "created", vm->created);
+  json_put_string(builder, "qmp", vm->qmp);
+  json_put_string(builder, "qga", vm->qga);
+  json_put_bool(builder, "follows-disks", vm->follows);
   json_builder_set_member_name(builder, "disks");
   json_builder_begin_array(builder);
   for (guint i = 0; i < vm->disks->len; i++)
@@ -105,6 +129,24 @@ path_to_keep(const char *path)
   GStatBuf st;
   char *real = g_stat(path, &st) == 0 && S_ISBLK(st.st_mode) ? NULL : realpath(path, NULL);
   return real ? real : g_strdup(path);
+}
+
+typedef struct {
+  Daemon *daemon;
+  CatalogueVm *vm;
+  GPtrArray *named; /* of LiveVmDisk: disks of a live vm that were named */
+  guint64 granularity;
+  JsonNode *body;
+  GError *error;
+} Addition;
+
+static void
+addition_free(gpointer data)
+{
+  Addition *addition = data;
+  catalogue_vm_free(addition->vm);
+  g_ptr_array_unref(addition->named);
+  g_free(addition);
 }
 
 static gboolean
@@ -184,31 +226,80 @@ check_granularity(guint64 granularity, GError **error)
   return FALSE;
 }
 
-static CatalogueVm *
-vm_from_json(JsonObject *body, GError **error)
+/* A disk of a live vm that was named; it is looked for later. */
+static gboolean
+name_disk(GPtrArray *named, JsonObject *object, GError **error)
+{
+  const char *name = NULL, *node = NULL;
+  if (!api_json_check_keys(object, "name node", error) ||
+      !api_json_get_string(object, "name", TRUE, &name, error) ||
+      !api_json_get_string(object, "node", TRUE, &node, error) || !cbt_name_check("disk", name, error))
+    return FALSE;
+  for (guint i = 0; i < named->len; i++) {
+    const LiveVmDisk *other = named->pdata[i];
+    if (strcmp(other->name, name) != 0 && strcmp(other->node, node) != 0)
+      continue;
+    cbt_set_error(error, CBT_ERROR_INVALID, NULL, "disks '%s' and '%s' are the same", other->name, name);
+    return FALSE;
+  }
+  LiveVmDisk *disk = g_new0(LiveVmDisk, 1);
+  disk->name = g_strdup(name);
+  disk->node = g_strdup(node);
+  g_ptr_array_add(named, disk);
+  return TRUE;
+}
+
+static gboolean
+get_disks(JsonObject *body, Addition *addition, GError **error)
+{
+  gboolean is_live = catalogue_vm_is_live(addition->vm);
+  JsonArray *disks = NULL;
+  if (!api_json_get_objects(body, "disks", !is_live, &disks, error))
+    return FALSE;
+  guint n = disks ? json_array_get_length(disks) : 0;
+  if (n == 0 && !is_live) {
+    cbt_set_error(error, CBT_ERROR_INVALID, "Name at least one with --disk NAME=PATH.",
+                  "vm '%s' has no disks", addition->vm->name);
+    return FALSE;
+  }
+  for (guint i = 0; i < n; i++) {
+    JsonObject *disk = json_array_get_object_element(disks, i);
+    if (is_live ? !name_disk(addition->named, disk, error)
+                : !add_disk(addition->vm, disk, addition->granularity, error))
+      return FALSE;
+  }
+  return TRUE;
+}
+
+static gboolean
+get_socket(JsonObject *body, const char *key, char **path, GError **error)
+{
+  const char *given = NULL;
+  if (!api_json_get_string(body, key, FALSE, &given, error) ||
+      (given && !handler_check_absolute(given, error)))
+    return FALSE;
+  *path = g_strdup(given);
+  return TRUE;
+}
+
+static gboolean
+read_addition(JsonObject *body, Addition *addition, GError **error)
 {
   const char *name = NULL;
-  guint64 granularity = CBT_GRANULARITY_DEFAULT;
-  JsonArray *disks = NULL;
   g_auto(GStrv) configs = NULL;
   if (!api_json_get_string(body, "name", TRUE, &name, error) || !cbt_name_check("vm", name, error) ||
-      !api_json_get_size(body, "granularity", FALSE, &granularity, error) ||
-      !check_granularity(granularity, error) || !api_json_get_objects(body, "disks", TRUE, &disks, error) ||
+      !api_json_get_size(body, "granularity", FALSE, &addition->granularity, error) ||
+      !check_granularity(addition->granularity, error) ||
       !api_json_get_strings(body, "configs", FALSE, &configs, error))
-    return NULL;
-  if (json_array_get_length(disks) == 0) {
-    cbt_set_error(error, CBT_ERROR_INVALID, "Name at least one with --disk NAME=PATH.",
-                  "vm '%s' has no disks", name);
-    return NULL;
-  }
-  g_autoptr(CatalogueVm) vm = catalogue_vm_new(name);
-  for (guint i = 0; i < json_array_get_length(disks); i++)
-    if (!add_disk(vm, json_array_get_object_element(disks, i), granularity, error))
-      return NULL;
+    return FALSE;
+  addition->vm = catalogue_vm_new(name);
+  if (!get_socket(body, "qmp", &addition->vm->qmp, error) ||
+      !get_socket(body, "qga", &addition->vm->qga, error) || !get_disks(body, addition, error))
+    return FALSE;
   for (char **path = configs; path && *path; path++)
-    if (!add_config(vm, *path, error))
-      return NULL;
-  return g_steal_pointer(&vm);
+    if (!add_config(addition->vm, *path, error))
+      return FALSE;
+  return TRUE;
 }
 
 /* EXISTS if a disk of VM has the image of a registered one. */
@@ -232,6 +323,19 @@ check_images_free(Daemon *daemon, const CatalogueVm *vm, GError **error)
   return TRUE;
 }
 
+/* A QEMU, or its image, may have the bitmap of an earlier registration: its base is none that we know. */
+static gboolean
+make_bitmap(DiskRef *ref, const CbtControlRequest *add, GError **error)
+{
+  g_autoptr(GError) local = NULL;
+  if (disk_ref_call(ref, add, NULL, NULL, &local))
+    return TRUE;
+  if (disk_ref_is_live(ref) && g_error_matches(local, CBT_ERROR, CBT_ERROR_EXISTS))
+    return TRUE;
+  g_propagate_error(error, g_steal_pointer(&local));
+  return FALSE;
+}
+
 /* Makes the `default` bitmap of each disk, in a task: it touches the images. */
 static JsonNode *
 make_bitmaps(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError **error)
@@ -243,7 +347,7 @@ make_bitmaps(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError 
     cbt_control_request_init(&add, CBT_CONTROL_ADD, "default");
     add.granularity = disk->granularity;
     g_autoptr(DiskRef) ref = disks_acquire(daemon->disks, vm->name, disk, error);
-    if (!ref || !disk_ref_call(ref, &add, NULL, NULL, error))
+    if (!ref || !make_bitmap(ref, &add, error))
       return NULL;
   }
   return json_node_new(JSON_NODE_NULL);
@@ -267,21 +371,6 @@ remove_bitmap_files(Daemon *daemon, const CatalogueVm *vm)
   g_rmdir(vm_dir);
 }
 
-typedef struct {
-  Daemon *daemon;
-  CatalogueVm *vm;
-  JsonNode *body;
-  GError *error;
-} Addition;
-
-static void
-addition_free(gpointer data)
-{
-  Addition *addition = data;
-  catalogue_vm_free(addition->vm);
-  g_free(addition);
-}
-
 static void
 finish_addition(gpointer data)
 {
@@ -296,12 +385,27 @@ finish_addition(gpointer data)
     g_warning("%s", error->message);
 }
 
-static JsonNode *
-finish_adding(Daemon *daemon, gpointer data, guint *status, GError **error)
+static void
+register_vm(gpointer data)
 {
   Addition *addition = data;
-  g_autoptr(JsonNode) made = make_bitmaps(daemon, addition->vm, status, &addition->error);
-  main_queue_call(daemon->queue, finish_addition, addition);
+  if (check_images_free(addition->daemon, addition->vm, &addition->error) &&
+      vm_files_add(addition->daemon, addition->vm, &addition->error))
+    remove_bitmap_files(addition->daemon, addition->vm); /* of an earlier vm of this name */
+}
+
+static JsonNode *
+add_vm(Daemon *daemon, gpointer data, guint *status, GError **error)
+{
+  Addition *addition = data;
+  if (catalogue_vm_is_live(addition->vm) &&
+      !live_vm_find_disks(daemon->monitors, addition->vm, addition->named, addition->granularity, error))
+    return NULL;
+  main_queue_call(daemon->queue, register_vm, addition);
+  if (!addition->error) {
+    g_autoptr(JsonNode) made = make_bitmaps(daemon, addition->vm, status, &addition->error);
+    main_queue_call(daemon->queue, finish_addition, addition);
+  }
   if (addition->error)
     g_propagate_error(error, addition->error);
   return addition->body;
@@ -312,17 +416,15 @@ handle_vm_add(ApiRequest *request, gpointer data)
 {
   Daemon *daemon = data;
   GError *error = NULL;
-  g_autoptr(CatalogueVm) vm = vm_from_json(api_request_body(request), &error);
-  if (!vm || !check_images_free(daemon, vm, &error) || !vm_files_add(daemon, vm, &error)) {
+  Addition *addition = g_new0(Addition, 1);
+  *addition = (Addition){.daemon = daemon, .granularity = CBT_GRANULARITY_DEFAULT};
+  addition->named = g_ptr_array_new_with_free_func(live_vm_disk_free);
+  if (!read_addition(api_request_body(request), addition, &error)) {
+    addition_free(addition);
     api_request_reply_error(request, error);
     return;
   }
-  /* What an earlier vm of this name left behind is not this one's. */
-  remove_bitmap_files(daemon, vm);
-  Addition *addition = g_new0(Addition, 1);
-  addition->daemon = daemon;
-  addition->vm = g_steal_pointer(&vm);
-  task_run(daemon, request, 201, finish_adding, addition, addition_free);
+  task_run(daemon, request, 201, add_vm, addition, addition_free);
 }
 
 /* ---- removing
@@ -384,6 +486,38 @@ remove_vm(gpointer data)
     remove_bitmap_files(daemon, removal->vm);
 }
 
+/* Those of a QEMU that cannot be reached stay: an image at rest keeps them, and nobody heeds them. */
+static gboolean
+remove_bitmaps_of(DiskRef *ref, GError **error)
+{
+  CbtControlRequest request;
+  CbtControlReply reply;
+  cbt_control_request_init(&request, CBT_CONTROL_LIST, NULL);
+  if (!disk_ref_call(ref, &request, NULL, &reply, error))
+    return FALSE;
+  for (guint i = 0; i < reply.n_bitmaps; i++) {
+    const char *name = reply.bitmaps[i].name;
+    if (reply.bitmaps[i].state == CBT_BITMAP_FROZEN &&
+        !disk_ref_apply(ref, name, CBT_BITMAP_RECLAIM, NULL, NULL, error))
+      return FALSE;
+    cbt_control_request_init(&request, CBT_CONTROL_REMOVE, name);
+    if (!disk_ref_call(ref, &request, NULL, NULL, error))
+      return FALSE;
+  }
+  return TRUE;
+}
+
+static void
+remove_live_bitmaps(Daemon *daemon, const CatalogueVm *vm)
+{
+  for (guint i = 0; i < vm->disks->len; i++) {
+    g_autoptr(GError) error = NULL;
+    g_autoptr(DiskRef) ref = disks_acquire(daemon->disks, vm->name, vm->disks->pdata[i], &error);
+    if (!ref || !remove_bitmaps_of(ref, &error))
+      g_message("bitmaps of vm '%s' are left in QEMU or in its image: %s", vm->name, error->message);
+  }
+}
+
 /* Requests that have a disk open at this moment end soon. */
 static JsonNode *
 remove_when_free(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError **error)
@@ -393,6 +527,8 @@ remove_when_free(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GEr
     return NULL;
   main_queue_call(daemon->queue, remove_vm, removal);
   disks_unreserve(daemon->disks, removal->vm->name);
+  if (!removal->error && catalogue_vm_is_live(removal->vm))
+    remove_live_bitmaps(daemon, removal->vm);
   if (removal->error)
     g_propagate_error(error, removal->error);
   return NULL;

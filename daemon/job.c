@@ -3,6 +3,7 @@
 
 #include <daemon/json-util.h>
 #include <errno.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -78,6 +79,17 @@ job_add_disk(Job *job, const char *name)
   disk->name = g_strdup(name);
   g_ptr_array_add(job->disks, disk);
   return disk;
+}
+
+JobDisk *
+job_find_disk(const Job *job, const char *name)
+{
+  for (guint i = 0; i < job->disks->len; i++) {
+    JobDisk *disk = job->disks->pdata[i];
+    if (strcmp(disk->name, name) == 0)
+      return disk;
+  }
+  return NULL;
 }
 
 void

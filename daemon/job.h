@@ -56,7 +56,7 @@ struct Job {
   /* progress, any thread */
   atomic_ullong zero_bytes, reused, stored, bytes_read, n_reads, audited;
 
-  /* job's thread until it ends; `disks` is made before the thread starts */
+  /* job's thread until it ends; `disks` is changed on the main thread while the job's waits for it */
   GPtrArray *disks; /* of JobDisk */
   GError *error;
   CbtUuid uuid; /* of the point made, or restored */
@@ -71,6 +71,7 @@ Job *job_new(JobType type, const char *vm, const char *kind, JobFunc func, gpoin
 Job *job_ref(Job *job);
 void job_unref(Job *job);
 JobDisk *job_add_disk(Job *job, const char *name);
+JobDisk *job_find_disk(const Job *job, const char *name); /* or NULL */
 /* No other job that uses VM may run beside this one, and no export of it be started or stopped. */
 void job_add_vm_in_use(Job *job, const char *vm);
 /* POINT may not be removed before the job has ended. Main thread, as is asking. */

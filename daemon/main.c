@@ -7,6 +7,7 @@
 #include <daemon/exports.h>
 #include <daemon/handlers.h>
 #include <daemon/leases.h>
+#include <daemon/monitors.h>
 #include <daemon/recover.h>
 #include <daemon/scheduler.h>
 #include <daemon/task.h>
@@ -79,6 +80,15 @@ open_data(Daemon *daemon, GError **error)
   return daemon->store != NULL;
 }
 
+/* Its prefix tells what several stores make in one QEMU apart. */
+static Monitors *
+make_monitors(const Store *store)
+{
+  char uuid[CBT_UUID_TEXT_SIZE];
+  g_autofree char *prefix = g_strdup_printf("cbt-%.8s", cbt_uuid_format(store_uuid(store), uuid));
+  return monitors_new(prefix);
+}
+
 static gboolean
 start(Daemon *daemon, GError **error)
 {
@@ -92,7 +102,8 @@ start(Daemon *daemon, GError **error)
   daemon->queue = main_queue_new();
   daemon->tasks = tasks_new();
   daemon->exports = exports_new(daemon->config);
-  daemon->disks = disks_new(daemon->config, daemon->exports);
+  daemon->monitors = make_monitors(daemon->store);
+  daemon->disks = disks_new(daemon->config, daemon->exports, daemon->monitors);
   daemon->leases = leases_new(daemon);
   daemon->engine = engine_new(daemon);
   daemon->scheduler = scheduler_new(daemon);
@@ -123,6 +134,7 @@ stop(Daemon *daemon)
   g_clear_pointer(&daemon->scheduler, scheduler_free);
   g_clear_pointer(&daemon->leases, leases_free);
   g_clear_pointer(&daemon->disks, disks_free);
+  g_clear_pointer(&daemon->monitors, monitors_free);
   g_clear_pointer(&daemon->exports, exports_free);
   g_clear_pointer(&daemon->queue, main_queue_free);
   g_clear_pointer(&daemon->store_reserve, store_reserve_free);

@@ -11,6 +11,7 @@
 #include <api/json.h>
 #include <daemon/backup-private.h>
 #include <daemon/leases.h>
+#include <daemon/live-recover.h>
 #include <daemon/point-files.h>
 #include <daemon/point-walk.h>
 #include <daemon/rebuild.h>
@@ -217,6 +218,9 @@ recover_thread(void *data)
     g_autoptr(GError) error = NULL;
     if (g_hash_table_contains(recovery->exported, vm->name) && !exports_start(daemon->exports, vm, &error))
       g_warning("vm '%s': %s", vm->name, error->message);
+    /* A QEMU may hang, and there may be many: only one that was left in the middle is asked. */
+    if (!live_recover(daemon, vm))
+      continue;
     for (guint j = 0; j < vm->disks->len; j++) {
       g_autoptr(GError) settle_error = NULL;
       settle_disk(daemon, vm, g_ptr_array_index(vm->disks, j), &settle_error);

@@ -10,11 +10,11 @@ const ApiRoute daemon_routes[] = {
     {"GET", "/v1/status", handle_status, NULL, NULL},
 
     {"GET", "/v1/vms", handle_vm_list, NULL, NULL},
-    {"POST", "/v1/vms", handle_vm_add, "name disks configs granularity", NULL},
+    {"POST", "/v1/vms", handle_vm_add, "name disks configs granularity qmp qga", NULL},
     {"GET", VM, handle_vm_show, NULL, NULL},
     {"DELETE", VM, handle_vm_remove, NULL, "forget-points"},
 
-    {"POST", VM "/backups", handle_backup, "kind bitmap speed audit disks note archive", NULL},
+    {"POST", VM "/backups", handle_backup, "kind bitmap speed audit disks note archive quiesce", NULL},
     {"GET", "/v1/policies", handle_policy_list, NULL, NULL},
     {"GET", VM "/policy", handle_policy_show, NULL, NULL},
     {"PUT", VM "/policy", handle_policy_set,

@@ -108,6 +108,19 @@ write_policy(Daemon *daemon, const char *name, const char *policy, GError **erro
   return FALSE;
 }
 
+gboolean
+vm_files_save(Daemon *daemon, const char *name, GError **error)
+{
+  g_autoptr(GError) local = NULL;
+  g_autoptr(CatalogueVm) vm = catalogue_get_vm(daemon->catalogue, name, error);
+  g_autofree char *policy = vm ? vm_files_policy_text(daemon, name, &local) : NULL;
+  if (local)
+    g_propagate_error(error, g_steal_pointer(&local));
+  else if (vm)
+    return save(daemon, vm, policy, error);
+  return FALSE;
+}
+
 /* The policy of a vm as it was BEFORE (NULL: none). An undo that fails is in the log. */
 static void
 undo_set(Daemon *daemon, const char *name, const StorePolicy *before)

@@ -25,6 +25,8 @@ char *vm_files_folder(const Daemon *daemon);
 
 /* Puts VM into the catalogue and makes its file: both or none. */
 gboolean vm_files_add(Daemon *daemon, const CatalogueVm *vm, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Writes the file of the vm as the catalogue has it now. */
+gboolean vm_files_save(Daemon *daemon, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Takes the vm's file away, then the vm out of the catalogue. If that fails, it has its file again. */
 gboolean vm_files_remove(Daemon *daemon, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Puts POLICY into the catalogue and into the file of its vm: both or none. NOT_FOUND: there is no such vm.

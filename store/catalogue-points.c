@@ -6,7 +6,9 @@
 #include <common/error.h>
 #include <string.h>
 
-#define POINT_COLUMNS "seq, uuid, vm, incremental, parent, time, reason, note, protected, verified, damaged"
+#define POINT_COLUMNS                                                                                           \
+  "seq, uuid, vm, incremental, parent, time, reason, note, protected, verified, damaged, consistency,"       \
+  " consistency_reason, frozen_ms"
 #define NEWEST_FIRST  " ORDER BY time DESC, seq DESC"
 
 #define PREFIX_MIN 4 /* characters of a uuid that are enough to name a point */
@@ -48,9 +50,10 @@ catalogue_insert_point_rows(Catalogue *catalogue, const StorePoint *point, GErro
   if (!catalogue_run(
           catalogue, error,
           "INSERT INTO points (uuid, vm, incremental, parent, time, reason, note, protected, verified,"
-          " damaged) VALUES (?,?,?,?,?,?,?,?,?,?)",
-          "usiuissiii", &point->uuid, point->vm, (gint64) point->incremental, &point->parent, point->time,
-          point->reason, point->note, (gint64) point->is_protected, point->verified, point->damaged))
+          " damaged, consistency, consistency_reason, frozen_ms) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+          "usiuissiiiisi", &point->uuid, point->vm, (gint64) point->incremental, &point->parent, point->time,
+          point->reason, point->note, (gint64) point->is_protected, point->verified, point->damaged,
+          (gint64) point->consistency, point->consistency_reason, (gint64) point->frozen_ms))
     return FALSE;
   gint64 seq = sqlite3_last_insert_rowid(catalogue->db);
   for (guint i = 0; i < point->disks->len; i++)
@@ -146,6 +149,9 @@ read_point_row(sqlite3_stmt *stmt, StorePoint *point, GError **error)
   point->is_protected = sqlite3_column_int64(stmt, 8) != 0;
   point->verified = sqlite3_column_int64(stmt, 9);
   point->damaged = sqlite3_column_int64(stmt, 10);
+  point->consistency = (StoreConsistency) CLAMP(sqlite3_column_int64(stmt, 11), 0, STORE_N_CONSISTENCIES);
+  point->consistency_reason = catalogue_column_text(stmt, 12);
+  point->frozen_ms = (guint64) sqlite3_column_int64(stmt, 13);
   return catalogue_column_uuid(stmt, 1, &point->uuid, error) &&
          catalogue_column_uuid(stmt, 4, &point->parent, error);
 }

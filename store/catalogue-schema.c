@@ -130,6 +130,22 @@ static const char *const schema_migrations[] = {
     ") STRICT;",
     /* 4 -> 5 */
     "ALTER TABLE points ADD COLUMN damaged INTEGER NOT NULL DEFAULT 0;",
+    /* 5 -> 6 */
+    "ALTER TABLE vms ADD COLUMN qmp TEXT;"
+    "ALTER TABLE vms ADD COLUMN qga TEXT;"
+    "ALTER TABLE vms ADD COLUMN follows INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE disks ADD COLUMN node TEXT;"
+    "ALTER TABLE disks ADD COLUMN format TEXT;"
+    "ALTER TABLE disks ADD COLUMN size INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE points ADD COLUMN consistency INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE points ADD COLUMN consistency_reason TEXT;"
+    "ALTER TABLE points ADD COLUMN frozen_ms INTEGER NOT NULL DEFAULT 0;"
+    "CREATE TABLE journal ("
+    "  vm TEXT PRIMARY KEY REFERENCES vms(name) ON DELETE CASCADE,"
+    "  job INTEGER NOT NULL,"
+    "  step TEXT NOT NULL,"
+    "  time INTEGER NOT NULL"
+    ") STRICT;",
 };
 
 static gboolean

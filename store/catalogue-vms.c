@@ -17,6 +17,9 @@ disk_free(gpointer data)
   CatalogueDisk *disk = data;
   g_free(disk->name);
   g_free(disk->path);
+  g_free(disk->qmp);
+  g_free(disk->node);
+  g_free(disk->format);
   g_free(disk);
 }
 
@@ -43,12 +46,32 @@ catalogue_vm_add_disk(CatalogueVm *vm, const char *name, const char *path, guint
   return disk;
 }
 
+CatalogueDisk *
+catalogue_vm_add_live_disk(CatalogueVm *vm, const char *name, const char *path, const char *node,
+                           const char *format, guint64 size, guint64 granularity)
+{
+  CatalogueDisk *disk = catalogue_vm_add_disk(vm, name, path, granularity);
+  disk->qmp = g_strdup(vm->qmp);
+  disk->node = g_strdup(node);
+  disk->format = g_strdup(format);
+  disk->size = size;
+  return disk;
+}
+
+gboolean
+catalogue_vm_is_live(const CatalogueVm *vm)
+{
+  return vm->qmp != NULL;
+}
+
 void
 catalogue_vm_free(CatalogueVm *vm)
 {
   if (!vm)
     return;
   g_free(vm->name);
+  g_free(vm->qmp);
+  g_free(vm->qga);
   g_ptr_array_unref(vm->disks);
   g_ptr_array_unref(vm->configs);
   g_free(vm);
@@ -72,7 +95,7 @@ check_disk(const CatalogueVm *vm, guint position, GError **error)
       cbt_set_error(error, CBT_ERROR_EXISTS, NULL, "vm '%s' has two disks '%s'", vm->name, disk->name);
       return FALSE;
     }
-  return cbt_name_check("disk", disk->name, error) && check_path(disk->path, error);
+  return cbt_name_check("disk", disk->name, error) && (disk->node || check_path(disk->path, error));
 }
 
 static gboolean
@@ -87,9 +110,10 @@ insert_disk(Catalogue *catalogue, const CatalogueVm *vm, guint position, GError 
     return FALSE;
   }
   if (catalogue_run(catalogue, error,
-                    "INSERT INTO disks (id, vm, position, name, path, granularity) VALUES (?,?,?,?,?,?)",
-                    "usissi", &disk->id, vm->name, (gint64) position, disk->name, disk->path,
-                    (gint64) disk->granularity))
+                    "INSERT INTO disks (id, vm, position, name, path, granularity, node, format, size)"
+                    " VALUES (?,?,?,?,?,?,?,?,?)",
+                    "usississi", &disk->id, vm->name, (gint64) position, disk->name, disk->path,
+                    (gint64) disk->granularity, disk->node, disk->format, (gint64) disk->size))
     return TRUE;
   g_prefix_error(error, "cannot add disk '%s': ", disk->name);
   return FALSE;
@@ -128,8 +152,10 @@ catalogue_insert_vm_rows(Catalogue *catalogue, const CatalogueVm *vm, GError **e
     cbt_set_error(error, CBT_ERROR_EXISTS, NULL, "vm '%s' exists already", vm->name);
     return FALSE;
   }
-  if (!catalogue_run(catalogue, error, "INSERT INTO vms (name, created) VALUES (?,?)", "si", vm->name,
-                     vm->created))
+  if ((vm->qmp && !check_path(vm->qmp, error)) || (vm->qga && !check_path(vm->qga, error)) ||
+      !catalogue_run(catalogue, error,
+                     "INSERT INTO vms (name, created, qmp, qga, follows) VALUES (?,?,?,?,?)", "sissi",
+                     vm->name, vm->created, vm->qmp, vm->qga, (gint64) vm->follows))
     return FALSE;
   for (guint i = 0; i < vm->disks->len; i++)
     if (!insert_disk(catalogue, vm, i, error))
@@ -152,7 +178,8 @@ static gboolean
 read_disks(Catalogue *catalogue, CatalogueVm *vm, GError **error)
 {
   g_autoptr(sqlite3_stmt) stmt = catalogue_prepare(
-      catalogue, error, "SELECT id, name, path, granularity FROM disks WHERE vm = ? ORDER BY position", "s",
+      catalogue, error,
+      "SELECT id, name, path, granularity, node, format, size FROM disks WHERE vm = ? ORDER BY position", "s",
       vm->name);
   CatalogueStep step = CATALOGUE_FAILED;
   while (stmt && (step = catalogue_step(catalogue, stmt, error)) == CATALOGUE_ROW) {
@@ -161,6 +188,10 @@ read_disks(Catalogue *catalogue, CatalogueVm *vm, GError **error)
     disk->name = catalogue_column_text(stmt, 1);
     disk->path = catalogue_column_text(stmt, 2);
     disk->granularity = (guint64) sqlite3_column_int64(stmt, 3);
+    disk->qmp = g_strdup(vm->qmp);
+    disk->node = catalogue_column_text(stmt, 4);
+    disk->format = catalogue_column_text(stmt, 5);
+    disk->size = (guint64) sqlite3_column_int64(stmt, 6);
     if (!catalogue_column_uuid(stmt, 0, &disk->id, error))
       return FALSE;
   }
@@ -178,13 +209,18 @@ read_configs(Catalogue *catalogue, CatalogueVm *vm, GError **error)
   return step == CATALOGUE_DONE;
 }
 
-/* The vm of STMT's current row: name, created. */
+#define VM_COLUMNS "name, created, qmp, qga, follows"
+
+/* The vm of STMT's current row (VM_COLUMNS). */
 static CatalogueVm *
 read_vm(Catalogue *catalogue, sqlite3_stmt *stmt, GError **error)
 {
   g_autofree char *name = catalogue_column_text(stmt, 0);
   g_autoptr(CatalogueVm) vm = catalogue_vm_new(name);
   vm->created = sqlite3_column_int64(stmt, 1);
+  vm->qmp = catalogue_column_text(stmt, 2);
+  vm->qga = catalogue_column_text(stmt, 3);
+  vm->follows = sqlite3_column_int64(stmt, 4) != 0;
   if (!read_disks(catalogue, vm, error) || !read_configs(catalogue, vm, error))
     return NULL;
   return g_steal_pointer(&vm);
@@ -201,7 +237,7 @@ CatalogueVm *
 catalogue_get_vm(Catalogue *catalogue, const char *name, GError **error)
 {
   g_autoptr(sqlite3_stmt) stmt =
-      catalogue_prepare(catalogue, error, "SELECT name, created FROM vms WHERE name = ?", "s", name);
+      catalogue_prepare(catalogue, error, "SELECT " VM_COLUMNS " FROM vms WHERE name = ?", "s", name);
   CatalogueStep step = stmt ? catalogue_step(catalogue, stmt, error) : CATALOGUE_FAILED;
   if (step == CATALOGUE_DONE)
     set_no_vm(name, error);
@@ -213,7 +249,7 @@ catalogue_list_vms(Catalogue *catalogue, GError **error)
 {
   g_autoptr(GPtrArray) vms = g_ptr_array_new_with_free_func((GDestroyNotify) catalogue_vm_free);
   g_autoptr(sqlite3_stmt) stmt =
-      catalogue_prepare(catalogue, error, "SELECT name, created FROM vms ORDER BY name", "");
+      catalogue_prepare(catalogue, error, "SELECT " VM_COLUMNS " FROM vms ORDER BY name", "");
   CatalogueStep step = CATALOGUE_FAILED;
   while (stmt && (step = catalogue_step(catalogue, stmt, error)) == CATALOGUE_ROW) {
     CatalogueVm *vm = read_vm(catalogue, stmt, error);
@@ -232,6 +268,30 @@ catalogue_remove_vm(Catalogue *catalogue, const char *name, GError **error)
   if (sqlite3_changes(catalogue->db) > 0)
     return TRUE;
   set_no_vm(name, error);
+  return FALSE;
+}
+
+gboolean
+catalogue_insert_disk(Catalogue *catalogue, const CatalogueVm *vm, const CatalogueDisk *disk, GError **error)
+{
+  g_autoptr(CatalogueVm) now = catalogue_get_vm(catalogue, vm->name, error);
+  if (!now)
+    return FALSE;
+  CatalogueDisk *added = catalogue_vm_add_live_disk(now, disk->name, disk->path, disk->node, disk->format,
+                                                    disk->size, disk->granularity);
+  added->id = disk->id;
+  return insert_disk(catalogue, now, now->disks->len - 1, error);
+}
+
+gboolean
+catalogue_update_disk(Catalogue *catalogue, const CatalogueDisk *disk, GError **error)
+{
+  if (!catalogue_run(catalogue, error, "UPDATE disks SET path = ?, format = ?, size = ? WHERE id = ?", "ssiu",
+                     disk->path, disk->format, (gint64) disk->size, &disk->id))
+    return FALSE;
+  if (sqlite3_changes(catalogue->db) > 0)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_NOT_FOUND, NULL, "disk '%s' is not registered any more", disk->name);
   return FALSE;
 }
 

@@ -19,8 +19,13 @@ typedef struct Catalogue Catalogue;
 typedef struct {
   CbtUuid id;
   char *name;
-  char *path; /* absolute, of the image */
+  char *path; /* absolute, of the image; of a live one whatever QEMU calls it */
   guint64 granularity;
+  /* of a live vm (catalogue_vm_is_live()), as QEMU told last; NULL and 0 of others */
+  char *qmp;    /* its vm's */
+  char *node;   /* what to find it by: node name, drive, serial or device id */
+  char *format; /* "qcow2", "raw", ... */
+  guint64 size; /* bytes */
 } CatalogueDisk;
 
 typedef struct {
@@ -28,6 +33,9 @@ typedef struct {
   gint64 created;     /* microseconds since 1970 */
   GPtrArray *disks;   /* of CatalogueDisk, in the order of registration */
   GPtrArray *configs; /* of char *, absolute paths */
+  char *qmp;          /* (nullable) path of the monitor socket of the QEMU that has the disks */
+  char *qga;          /* (nullable) path of the socket of the guest's agent */
+  gboolean follows;   /* disks that QEMU gets or loses come and go: none were named */
 } CatalogueVm;
 
 typedef struct {
@@ -60,6 +68,11 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Catalogue, catalogue_close)
 
 CatalogueVm *catalogue_vm_new(const char *name);
 CatalogueDisk *catalogue_vm_add_disk(CatalogueVm *vm, const char *name, const char *path, guint64 granularity);
+/* A disk of a QEMU that runs. */
+CatalogueDisk *catalogue_vm_add_live_disk(CatalogueVm *vm, const char *name, const char *path, const char *node,
+                                          const char *format, guint64 size, guint64 granularity);
+/* Whether QEMU has the disks, and not an export of ours. */
+gboolean catalogue_vm_is_live(const CatalogueVm *vm);
 void catalogue_vm_free(CatalogueVm *vm);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CatalogueVm, catalogue_vm_free)
 void catalogue_job_free(CatalogueJob *job);
@@ -72,6 +85,10 @@ CatalogueVm *catalogue_get_vm(Catalogue *catalogue, const char *name, GError **e
 GPtrArray *catalogue_list_vms(Catalogue *catalogue, GError **error) G_GNUC_WARN_UNUSED_RESULT; /* of CatalogueVm */
 /* Points of the vm stay (they have its name). */
 gboolean catalogue_remove_vm(Catalogue *catalogue, const char *name, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Disks of a live vm: one more, or what QEMU says of one that is known (path, format, size). NOT_FOUND, EXISTS. */
+gboolean catalogue_insert_disk(Catalogue *catalogue, const CatalogueVm *vm, const CatalogueDisk *disk, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+gboolean catalogue_update_disk(Catalogue *catalogue, const CatalogueDisk *disk, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* (nullable) the vm and disk, "VM/DISK", that uses PATH (transfer full). */
 char *catalogue_find_image(Catalogue *catalogue, const char *path);
 
@@ -125,6 +142,19 @@ gboolean catalogue_save_export(Catalogue *catalogue, const CatalogueExport *expo
 GPtrArray *catalogue_list_exports(Catalogue *catalogue, const char *vm_or_null, GError **error)
     G_GNUC_WARN_UNUSED_RESULT; /* of CatalogueExport */
 gboolean catalogue_remove_exports(Catalogue *catalogue, const char *vm, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* The journal: what was last done to the QEMU of a vm while something of ours may be left in it. Note inserts or replaces;
+ * clear forgets. Both leave an unknown vm alone. The list is of CatalogueJournalEntry, by vm. */
+typedef struct {
+  char *vm;
+  gint64 job;
+  char *step; /* a QMP command and what it is for */
+  gint64 time; /* microseconds since 1970 */
+} CatalogueJournalEntry;
+gboolean catalogue_journal_note(Catalogue *catalogue, const char *vm, gint64 job, const char *step, GError **error)
+    G_GNUC_WARN_UNUSED_RESULT;
+gboolean catalogue_journal_clear(Catalogue *catalogue, const char *vm, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+GPtrArray *catalogue_journal_list(Catalogue *catalogue, GError **error) G_GNUC_WARN_UNUSED_RESULT; /* of CatalogueJournalEntry */
 
 /* policies: at most one a vm, removed with it. Save inserts or replaces; NOT_FOUND for an unknown vm. Get and remove: NOT_FOUND
  * if it has none. Get: CORRUPT if it makes no sense. The list has all others; the names of the vms whose policies make no

@@ -43,6 +43,11 @@ put_point(GKeyFile *file, const StorePoint *point)
     g_key_file_set_int64(file, group, "verified", point->verified);
   if (point->damaged)
     g_key_file_set_int64(file, group, "damaged", point->damaged);
+  if (point->consistency != STORE_CONSISTENCY_CRASH)
+    store_keyfile_put_text(file, group, "consistency", store_consistency_name(point->consistency));
+  store_keyfile_put_text(file, group, "consistency-reason", point->consistency_reason);
+  if (point->frozen_ms)
+    g_key_file_set_uint64(file, group, "frozen-ms", point->frozen_ms);
 }
 
 static void
@@ -85,6 +90,22 @@ store_point_encode(const StorePoint *point, gsize *length)
 /* ---- decode ---- */
 
 static gboolean
+get_consistency(GKeyFile *file, StorePoint *point, GError **error)
+{
+  g_autofree char *name = NULL;
+  if (!store_keyfile_get_text(file, "point", "consistency", FALSE, &name, error) ||
+      !store_keyfile_get_text(file, "point", "consistency-reason", FALSE, &point->consistency_reason, error) ||
+      !store_keyfile_get_u64(file, "point", "frozen-ms", FALSE, &point->frozen_ms, error))
+    return FALSE;
+  for (guint i = 0; name && i < STORE_N_CONSISTENCIES; i++)
+    if (strcmp(name, store_consistency_name(i)) == 0) {
+      point->consistency = i;
+      return TRUE;
+    }
+  return !name || store_keyfile_wrong_value("point", "consistency", error);
+}
+
+static gboolean
 get_point(GKeyFile *file, StorePoint *point, GError **error)
 {
   const char *group = "point";
@@ -97,7 +118,8 @@ get_point(GKeyFile *file, StorePoint *point, GError **error)
          store_keyfile_get_text(file, group, "note", FALSE, &point->note, error) &&
          store_keyfile_get_choice(file, group, "protected", "true", "false", &point->is_protected, error) &&
          store_keyfile_get_time(file, group, "verified", FALSE, &point->verified, error) &&
-         store_keyfile_get_time(file, group, "damaged", FALSE, &point->damaged, error);
+         store_keyfile_get_time(file, group, "damaged", FALSE, &point->damaged, error) &&
+         get_consistency(file, point, error);
 }
 
 static gboolean

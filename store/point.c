@@ -49,9 +49,17 @@ store_point_free(StorePoint *point)
   g_free(point->vm);
   g_free(point->reason);
   g_free(point->note);
+  g_free(point->consistency_reason);
   g_ptr_array_unref(point->disks);
   g_ptr_array_unref(point->configs);
   g_free(point);
+}
+
+const char *
+store_consistency_name(StoreConsistency consistency)
+{
+  const char *const names[STORE_N_CONSISTENCIES] = {"crash", "fs", "app"};
+  return names[consistency];
 }
 
 StorePointDisk *
@@ -150,6 +158,10 @@ store_point_check(const StorePoint *point, GError **error)
   }
   if (!cbt_name_check("vm", point->vm, error))
     return FALSE;
+  if (point->consistency >= STORE_N_CONSISTENCIES || point->frozen_ms > G_MAXINT64) {
+    cbt_set_error(error, CBT_ERROR_INVALID, NULL, "the consistency of a recovery point is not known");
+    return FALSE;
+  }
   for (guint i = 0; i < point->disks->len; i++)
     if (!check_disk(point->disks->pdata[i], error))
       return FALSE;

@@ -29,6 +29,16 @@ typedef struct {
   guint64 size; /* bytes */
 } StorePointConfig;
 
+/* What the guest had done for the instant. */
+typedef enum {
+  STORE_CONSISTENCY_CRASH, /* nothing: as if its power had gone */
+  STORE_CONSISTENCY_FS,    /* its file systems were frozen */
+  STORE_CONSISTENCY_APP,   /* and scripts in it had prepared its applications */
+  STORE_N_CONSISTENCIES
+} StoreConsistency;
+
+const char *store_consistency_name(StoreConsistency consistency); /* "crash", "fs", "app" */
+
 typedef struct {
   CbtUuid uuid;
   char *vm;
@@ -40,6 +50,9 @@ typedef struct {
   gboolean is_protected;
   gint64 verified;      /* microseconds since 1970 of the last good verify; 0: never */
   gint64 damaged;       /* of the verify that found damage, if it is the last one; 0: none was found */
+  StoreConsistency consistency;
+  char *consistency_reason; /* (nullable) why it is less than was asked */
+  guint64 frozen_ms;        /* how long its file systems stood still */
   GPtrArray *disks;     /* of StorePointDisk */
   GPtrArray *configs;   /* of StorePointConfig */
 } StorePoint;

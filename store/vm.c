@@ -70,6 +70,16 @@ put_path(GKeyFile *file, const char *group, const char *path)
   g_key_file_set_value(file, group, "path-hex", hex->str);
 }
 
+static void
+put_live(GKeyFile *file, const char *group, const CatalogueDisk *disk)
+{
+  if (!disk->node)
+    return;
+  store_keyfile_put_text(file, group, "node", disk->node);
+  store_keyfile_put_text(file, group, "format", disk->format);
+  g_key_file_set_uint64(file, group, "size", disk->size);
+}
+
 char *
 store_vm_encode(const StoreVm *record, gsize *length)
 {
@@ -78,12 +88,17 @@ store_vm_encode(const StoreVm *record, gsize *length)
   g_key_file_set_integer(file, "vm", "format", FORMAT_VERSION);
   store_keyfile_put_text(file, "vm", "name", vm->name);
   g_key_file_set_int64(file, "vm", "created", vm->created);
+  store_keyfile_put_text(file, "vm", "qmp", vm->qmp);
+  store_keyfile_put_text(file, "vm", "qga", vm->qga);
+  if (vm->qmp)
+    store_keyfile_put_text(file, "vm", "disks", vm->follows ? "all" : "named");
   for (guint i = 0; i < vm->disks->len; i++) {
     const CatalogueDisk *disk = vm->disks->pdata[i];
     g_autofree char *group = g_strconcat(DISK_PREFIX, disk->name, NULL);
     store_keyfile_put_uuid(file, group, "id", &disk->id);
     put_path(file, group, disk->path);
     g_key_file_set_uint64(file, group, "granularity", disk->granularity);
+    put_live(file, group, disk);
   }
   for (guint i = 0; i < vm->configs->len; i++) {
     g_autofree char *group = g_strdup_printf(CONFIG_PREFIX "%u", i + 1);
@@ -120,7 +135,7 @@ get_path(GKeyFile *file, const char *group, GError **error)
     g_free(path);
     return NULL;
   }
-  if (path && g_path_is_absolute(path))
+  if (path && (g_path_is_absolute(path) || (*path && g_key_file_has_key(file, group, "node", NULL))))
     return path;
   g_free(path);
   store_keyfile_wrong_value(group, hex ? "path-hex" : "path", error);
@@ -157,7 +172,24 @@ get_disk(GKeyFile *file, const char *group, CatalogueVm *vm, GError **error)
   if (!path || !store_keyfile_get_u64(file, group, "granularity", TRUE, &granularity, error))
     return FALSE;
   CatalogueDisk *disk = catalogue_vm_add_disk(vm, group + strlen(DISK_PREFIX), path, granularity);
-  return store_keyfile_get_uuid(file, group, "id", TRUE, &disk->id, error) && check_new_disk(vm, disk, error);
+  disk->qmp = g_strdup(vm->qmp);
+  return store_keyfile_get_uuid(file, group, "id", TRUE, &disk->id, error) &&
+         store_keyfile_get_text(file, group, "node", FALSE, &disk->node, error) &&
+         store_keyfile_get_text(file, group, "format", FALSE, &disk->format, error) &&
+         store_keyfile_get_u64(file, group, "size", FALSE, &disk->size, error) &&
+         check_new_disk(vm, disk, error);
+}
+
+/* How QEMU and the guest's agent are reached, of a live vm. */
+static gboolean
+get_live(GKeyFile *file, CatalogueVm *vm, GError **error)
+{
+  if (!store_keyfile_get_text(file, "vm", "qmp", FALSE, &vm->qmp, error) ||
+      !store_keyfile_get_text(file, "vm", "qga", FALSE, &vm->qga, error))
+    return FALSE;
+  if ((vm->qmp && !g_path_is_absolute(vm->qmp)) || (vm->qga && !g_path_is_absolute(vm->qga)))
+    return store_keyfile_wrong_value("vm", vm->qmp && !g_path_is_absolute(vm->qmp) ? "qmp" : "qga", error);
+  return !vm->qmp || store_keyfile_get_choice(file, "vm", "disks", "all", "named", &vm->follows, error);
 }
 
 static gboolean
@@ -185,6 +217,7 @@ store_vm_decode(const char *text, gsize length, GError **error)
   g_autoptr(GError) reason = NULL;
   if (!file || !store_keyfile_get_text(file, "vm", "name", TRUE, &record->vm->name, error) ||
       !store_keyfile_get_time(file, "vm", "created", TRUE, &record->vm->created, error) ||
+      !get_live(file, record->vm, error) ||
       !store_keyfile_get_text(file, "policy", "text", FALSE, &record->policy, error))
     return NULL;
   if (cbt_name_check("vm", record->vm->name, &reason) && get_groups(file, record->vm, &reason))

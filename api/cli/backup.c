@@ -17,15 +17,18 @@ add_disks(Cli *cli, JsonObject *body, GError **error)
   return TRUE;
 }
 
-/* What this version can do: nothing. It is asked for by scripts all the same. */
 static gboolean
-check_quiesce(Cli *cli, GError **error)
+add_quiesce(Cli *cli, JsonObject *body, GError **error)
 {
+  static const char *const levels[] = {"none", "fs", "app", NULL};
   const char *level = cli_option(cli, "quiesce");
-  if (!level || g_str_equal(level, "none"))
-    return TRUE;
-  cli_set_usage(error, "--quiesce %s is not available in this version: a backup is crash-consistent", level);
-  return FALSE;
+  if (level && !g_strv_contains(levels, level)) {
+    cli_set_usage(error, "--quiesce: '%s' is neither none nor fs nor app", level);
+    return FALSE;
+  }
+  if (level)
+    json_object_set_string_member(body, "quiesce", level);
+  return TRUE;
 }
 
 static gboolean
@@ -65,7 +68,7 @@ make_body(Cli *cli, const char *kind, GError **error)
   guint64 speed = 0;
   gboolean has_speed;
   const char *bitmap = cli_option(cli, "bitmap"), *note = cli_option(cli, "note");
-  if (!check_quiesce(cli, error) || !cli_option_speed(cli, &speed, &has_speed, error) ||
+  if (!add_quiesce(cli, body, error) || !cli_option_speed(cli, &speed, &has_speed, error) ||
       !add_audit(cli, body, error) || !add_disks(cli, body, error) || !add_archive(cli, body, error) ||
       (bitmap && !cli_check_name("Bitmap", bitmap, error)))
     return NULL;
@@ -112,13 +115,16 @@ static const CliOption options[] = {
     {"archive", "FILE", FALSE,
      "also write the point as a vma archive, a full backup's in the same pass; compressed if it ends in "
      ".zst"},
-    {"quiesce", "LEVEL", FALSE, "none: the guest is not asked to stand still (other levels come later)"},
+    {"quiesce", "LEVEL", FALSE,
+     "what the guest's agent does for the instant: none, fs (freeze its file systems), app (and run its "
+     "scripts); "
+     "default fs where the vm has an agent"},
     {0},
 };
 
 #define ARGS                                                                                                 \
   "NAME [--bitmap BITMAP] [--speed SIZE] [--audit N] [--disk DISK ...] [--note TEXT] [--archive FILE] "      \
-  "[--quiesce none] [--no-wait]"
+  "[--quiesce none|fs|app] [--no-wait]"
 
 const CliCommand cli_backup_commands[] = {
     {"--full", ARGS, "Back up all data of a vm and print the finished job; with --quiet the new point's uuid",

@@ -70,6 +70,8 @@ show(Cli *cli, GError **error)
   cli_print_field("Reason", cli_format_text(point, "reason"));
   cli_print_field("Parent", cli_format_text(point, "parent"));
   cli_print_field("Protected", cli_format_yes(point, "protected"));
+  cli_print_field("Consistency", cli_format_text(point, "consistency"));
+  cli_print_field("  because", cli_format_text(point, "consistency-reason"));
   cli_print_field("Verified", cli_format_time(point, "verified"));
   cli_print_field("Damaged", cli_format_time(point, "damaged"));
   cli_print_field("Note", cli_format_text(point, "note"));

@@ -4,21 +4,35 @@
 
 #include <common/size.h>
 
+/* NAME=PATH, or NAME=NODE of a vm whose QEMU is asked. */
+static JsonObject *
+parse_disk(const char *text, gboolean is_live, GError **error)
+{
+  g_autofree char *name = NULL, *path = NULL;
+  if (!cli_split_disk("disk", text, &name, &path, error))
+    return NULL;
+  JsonObject *disk = json_object_new();
+  json_object_set_string_member(disk, "name", name);
+  if (is_live)
+    json_object_set_string_member(disk, "node", strchr(text, '=') + 1);
+  else
+    json_object_set_string_member(disk, "path", path);
+  return disk;
+}
+
 static JsonArray *
 parse_disks(Cli *cli, GError **error)
 {
+  gboolean is_live = cli_option(cli, "qmp") != NULL;
   g_autoptr(JsonArray) disks = json_array_new();
   for (const char *const *text = cli_option_values(cli, "disk"); *text; text++) {
-    g_autofree char *name = NULL, *path = NULL;
-    if (!cli_split_disk("disk", *text, &name, &path, error))
+    JsonObject *disk = parse_disk(*text, is_live, error);
+    if (!disk)
       return NULL;
-    JsonObject *disk = json_object_new();
-    json_object_set_string_member(disk, "name", name);
-    json_object_set_string_member(disk, "path", path);
     json_array_add_object_element(disks, disk);
   }
-  if (json_array_get_length(disks) == 0) {
-    cli_set_usage(error, "A vm needs at least one --disk DISK=PATH");
+  if (json_array_get_length(disks) == 0 && !is_live) {
+    cli_set_usage(error, "A vm needs at least one --disk DISK=PATH, or --qmp SOCKET of a running QEMU");
     return NULL;
   }
   return g_steal_pointer(&disks);
@@ -33,6 +47,15 @@ parse_configs(Cli *cli)
     json_array_add_string_element(configs, absolute);
   }
   return configs;
+}
+
+static void
+put_socket(Cli *cli, JsonObject *body, const char *key)
+{
+  const char *path = cli_option(cli, key);
+  g_autofree char *absolute = path ? cli_absolute(path) : NULL;
+  if (absolute)
+    json_object_set_string_member(body, key, absolute);
 }
 
 static gboolean
@@ -50,6 +73,8 @@ add(Cli *cli, GError **error)
   json_object_set_string_member(body, "name", cli_arg(cli, 0));
   json_object_set_array_member(body, "disks", disks);
   json_object_set_array_member(body, "configs", parse_configs(cli));
+  put_socket(cli, body, "qmp");
+  put_socket(cli, body, "qga");
   if (has_granularity)
     json_object_set_int_member(body, "granularity", (gint64) granularity);
   g_autoptr(JsonNode) vm = cli_call(cli, "POST", "/v1/vms", body, error);
@@ -112,6 +137,10 @@ show(Cli *cli, GError **error)
   JsonObject *vm = cli_object(node);
   cli_print_field("Vm", cli_format_text(vm, "name"));
   cli_print_field("Created", cli_format_time(vm, "created"));
+  if (cli_text(vm, "qmp"))
+    cli_print_field("QEMU", cli_format_text(vm, "qmp"));
+  if (cli_text(vm, "qga"))
+    cli_print_field("Agent", cli_format_text(vm, "qga"));
   cli_print_field("Exported", cli_format_yes(vm, "exported"));
   cli_print_field("Points", cli_format_number(vm, "points"));
   cli_print_field("Latest", cli_format_text(vm, "latest"));
@@ -136,11 +165,12 @@ remove_vm(Cli *cli, GError **error)
 }
 
 static const CliOption add_options[] = {
-    {"disk", "DISK=PATH", TRUE, "a disk: its name, and its image file or block device"},
+    {"disk", "DISK=PATH", TRUE, "a disk: its name, and its image file or block device; with --qmp the node, drive, "
+                                "device or serial that QEMU knows it by"},
     {"config", "FILE", TRUE, "a configuration file that is kept with each recovery point"},
     {"granularity", "SIZE", FALSE, "bytes that one bit of the dirty bitmap stands for (default 64K)"},
-    {"qmp", "SOCKET", FALSE, NULL},
-    {"qga", "SOCKET", FALSE, NULL},
+    {"qmp", "SOCKET", FALSE, "monitor (QMP) of the running QEMU that has the disks; all of them, if none is named"},
+    {"qga", "SOCKET", FALSE, "guest agent of the vm, which freezes its file systems for each recovery point"},
     {0},
 };
 
@@ -150,7 +180,8 @@ static const CliOption remove_options[] = {
 };
 
 const CliCommand cli_vm_commands[] = {
-    {"vm add", "NAME --disk DISK=PATH [--disk ...] [--config FILE ...] [--granularity SIZE]",
+    {"vm add", "NAME (--disk DISK=PATH ... | --qmp SOCKET [--disk DISK=NODE ...]) [--qga SOCKET] [--config FILE ...] "
+     "[--granularity SIZE]",
      "Register a vm with its disks, each with a bitmap 'default'", 1, 1, add_options, add},
     {"vm list", "", "List the vms", 0, 0, NULL, list},
     {"vm show", "NAME", "Show a vm and its disks", 1, 1, NULL, show},

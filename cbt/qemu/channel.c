@@ -95,22 +95,36 @@ connect_by(QemuChannel *self, const struct sockaddr_un *address, gint64 deadline
 }
 
 QemuChannel *
+qemu_channel_adopt(int fd, const char *name, const QemuChannelKind *kind, GCancellable *cancellable)
+{
+  QemuChannel *self = g_new0(QemuChannel, 1);
+  self->fd = fd;
+  self->path = g_strdup(name);
+  self->frame = qemu_frame_new(kind->max_bytes, kind->has_markers);
+  self->has_markers = kind->has_markers;
+  self->cancellable = cancellable ? g_object_ref(cancellable) : NULL;
+  return self;
+}
+
+void
+qemu_channel_set_cancellable(QemuChannel *self, GCancellable *cancellable)
+{
+  g_set_object(&self->cancellable, cancellable);
+}
+
+QemuChannel *
 qemu_channel_open(const char *path, const QemuChannelKind *kind, gint64 deadline_us,
                   GCancellable *cancellable, GError **error)
 {
   struct sockaddr_un address;
   if (!fill_address(&address, path, error))
     return NULL;
-  g_autoptr(QemuChannel) self = g_new0(QemuChannel, 1);
-  self->path = g_strdup(path);
-  self->frame = qemu_frame_new(kind->max_bytes, kind->has_markers);
-  self->has_markers = kind->has_markers;
-  self->cancellable = cancellable ? g_object_ref(cancellable) : NULL;
-  self->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (self->fd < 0) {
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) {
     cbt_set_error_errno(error, errno, "Cannot make a socket");
     return NULL;
   }
+  g_autoptr(QemuChannel) self = qemu_channel_adopt(fd, path, kind, cancellable);
   return connect_by(self, &address, deadline_us, error) ? g_steal_pointer(&self) : NULL;
 }
 
@@ -137,6 +151,12 @@ gboolean
 qemu_channel_is_sound(const QemuChannel *self)
 {
   return !self->is_broken;
+}
+
+int
+qemu_channel_fd(const QemuChannel *self)
+{
+  return self->fd;
 }
 
 const char *

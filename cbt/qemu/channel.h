@@ -26,6 +26,10 @@ typedef struct {
  * listens; DENIED. */
 QemuChannel *qemu_channel_open(const char *path, const QemuChannelKind *kind, gint64 deadline_us,
                                GCancellable *cancellable, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* On the connected socket FD (transfer full); NAME is what it is called in messages. */
+QemuChannel *qemu_channel_adopt(int fd, const char *name, const QemuChannelKind *kind, GCancellable *cancellable);
+/* Who ends waits from now on: NULL for nobody. */
+void qemu_channel_set_cancellable(QemuChannel *channel, GCancellable *cancellable);
 void qemu_channel_close(QemuChannel *channel);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(QemuChannel, qemu_channel_close)
 
@@ -34,6 +38,8 @@ void qemu_channel_drop(QemuChannel *channel);
 /* FALSE after an error from which there is no way back. */
 gboolean qemu_channel_is_sound(const QemuChannel *channel);
 const char *qemu_channel_path(const QemuChannel *channel);
+/* The socket (transfer none). */
+int qemu_channel_fd(const QemuChannel *channel);
 gboolean qemu_channel_send(QemuChannel *channel, const void *bytes, gsize length, gint64 deadline_us,
                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* OBJECT, followed by a newline. */

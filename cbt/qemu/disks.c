@@ -14,8 +14,8 @@
 #define BACKEND       "/virtio-backend"
 #define QUERY_RETRIES 5
 
-static void
-bitmap_free(gpointer data)
+void
+qemu_bitmap_free(gpointer data)
 {
   QemuBitmap *bitmap = data;
   g_free(bitmap->name);
@@ -92,7 +92,7 @@ static gboolean
 parse_disk(JsonObject *object, QemuDisk *disk)
 {
   JsonObject *inserted = qemu_json_object(object, "inserted");
-  disk->bitmaps = g_ptr_array_new_with_free_func(bitmap_free);
+  disk->bitmaps = g_ptr_array_new_with_free_func(qemu_bitmap_free);
   disk->scsi_id = disk->lun = -1;
   disk->drive = dup_filled(qemu_json_string(object, "device"));
   disk->qdev = dup_filled(qemu_json_string(object, "qdev"));

@@ -13,7 +13,10 @@ typedef struct {
   guint64 granularity; /* bytes */
   guint64 count;       /* bytes that are dirty; means nothing if it is inconsistent: QEMU says 0 then */
   gboolean is_recording, is_busy, is_persistent, is_inconsistent;
+  guint depth; /* images above the one that has it; 0 while QEMU runs, for only those of the topmost node are told */
 } QemuBitmap;
+
+void qemu_bitmap_free(gpointer bitmap);
 
 typedef struct {
   /* of query-block */

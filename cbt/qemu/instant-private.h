@@ -8,6 +8,7 @@
 
 typedef struct {
   char *node, *qdev, *device_path;
+  char *frozen;     /* or NULL */
   char *changes_of; /* or NULL */
   char *recorder;
   guint64 granularity, size_bytes;

@@ -3,7 +3,7 @@
  * The guest stands still (FILTER, PUSH) from before the transaction until all filters are in place. While it
  * does, PREFIX-stopped is there: whoever finds that node and a paused guest, lets the guest go on. A guest
  * that did not run is not touched; that somebody else had it run meanwhile is told by RESUME, and spoils the
- * instant.
+ * instant. A process of its own sees to it that the guest goes on if this one cannot (cbt/qemu/pause-guard.h).
  *
  * From the first command on nothing is left half done: undo() takes all back, whatever happened, if need be
  * by a connection of its own.
@@ -12,6 +12,9 @@
 
 #include <cbt/qemu/json.h>
 #include <cbt/qemu/leftovers.h>
+#include <cbt/qemu/pause-guard.h>
+
+#define GUARD_SLACK_MS 1000
 
 typedef struct {
   QemuInstant *instant;
@@ -42,10 +45,10 @@ add_bitmap_actions(JsonArray *actions, const InstantDisk *disk)
                                     qmp_args("node", qmp_str(disk->node), "name", qmp_str(disk->recorder),
                                              "persistent", qmp_bool(disk->is_qcow2), "granularity",
                                              qmp_int((gint64) disk->granularity), NULL)));
-  if (disk->changes_of)
+  if (disk->frozen)
     json_array_add_element(
         actions, qmp_action("block-dirty-bitmap-disable",
-                            qmp_args("node", qmp_str(disk->node), "name", qmp_str(disk->changes_of), NULL)));
+                            qmp_args("node", qmp_str(disk->node), "name", qmp_str(disk->frozen), NULL)));
 }
 
 static void
@@ -64,14 +67,14 @@ add_fleece_action(JsonArray *actions, const QemuInstant *instant, const InstantD
 static void
 add_undo_actions(JsonArray *actions, const InstantDisk *disk)
 {
-  if (disk->changes_of) {
+  if (disk->frozen) {
     json_array_add_element(
         actions, qmp_action("block-dirty-bitmap-merge",
-                            qmp_args("node", qmp_str(disk->node), "target", qmp_str(disk->changes_of),
+                            qmp_args("node", qmp_str(disk->node), "target", qmp_str(disk->frozen),
                                      "bitmaps", qmp_list(qmp_str(disk->recorder), NULL), NULL)));
     json_array_add_element(
         actions, qmp_action("block-dirty-bitmap-enable",
-                            qmp_args("node", qmp_str(disk->node), "name", qmp_str(disk->changes_of), NULL)));
+                            qmp_args("node", qmp_str(disk->node), "name", qmp_str(disk->frozen), NULL)));
   }
   json_array_add_element(
       actions, qmp_action("block-dirty-bitmap-remove",
@@ -227,6 +230,10 @@ static gboolean
 take_stopped(Taking *self, GError **error)
 {
   g_autofree char *marker = qemu_name(self->instant->prefix, QEMU_NAME_STOPPED, -1);
+  g_autoptr(QemuPauseGuard) guard =
+      qemu_pause_guard_new(self->steps.qmp, QEMU_INSTANT_PAUSE_MS + GUARD_SLACK_MS, error);
+  if (!guard)
+    return FALSE;
   if (!qemu_step(steps_of(self), "blockdev-add", marker,
                  qmp_args("driver", qmp_str("null-co"), "node-name", qmp_str(marker), NULL), error))
     return FALSE;

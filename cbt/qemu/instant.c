@@ -11,7 +11,7 @@ static void
 disk_free(gpointer data)
 {
   InstantDisk *disk = data;
-  char *const texts[] = {disk->node,     disk->qdev,        disk->device_path, disk->changes_of,
+  char *const texts[] = {disk->node,     disk->qdev,        disk->device_path, disk->changes_of, disk->frozen,
                          disk->recorder, disk->socket_path, disk->uri};
   qemu_push_free(disk->push);
   for (guint i = 0; i < G_N_ELEMENTS(texts); i++)
@@ -31,7 +31,7 @@ qemu_instant_steps(const QemuInstant *self, Qmp *qmp)
 static gboolean
 check_bitmap(const QemuInstantDisk *wanted, GError **error)
 {
-  const char *name = wanted->changes_of;
+  const char *name = wanted->frozen;
   const QemuBitmap *bitmap = name ? qemu_disk_bitmap(wanted->disk, name) : NULL;
   if (!name || (bitmap && bitmap->is_recording && !bitmap->is_busy && !bitmap->is_inconsistent))
     return TRUE;
@@ -76,6 +76,7 @@ copy_disk(const QemuInstant *self, const QemuInstantDisk *wanted, guint index)
   disk->node = g_strdup(wanted->disk->node);
   disk->qdev = g_strdup(wanted->disk->qdev);
   disk->device_path = g_strdup(wanted->disk->device_path);
+  disk->frozen = g_strdup(wanted->frozen);
   disk->changes_of = g_strdup(wanted->changes_of);
   disk->recorder = g_strdup(wanted->recorder);
   disk->granularity = wanted->granularity;

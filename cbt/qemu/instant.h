@@ -33,7 +33,8 @@ typedef enum {
 
 typedef struct {
   const QemuDisk *disk;
-  const char *changes_of; /* bitmap with the changes wanted: it is disabled (frozen) at the instant; NULL: all is wanted */
+  const char *frozen;     /* bitmap that records no more from the instant on, or NULL */
+  const char *changes_of; /* the frozen one, if only its changes are wanted; NULL: all is wanted */
   const char *recorder;   /* bitmap that is added at the instant and records from then on; persistent in qcow2 */
   guint64 granularity;    /* of the recorder, bytes */
 } QemuInstantDisk;

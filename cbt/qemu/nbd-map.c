@@ -3,11 +3,15 @@
  * Ranges are asked in windows, kept in a queue in their order and handed on in that order, whenever they are
  * answered. An answer may cover less than its window (QEMU tells 128 Ki extents at most): the rest is asked
  * again, at its place.
+ *
+ * Dirty ranges are kept as bits of clusters, which bounds memory however scattered they are. That rounds
+ * them, which loses nothing: what is backed up is clusters, and a copy-before-write filter keeps clusters,
+ * too.
  */
 #include <cbt/qemu/nbd-map.h>
 
-#include <errno.h>
-#include <libnbd.h>
+#include <cbt/bitmap.h>
+#include <cbt/qemu/nbd-link.h>
 
 #define DEFAULT_WINDOW    (G_GUINT64_CONSTANT(1) << 30)
 #define DEFAULT_IN_FLIGHT 16
@@ -48,7 +52,7 @@ window_free(gpointer data)
 static void
 walk_clear(Walk *walk)
 {
-  g_clear_pointer(&walk->nbd, nbd_close);
+  qemu_nbd_disconnect(&walk->nbd);
   g_queue_clear_full(&walk->windows, window_free);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Walk, walk_clear)
@@ -87,17 +91,13 @@ wait_for_progress(Walk *walk, GError **error)
 static gboolean
 open_export(Walk *walk, guint64 *size_bytes, GError **error)
 {
-  note_progress(walk);
-  walk->nbd = nbd_create();
-  if (!walk->nbd || nbd_add_meta_context(walk->nbd, walk->context) != 0 ||
-      nbd_aio_connect_uri(walk->nbd, walk->request->uri) != 0)
-    return set_nbd_error(walk, CBT_ERROR_UNREACHABLE, "connecting", error);
-  while (nbd_aio_is_connecting(walk->nbd) > 0)
-    if (!wait_for_progress(walk, error))
-      return FALSE;
-  int64_t size = nbd_aio_is_ready(walk->nbd) > 0 ? nbd_get_size(walk->nbd) : -1;
+  walk->nbd = qemu_nbd_connect(walk->request->uri, walk->context, walk->request->timeout_ms,
+                               walk->cancellable, error);
+  if (!walk->nbd)
+    return FALSE;
+  int64_t size = nbd_get_size(walk->nbd);
   if (size < 0)
-    return set_nbd_error(walk, CBT_ERROR_UNREACHABLE, "connecting", error);
+    return set_nbd_error(walk, CBT_ERROR_UNREACHABLE, "asking for its size", error);
   *size_bytes = (guint64) size;
   return TRUE;
 }
@@ -169,8 +169,7 @@ consume(const Walk *walk, Window *window, StatusFunc func, gpointer user_data, G
   CbtExtent *range = &window->range;
   const guint32 *entries = (const guint32 *) window->entries->data;
   if (window->error != 0) {
-    cbt_set_error_errno(error, window->error, "NBD export %s, block status at %" G_GUINT64_FORMAT,
-                        walk->request->uri, range->offset);
+    qemu_nbd_set_answer_error(error, walk->request->uri, "block status", range->offset, window->error);
     return FALSE;
   }
   if (window->entries->len < 2)
@@ -204,27 +203,38 @@ consume_answered(Walk *walk, StatusFunc func, gpointer user_data, GError **error
   return TRUE;
 }
 
-/* Asks for all of RANGES. */
+/* Sets *left to the next range at or after AT that is to be asked for: all, or what DIRTY has. */
 static gboolean
-walk_ranges(Walk *walk, const CbtExtent *ranges, guint n_ranges, StatusFunc func, gpointer user_data,
+next_range(guint64 size_bytes, const CbtBitmap *dirty, guint64 at, CbtExtent *left)
+{
+  if (dirty)
+    return cbt_bitmap_next_dirty(dirty, at, G_MAXUINT64, left);
+  *left = (CbtExtent){at, size_bytes - at};
+  return left->length > 0;
+}
+
+/* Asks for all of the disk, or just for what is set in DIRTY (nullable). */
+static gboolean
+walk_ranges(Walk *walk, guint64 size_bytes, const CbtBitmap *dirty, StatusFunc func, gpointer user_data,
             GError **error)
 {
   guint n_max = walk->request->n_in_flight ? walk->request->n_in_flight : DEFAULT_IN_FLIGHT;
-  CbtExtent left = {0, 0};
+  CbtExtent left = {0, 0}; /* of the range whose windows are asked for */
+  gboolean more = TRUE;
   note_progress(walk);
-  for (guint next = 0;;) {
-    if (left.length == 0 && next < n_ranges)
-      left = ranges[next++];
-    if (left.length > 0 && walk->windows.length < n_max) {
+  for (;;) {
+    if (more && left.length == 0)
+      more = next_range(size_bytes, dirty, left.offset, &left);
+    if (more && walk->windows.length < n_max) {
       if (!ask_next(walk, &left, error))
         return FALSE;
       continue;
     }
     if (!consume_answered(walk, func, user_data, error))
       return FALSE;
-    if (walk->windows.length == 0 && left.length == 0 && next == n_ranges)
-      return TRUE;
     Window *first = g_queue_peek_head(&walk->windows);
+    if (!more && !first)
+      return TRUE;
     if (first && !first->is_done && !wait_for_progress(walk, error))
       return FALSE;
   }
@@ -264,14 +274,9 @@ join(Joiner *joiner, guint64 end, QemuRangeKind kind)
 static gboolean
 collect_dirty(const CbtExtent *extent, guint32 flags, gpointer user_data)
 {
-  GArray *dirty = user_data;
-  CbtExtent *last = dirty->len > 0 ? &g_array_index(dirty, CbtExtent, dirty->len - 1) : NULL;
-  if (!(flags & STATE_DIRTY))
-    return TRUE;
-  if (last && last->offset + last->length == extent->offset)
-    last->length += extent->length;
-  else
-    g_array_append_val(dirty, *extent);
+  CbtBitmap *dirty = user_data;
+  if (flags & STATE_DIRTY)
+    cbt_bitmap_set(dirty, extent->offset, extent->length);
   return TRUE;
 }
 
@@ -284,17 +289,11 @@ join_allocation(const CbtExtent *extent, guint32 flags, gpointer user_data)
          join(joiner, extent->offset + extent->length, kind);
 }
 
-/* Appends the dirty extents to DIRTY: without a bitmap, all. */
+/* Sets in DIRTY what the bitmap of REQUEST marks. */
 static gboolean
-read_dirty(const QemuNbdMapRequest *request, guint64 size_bytes, GArray *dirty, GCancellable *cancellable,
-           GError **error)
+read_dirty(const QemuNbdMapRequest *request, CbtBitmap *dirty, GCancellable *cancellable, GError **error)
 {
-  CbtExtent all = {0, size_bytes};
   guint64 size = 0;
-  if (!request->bitmap) {
-    g_array_append_val(dirty, all);
-    return TRUE;
-  }
   g_autofree char *context = g_strconcat(BITMAP_PREFIX, request->bitmap, NULL);
   g_auto(Walk) walk = {.request = request, .context = context, .cancellable = cancellable};
   if (!open_export(&walk, &size, error))
@@ -304,9 +303,35 @@ read_dirty(const QemuNbdMapRequest *request, guint64 size_bytes, GArray *dirty, 
                   request->bitmap);
     return FALSE;
   }
-  if (size != size_bytes)
+  if (size != cbt_bitmap_size(dirty))
     return set_odd(&walk, "its size changed", size, error);
-  return walk_ranges(&walk, &all, 1, collect_dirty, dirty, error);
+  return walk_ranges(&walk, size, NULL, collect_dirty, dirty, error);
+}
+
+static gboolean
+check_size(const char *uri, guint64 size_bytes, GError **error)
+{
+  if (size_bytes <= CBT_DISK_SIZE_MAX)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_INVALID, "The largest disk is 1 PiB.",
+                "NBD export %s has %" G_GUINT64_FORMAT " bytes, which is too large", uri, size_bytes);
+  return FALSE;
+}
+
+/* *dirty (transfer full) becomes what the bitmap marks; NULL if none is asked for. */
+static gboolean
+make_dirty(const QemuNbdMapRequest *request, guint64 size_bytes, CbtBitmap **dirty, GCancellable *cancellable,
+           GError **error)
+{
+  *dirty = NULL;
+  if (!request->bitmap)
+    return TRUE;
+  *dirty = cbt_bitmap_new(size_bytes, CBT_CLUSTER_SIZE);
+  if (*dirty)
+    return read_dirty(request, *dirty, cancellable, error);
+  cbt_set_error(error, CBT_ERROR_FAILED, NULL, "no memory for the changes of %" G_GUINT64_FORMAT " bytes",
+                size_bytes);
+  return FALSE;
 }
 
 gboolean
@@ -315,9 +340,9 @@ qemu_nbd_map_read(const QemuNbdMapRequest *request, QemuRangeFunc func, gpointer
 {
   g_auto(Walk)
       walk = {.request = request, .context = LIBNBD_CONTEXT_BASE_ALLOCATION, .cancellable = cancellable};
-  g_autoptr(GArray) dirty = g_array_new(FALSE, FALSE, sizeof(CbtExtent));
+  g_autoptr(CbtBitmap) dirty = NULL;
   Joiner joiner = {.func = func, .user_data = user_data};
-  if (!open_export(&walk, size_bytes, error))
+  if (!open_export(&walk, size_bytes, error) || !check_size(request->uri, *size_bytes, error))
     return FALSE;
   if (nbd_can_meta_context(walk.nbd, walk.context) <= 0) {
     cbt_set_error(error, CBT_ERROR_UNSUPPORTED, NULL, "NBD export %s does not tell what is allocated",
@@ -326,8 +351,8 @@ qemu_nbd_map_read(const QemuNbdMapRequest *request, QemuRangeFunc func, gpointer
   }
   if (*size_bytes == 0)
     return TRUE;
-  if (!read_dirty(request, *size_bytes, dirty, cancellable, error) ||
-      !walk_ranges(&walk, (const CbtExtent *) dirty->data, dirty->len, join_allocation, &joiner, error))
+  if (!make_dirty(request, *size_bytes, &dirty, cancellable, error) ||
+      !walk_ranges(&walk, *size_bytes, dirty, join_allocation, &joiner, error))
     return FALSE;
   if (join(&joiner, *size_bytes, QEMU_RANGE_CLEAN) && flush(&joiner))
     return TRUE;

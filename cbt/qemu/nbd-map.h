@@ -18,7 +18,8 @@ typedef enum {
   QEMU_RANGE_DATA,  /* is set, and must be read */
 } QemuRangeKind;
 
-/* Ranges come in ascending order, cover the whole disk, and neighbours differ in kind. Return FALSE to stop. */
+/* What the bitmap marks is rounded to clusters of 64 KiB, what is zero is not. Ranges come in ascending order, cover the
+ * whole disk, and neighbours differ in kind. Return FALSE to stop. */
 typedef gboolean (*QemuRangeFunc)(const CbtExtent *range, QemuRangeKind kind, gpointer user_data);
 
 typedef struct {
@@ -30,10 +31,10 @@ typedef struct {
 } QemuNbdMapRequest;
 
 /*
- * Calls FUNC for each range; *size_bytes is the disk's size. The bitmap is read whole before the first call: 16 bytes of
- * memory for each of its dirty extents. NOT_FOUND if the export has no such bitmap: never taken for a clean one.
- * UNREACHABLE if there is no such export, or it makes no progress; IO, CORRUPT for what it answers; CANCELLED, also when
- * FUNC stopped.
+ * Calls FUNC for each range; *size_bytes is the disk's size. The bitmap is read whole before the first call, into
+ * a bit for each cluster. NOT_FOUND if the export has no such bitmap: never taken for a clean one.
+ * UNREACHABLE if there is no such export, or it makes no progress; IO, CORRUPT for what it answers; INVALID for a disk
+ * above CBT_DISK_SIZE_MAX; CANCELLED, also when FUNC stopped.
  */
 gboolean qemu_nbd_map_read(const QemuNbdMapRequest *request, QemuRangeFunc func, gpointer user_data,
                            guint64 *size_bytes, GCancellable *cancellable, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -10,7 +10,6 @@
 #include <cbt/qemu/listen.h>
 #include <cbt/qemu/scratch.h>
 #include <common/fd.h>
-#include <sys/wait.h>
 
 #define FD_SOCKET 3
 #define FD_IMAGE  4
@@ -26,31 +25,27 @@ struct QemuPush {
   QemuChild *reader;
 };
 
-static gint64
-deadline_of(const QemuPush *self)
-{
-  return g_get_monotonic_time() + (gint64) self->options.timeout_ms * 1000;
-}
-
 /* Runs ARGV with the image, and SOCKET_FD or -1. */
 static QemuChild *
 start(const QemuPush *self, const char *const *argv, int socket_fd, GError **error)
 {
   const int sources[] = {self->image_fd, socket_fd}, targets[] = {FD_IMAGE, FD_SOCKET};
   QemuChildFds fds = {.sources = sources, .targets = targets, .n = socket_fd >= 0 ? 2 : 1};
-  return qemu_child_start(argv, &fds, error);
+  return qemu_child_start_with_fds(argv, TRUE, &fds, error);
 }
 
 static gboolean
 ended_well(QemuPush *self, QemuChild *child, const char *what, GError **error)
 {
-  int status;
-  if (!qemu_child_wait(child, deadline_of(self), &status))
+  if (!qemu_child_wait(child, self->options.timeout_ms)) {
     cbt_set_error(error, CBT_ERROR_UNREACHABLE, NULL, "%s does not end", what);
-  else if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-    cbt_set_error(error, CBT_ERROR_IO, "See how much room the scratch folder has.", "%s failed", what);
-  else
+    return FALSE;
+  }
+  if (qemu_child_succeeded(child))
     return TRUE;
+  g_autofree char *said = qemu_child_errors(child);
+  cbt_set_error(error, CBT_ERROR_IO, "See how much room the scratch folder has.", "%s failed: %s", what,
+                said);
   return FALSE;
 }
 
@@ -138,6 +133,10 @@ gboolean
 qemu_push_finish(QemuPush *self, char **uri, GError **error)
 {
   g_autofree char *path = g_uri_escape_string(self->options.socket_path, "/", FALSE);
+  if (!self->writer) {
+    cbt_set_error(error, CBT_ERROR_STATE, NULL, "The server that a disk was pushed to was ended");
+    return FALSE;
+  }
   if (!ended_well(self, self->writer, "The server that a disk was pushed to", error))
     return FALSE;
   self->reader = start_reader(self, error);
@@ -150,8 +149,7 @@ qemu_push_finish(QemuPush *self, char **uri, GError **error)
 void
 qemu_push_abort(QemuPush *self)
 {
-  if (self->writer)
-    qemu_child_kill(self->writer);
+  g_clear_pointer(&self->writer, qemu_child_free);
 }
 
 void

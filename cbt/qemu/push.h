@@ -23,7 +23,7 @@ typedef struct {
   guint timeout_ms;    /* for what is started here to end when it should */
 } QemuPushOptions;
 
-/* UNREACHABLE if there is no qemu-nbd or qemu-img. */
+/* UNSUPPORTED if there is no qemu-nbd or qemu-img. */
 QemuPush *qemu_push_new(const QemuPushOptions *options, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* The connection that QEMU is to have (transfer full): the caller closes its own. */
 int qemu_push_steal_client(QemuPush *push);

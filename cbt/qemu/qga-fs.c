@@ -175,14 +175,11 @@ parse_disk(JsonObject *object)
   return disk;
 }
 
-/* The array that COMMAND returns, each item taken by PARSE, which may leave it out. */
+/* ANSWER to COMMAND, an array, each item taken by PARSE, which may leave it out. */
 static GPtrArray *
-call_for_list(Qga *self, const char *command, guint timeout_ms, gpointer (*parse)(JsonObject *),
-              GDestroyNotify free_item, GError **error)
+parse_list(JsonNode *answer, const char *command, gpointer (*parse)(JsonObject *), GDestroyNotify free_item,
+           GError **error)
 {
-  g_autoptr(JsonNode) answer = NULL;
-  if (!qga_call(self, command, NULL, timeout_ms, &answer, error))
-    return NULL;
   JsonArray *array = qemu_json_node_array(answer);
   if (!array) {
     set_odd(command, error);
@@ -198,13 +195,30 @@ call_for_list(Qga *self, const char *command, guint timeout_ms, gpointer (*parse
 }
 
 GPtrArray *
+qga_parse_fsinfo(JsonNode *answer, GError **error)
+{
+  return parse_list(answer, "guest-get-fsinfo", parse_filesystem, filesystem_free, error);
+}
+
+GPtrArray *
+qga_parse_disks(JsonNode *answer, GError **error)
+{
+  return parse_list(answer, "guest-get-disks", parse_disk, disk_free, error);
+}
+
+GPtrArray *
 qga_get_fsinfo(Qga *self, guint timeout_ms, GError **error)
 {
-  return call_for_list(self, "guest-get-fsinfo", timeout_ms, parse_filesystem, filesystem_free, error);
+  g_autoptr(JsonNode) answer = NULL;
+  return qga_call(self, "guest-get-fsinfo", NULL, timeout_ms, &answer, error)
+             ? qga_parse_fsinfo(answer, error)
+             : NULL;
 }
 
 GPtrArray *
 qga_get_disks(Qga *self, guint timeout_ms, GError **error)
 {
-  return call_for_list(self, "guest-get-disks", timeout_ms, parse_disk, disk_free, error);
+  g_autoptr(JsonNode) answer = NULL;
+  return qga_call(self, "guest-get-disks", NULL, timeout_ms, &answer, error) ? qga_parse_disks(answer, error)
+                                                                             : NULL;
 }

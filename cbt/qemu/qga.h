@@ -73,6 +73,10 @@ typedef struct {
   QgaDiskAddress *address; /* or NULL */
 } QgaDisk;
 
+/* ANSWER of guest-get-fsinfo or guest-get-disks as GPtrArray (transfer full). CORRUPT if it is none. */
+GPtrArray *qga_parse_fsinfo(JsonNode *answer, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+GPtrArray *qga_parse_disks(JsonNode *answer, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 /* GPtrArray (transfer full) of QgaFilesystem: those that are mounted. */
 GPtrArray *qga_get_fsinfo(Qga *qga, guint timeout_ms, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* GPtrArray (transfer full) of QgaDisk. */

@@ -159,6 +159,12 @@ qmp_socket_path(const Qmp *self)
   return qemu_channel_path(self->channel);
 }
 
+int
+qmp_fd(const Qmp *self)
+{
+  return qemu_channel_fd(self->channel);
+}
+
 const QmpVersion *
 qmp_version(const Qmp *self)
 {

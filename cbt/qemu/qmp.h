@@ -40,6 +40,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qmp, qmp_close)
 void qmp_drop(Qmp *qmp);
 gboolean qmp_is_open(const Qmp *qmp);
 const char *qmp_socket_path(const Qmp *qmp);
+/* The socket (transfer none), for who stands in when this process cannot. */
+int qmp_fd(const Qmp *qmp);
 const QmpVersion *qmp_version(const Qmp *qmp);
 gboolean qmp_version_is_at_least(const Qmp *qmp, guint major, guint minor);
 

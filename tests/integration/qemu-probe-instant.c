@@ -73,6 +73,7 @@ parse_disks(Probe *probe, char **argv, GError **error)
     if (!argv[i + 1] || !argv[i + 2])
       return FALSE;
     QemuInstantDisk disk = {.disk = qemu_disks_find(probe->disks, argv[i], error),
+                            .frozen = g_str_equal(argv[i + 1], "-") ? NULL : argv[i + 1],
                             .changes_of = g_str_equal(argv[i + 1], "-") ? NULL : argv[i + 1],
                             .recorder = argv[i + 2],
                             .granularity = GRANULARITY};

@@ -4,8 +4,16 @@
 
 #include <cbt/qemu/disks.h>
 #include <cbt/qemu/nbd-map.h>
+#include <cbt/qemu/nbd-source.h>
+#include <cbt/qemu/offline.h>
 #include <cbt/qemu/qga.h>
 #include <cbt/qemu/qmp.h>
+#include <cbt/reader.h>
+#include <common/fd.h>
+#include <common/file-ops.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,8 +34,15 @@ usage(void)
         "       qemu-probe version SOCKET\n"
         "       qemu-probe disks SOCKET [NAME]               one a line, as JSON\n" PROBE_INSTANT_USAGE
         "       qemu-probe map URI [BITMAP [WINDOW IN-FLIGHT]]   lines of offset, length, clean|zero|data\n"
+        "       qemu-probe copy URI BITMAP FILE              what of it is wanted; BITMAP '': all that is "
+        "allocated\n"
+        "       qemu-probe offline bitmaps PATH FORMAT       size; lines of depth, name, granularity, flags\n"
+        "       qemu-probe offline change PATH FORMAT BITMAP OPTION...\n"
+        "       qemu-probe offline serve PATH FORMAT BITMAP RUNTIME-DIR   prints the URI; until standard "
+        "input ends\n"
         "       qemu-probe qga SOCKET info|status|freeze [MOUNTPOINT...]|thaw|fsinfo|disks\n"
         "       qemu-probe qga SOCKET exec PATH [ARGUMENT...]\n"
+        "       qemu-probe qga SOCKET call COMMAND           prints the answer as it is\n"
         "       qemu-probe qga SOCKET late AGENT-PID PATH    after a command that was given up\n",
         stderr);
   return 2;
@@ -199,6 +214,16 @@ run_disks(Qga *qga, char **argv, GError **error)
 }
 
 static gboolean
+run_call(Qga *qga, char **argv, GError **error)
+{
+  g_autoptr(JsonNode) answer = NULL;
+  if (!argv[0] || !qga_call(qga, argv[0], NULL, timeout_ms(), &answer, error))
+    return FALSE;
+  print_node(answer);
+  return TRUE;
+}
+
+static gboolean
 run_exec(Qga *qga, char **argv, GError **error)
 {
   g_auto(QgaExecResult) result = {0};
@@ -250,6 +275,135 @@ print_map(int argc, char **argv, GError **error)
   return qemu_nbd_map_read(&request, print_range, NULL, &size_bytes, NULL, error);
 }
 
+/* Of what is set and no hole, as a backup reads it; all else is left a hole. */
+
+typedef struct {
+  CbtSource *source;
+  CbtReader *reader;
+  guint64 at;
+  int fd;
+  int errsv; /* of a write */
+} Copy;
+
+static gboolean
+next_wanted(gpointer user_data, CbtExtent *extent, GError **error)
+{
+  Copy *copy = user_data;
+  const CbtBitmap *changes = qemu_nbd_source_changes(copy->source);
+  gboolean hole = TRUE;
+  while (hole && copy->at < copy->source->size) {
+    CbtExtent run = {copy->at, copy->source->size - copy->at};
+    if (changes && !cbt_bitmap_next_dirty(changes, copy->at, G_MAXUINT64, &run))
+      return FALSE;
+    if (!cbt_source_next_extent(copy->source, run.offset, run.length, extent, &hole, error))
+      return FALSE;
+    copy->at = extent->offset + extent->length;
+  }
+  return !hole;
+}
+
+static void
+write_block(gpointer user_data, CbtReadBlock *block)
+{
+  Copy *copy = user_data;
+  if (!cbt_pwrite_full(copy->fd, block->data, block->length, block->offset))
+    copy->errsv = errno;
+  cbt_reader_release(copy->reader, block);
+}
+
+static gboolean
+copy_export(char **argv, GError **error)
+{
+  const QemuNbdSourceOptions options = {
+      .uri = argv[0], .bitmap = *argv[1] ? argv[1] : NULL, .timeout_ms = timeout_ms()};
+  const CbtReaderOptions reader_options = CBT_READER_OPTIONS_DEFAULT;
+  g_autoptr(CbtSource) source = qemu_nbd_source_open(&options, NULL, error);
+  g_autoptr(CbtReader) reader = source ? cbt_reader_new(source, &reader_options, error) : NULL;
+  if (!reader)
+    return FALSE;
+  CBT_AUTO_FD int fd = open(argv[2], O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  Copy copy = {.source = source, .reader = reader, .fd = fd};
+  if (fd < 0 || ftruncate(fd, (off_t) source->size) != 0)
+    copy.errsv = errno;
+  else if (!cbt_reader_run(reader, next_wanted, write_block, &copy, NULL, error))
+    return FALSE;
+  if (copy.errsv != 0)
+    cbt_set_error_errno(error, copy.errsv, "cannot write %s", argv[2]);
+  return copy.errsv == 0;
+}
+
+/* Images at rest */
+
+static gboolean
+print_offline_bitmaps(char **argv, GError **error)
+{
+  guint64 size_bytes;
+  g_autoptr(GPtrArray) bitmaps = qemu_offline_bitmaps(argv[0], argv[1], &size_bytes, error);
+  if (!bitmaps)
+    return FALSE;
+  printf("%" G_GUINT64_FORMAT "\n", size_bytes);
+  for (guint i = 0; i < bitmaps->len; i++) {
+    const QemuBitmap *bitmap = bitmaps->pdata[i];
+    printf("%u %s %" G_GUINT64_FORMAT "%s%s\n", bitmap->depth, bitmap->name, bitmap->granularity,
+           bitmap->is_recording ? " recording" : "", bitmap->is_inconsistent ? " inconsistent" : "");
+  }
+  return TRUE;
+}
+
+typedef struct {
+  char **argv;
+  QemuOffline *offline;
+  GError *error;
+} Serving;
+
+/* In a thread that ends at once: the server stays. */
+static void *
+serve_in_thread(void *user_data)
+{
+  Serving *serving = user_data;
+  char **argv = serving->argv;
+  serving->offline =
+      qemu_offline_serve(argv[0], argv[1], *argv[2] ? argv[2] : NULL, argv[3], NULL, &serving->error);
+  return NULL;
+}
+
+static gboolean
+serve_offline(char **argv, GError **error)
+{
+  Serving serving = {.argv = argv};
+  gboolean changed = FALSE;
+  pthread_t thread;
+  if (pthread_create(&thread, NULL, serve_in_thread, &serving) != 0 || pthread_join(thread, NULL) != 0)
+    return FALSE;
+  g_autoptr(QemuOffline) offline = serving.offline;
+  if (!offline) {
+    g_propagate_error(error, serving.error);
+    return FALSE;
+  }
+  puts(qemu_offline_uri(offline));
+  fflush(stdout);
+  while (getchar() != EOF)
+    continue;
+  if (!qemu_offline_check_changed(offline, &changed, error))
+    return FALSE;
+  puts(changed ? "changed" : "unchanged");
+  return TRUE;
+}
+
+static gboolean
+run_offline(int argc, char **argv, gboolean *is_known, GError **error)
+{
+  *is_known = TRUE;
+  if (argc == 3 && g_str_equal(argv[0], "bitmaps"))
+    return print_offline_bitmaps(argv + 1, error);
+  if (argc >= 4 && g_str_equal(argv[0], "change"))
+    return qemu_offline_bitmap_change(argv[1], argv[2], argv[3], (const char *const *) argv + 4, error);
+  if (argc == 5 && g_str_equal(argv[0], "serve"))
+    return serve_offline(argv + 1, error);
+  *is_known = FALSE;
+  return FALSE;
+}
+
 typedef gboolean (*QmpRun)(Qmp *qmp, char **argv, GError **error);
 typedef gboolean (*QgaRun)(Qga *qga, char **argv, GError **error);
 
@@ -261,8 +415,9 @@ static const struct {
 static const struct {
   const char *name;
   QgaRun run;
-} qga_runs[] = {{"info", run_info},     {"status", run_status}, {"freeze", run_freeze}, {"thaw", run_thaw},
-                {"fsinfo", run_fsinfo}, {"disks", run_disks},   {"exec", run_exec},     {"late", run_late}};
+} qga_runs[] = {{"info", run_info}, {"status", run_status}, {"freeze", run_freeze},
+                {"thaw", run_thaw}, {"fsinfo", run_fsinfo}, {"disks", run_disks},
+                {"exec", run_exec}, {"call", run_call},     {"late", run_late}};
 
 static gboolean
 with_qmp(QmpRun run, const char *socket_path, char **argv, GError **error)
@@ -292,6 +447,12 @@ main(int argc, char **argv)
   if (argc >= 3 && g_str_equal(argv[1], "map")) {
     is_known = TRUE;
     is_done = print_map(argc - 2, argv + 2, &error);
+  }
+  if (argc >= 3 && g_str_equal(argv[1], "offline"))
+    is_done = run_offline(argc - 2, argv + 2, &is_known, &error);
+  if (argc == 5 && g_str_equal(argv[1], "copy")) {
+    is_known = TRUE;
+    is_done = copy_export(argv + 2, &error);
   }
   if (argc >= 3 && !is_known)
     is_done = probe_instant(argv[1], argv[2], argv + 3, timeout_ms(), &is_known, &error);

@@ -107,9 +107,7 @@ expect 2 "keep-daily: 'x' is no whole number" policy set web --keep-daily x
 expect 2 'less than the minimum of 4K' policy set web --speed 1
 expect 2 "half a command" policy
 
-# What a later version has
-expect 2 'not available in this version' --incremental web --quiesce fs
-expect 2 'not available in this version' vm add web --disk root=x --qmp /run/qmp
+expect 2 'neither none nor fs nor app' --incremental web --quiesce all
 
 # No daemon
 expect 5 "does not answer on $CBT_BACKUP_SOCKET" status

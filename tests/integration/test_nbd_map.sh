@@ -94,7 +94,7 @@ expect_map "" 0 4
 expect_map "" 1048576 2
 end_server
 nbdkit_with eval get_size='echo 3M' pread='exit 1' can_extents='exit 0' extents='echo EIO broken >&2; exit 1'
-expect_exit 1 "block status at 0" probe map "$uri"
+expect_exit 1 "block status at offset 0" probe map "$uri"
 end_server
 nbdkit_with --filter=delay memory 3M delay-extents=30
 PROBE_TIMEOUT_MS=300 expect_exit 5 "does not answer" probe map "$uri"

@@ -123,7 +123,7 @@ list_next(List *list, CbtExtent *extent, GError **error)
 typedef struct {
   List list;
   CbtReader *reader;
-  int fd; /* of the image, to compare with */
+  int fd; /* of the image, to compare with: the source's if it has one */
   guint block_size;
   /* What to do at the block number `act_at` (counted in deliveries, from 1). */
   guint act_at;
@@ -236,7 +236,8 @@ collect(Collector *collector, CbtReader *reader, CbtSource *source, CbtReaderOpt
         const CbtExtent *extents, guint n_extents, GCancellable *cancellable, GError **error)
 {
   collector->reader = reader;
-  collector->fd = cbt_source_fd(source, FALSE);
+  if (cbt_source_fd(source, FALSE) >= 0)
+    collector->fd = cbt_source_fd(source, FALSE);
   collector->block_size = options.block_size;
   collector->list.extents = extents;
   collector->list.n_extents = n_extents;

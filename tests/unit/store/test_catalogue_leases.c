@@ -132,7 +132,12 @@ test_a_catalogue_without_leases_gets_the_table(void **state)
 {
   Fixture *fixture = *state;
   g_autoptr(CatalogueVm) vm = add_vm(fixture, "web");
-  execute(fixture, "DROP TABLE policies; DROP TABLE leases; ALTER TABLE points DROP COLUMN damaged; PRAGMA user_version = 2");
+  execute(fixture, "DROP TABLE policies; DROP TABLE leases; ALTER TABLE points DROP COLUMN damaged; DROP TABLE journal;"
+                   "ALTER TABLE vms DROP COLUMN qmp; ALTER TABLE vms DROP COLUMN qga; ALTER TABLE vms DROP COLUMN follows;"
+                   "ALTER TABLE disks DROP COLUMN node; ALTER TABLE disks DROP COLUMN format;"
+                   "ALTER TABLE disks DROP COLUMN size; ALTER TABLE points DROP COLUMN consistency;"
+                   "ALTER TABLE points DROP COLUMN consistency_reason; ALTER TABLE points DROP COLUMN frozen_ms;"
+                   "PRAGMA user_version = 2");
   reopen(fixture);
   CatalogueLease lease = make_lease(vm, 0, "vendor", 1);
   assert_true(catalogue_save_lease(fixture->catalogue, &lease, NULL));

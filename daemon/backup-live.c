@@ -1,0 +1,446 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A backup of disks that a running QEMU has: they are looked for, the instant is QEMU's (cbt/qemu/instant.h),
+ * and the bytes come over NBD. All else is as with any other disk.
+ *
+ * What is done to QEMU is journalled: the first step durably before it is taken, the others behind it, for
+ * the guest may stand still meanwhile. A vm that is in the journal is looked at when the daemon starts, and
+ * any vm at its next backup.
+ */
+#include <daemon/backup-private.h>
+
+#include <cbt/qemu/bitmaps.h>
+#include <cbt/qemu/instant.h>
+#include <cbt/qemu/leftovers.h>
+#include <cbt/qemu/nbd-source.h>
+#include <daemon/live-vm.h>
+#include <daemon/monitors.h>
+#include <daemon/vm-files.h>
+#include <errno.h>
+#include <string.h>
+
+#define READY_INTERVAL_MS    100
+#define LIVE_READ_TIMEOUT_MS 60000 /* without any progress */
+
+struct BackupLive {
+  Backup *backup;
+  QemuInstant *instant;
+  GPtrArray *names; /* of char *: QEMU's, of the bitmaps that record from the instant on */
+  GPtrArray *disks; /* of QemuDisk, as found last */
+  GPtrArray *notes; /* of char *: what the job is to say */
+  gboolean is_journalled;
+};
+
+BackupLive *
+backup_live_new(Backup *backup)
+{
+  BackupLive *live = g_new0(BackupLive, 1);
+  live->backup = backup;
+  live->names = g_ptr_array_new_with_free_func(g_free);
+  live->notes = g_ptr_array_new_with_free_func(g_free);
+  return live;
+}
+
+void
+backup_live_free(BackupLive *live)
+{
+  if (!live)
+    return;
+  g_clear_pointer(&live->instant, qemu_instant_free);
+  g_clear_pointer(&live->disks, g_ptr_array_unref);
+  g_ptr_array_unref(live->names);
+  g_ptr_array_unref(live->notes);
+  g_free(live);
+}
+
+static void add_note(BackupLive *live, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+static void
+add_note(BackupLive *live, const char *format, ...)
+{
+  va_list args;
+  va_start(args, format);
+  char *text = g_strdup_vprintf(format, args);
+  va_end(args);
+  g_message("vm '%s': %s", live->backup->request->vm->name, text);
+  g_ptr_array_add(live->notes, text);
+}
+
+static Qmp *
+open_monitor(const BackupLive *live, GError **error)
+{
+  const Backup *backup = live->backup;
+  return monitors_open(backup->daemon->monitors, backup->request->vm->qmp, backup->stop, error);
+}
+
+static void
+close_monitor(const BackupLive *live, Qmp *qmp)
+{
+  monitors_close(live->backup->daemon->monitors, qmp);
+}
+
+/* ---- the journal ---- */
+
+typedef struct {
+  Daemon *daemon;
+  char *vm;
+  gint64 job;
+  char *step; /* NULL: forget */
+  GError *error;
+} Entry;
+
+static Entry *
+entry_new(const BackupLive *live, const char *step)
+{
+  Entry *entry = g_new0(Entry, 1);
+  *entry = (Entry){.daemon = live->backup->daemon, .job = live->backup->job->id, .step = g_strdup(step)};
+  entry->vm = g_strdup(live->backup->request->vm->name);
+  return entry;
+}
+
+static void
+entry_free(Entry *entry)
+{
+  g_clear_error(&entry->error);
+  g_free(entry->vm);
+  g_free(entry->step);
+  g_free(entry);
+}
+
+static void
+write_entry(gpointer data)
+{
+  Entry *entry = data;
+  Catalogue *catalogue = entry->daemon->catalogue;
+  gboolean ok = entry->step
+                    ? catalogue_journal_note(catalogue, entry->vm, entry->job, entry->step, &entry->error)
+                    : catalogue_journal_clear(catalogue, entry->vm, &entry->error);
+  if (!ok)
+    g_warning("cannot write the journal of vm '%s': %s", entry->vm, entry->error->message);
+}
+
+static void
+write_entry_later(gpointer data)
+{
+  write_entry(data);
+  entry_free(data);
+}
+
+static gboolean
+journal(const char *step, gpointer data, GError **error)
+{
+  BackupLive *live = data;
+  MainQueue *queue = live->backup->daemon->queue;
+  Entry *entry = entry_new(live, step);
+  if (live->is_journalled) {
+    main_queue_post(queue, write_entry_later, entry);
+    return TRUE;
+  }
+  main_queue_call(queue, write_entry, entry);
+  live->is_journalled = entry->error == NULL;
+  if (entry->error)
+    g_propagate_error(error, g_steal_pointer(&entry->error));
+  entry_free(entry);
+  return live->is_journalled;
+}
+
+static void
+forget_journal(BackupLive *live)
+{
+  if (live->is_journalled)
+    main_queue_post(live->backup->daemon->queue, write_entry_later, entry_new(live, NULL));
+  live->is_journalled = FALSE;
+}
+
+/* ---- which disks there are ---- */
+
+typedef struct {
+  Backup *backup;
+  CatalogueDisk *disk; /* of the request's vm */
+  gboolean is_new;
+  GError *error;
+} DiskUpdate;
+
+static void
+update_disk(gpointer data)
+{
+  DiskUpdate *update = data;
+  Backup *backup = update->backup;
+  const CatalogueVm *vm = backup->request->vm;
+  if (!(update->is_new ? catalogue_insert_disk(backup->daemon->catalogue, vm, update->disk, &update->error)
+                       : catalogue_update_disk(backup->daemon->catalogue, update->disk, &update->error)) ||
+      !vm_files_save(backup->daemon, vm->name, &update->error) || !update->is_new)
+    return;
+  job_add_disk(backup->job, update->disk->name);
+}
+
+static gboolean
+tell_catalogue(Backup *backup, CatalogueDisk *disk, gboolean is_new, GError **error)
+{
+  DiskUpdate update = {backup, disk, is_new, NULL};
+  main_queue_call(backup->daemon->queue, update_disk, &update);
+  if (update.error)
+    g_propagate_error(error, update.error);
+  return update.error == NULL;
+}
+
+static gboolean
+follow_disk(Backup *backup, CatalogueDisk *disk, const QemuDisk *found, GError **error)
+{
+  const char *path = live_vm_path_of(found);
+  if (strcmp(disk->path, path) == 0 && g_strcmp0(disk->format, found->format) == 0 &&
+      disk->size == found->size_bytes)
+    return TRUE;
+  g_free(disk->path);
+  g_free(disk->format);
+  disk->path = g_strdup(path);
+  disk->format = g_strdup(found->format);
+  disk->size = found->size_bytes;
+  return tell_catalogue(backup, disk, FALSE, error);
+}
+
+/* Those that are registered; USED gets the QemuDisks that they are. */
+static gboolean
+match_known(BackupLive *live, GHashTable *used, GError **error)
+{
+  Backup *backup = live->backup;
+  CatalogueVm *vm = backup->request->vm;
+  for (guint i = 0; i < vm->disks->len;) {
+    CatalogueDisk *disk = vm->disks->pdata[i];
+    g_autoptr(GError) local = NULL;
+    const QemuDisk *found = qemu_disks_find(live->disks, disk->node, &local);
+    if (found) {
+      g_hash_table_add(used, (gpointer) found);
+      if (!follow_disk(backup, disk, found, error))
+        return FALSE;
+      i++;
+    } else if (vm->follows && !backup->request->disks &&
+               g_error_matches(local, CBT_ERROR, CBT_ERROR_NOT_FOUND)) {
+      add_note(live, "disk '%s' is not in QEMU any more: left out", disk->name);
+      g_ptr_array_remove_index(vm->disks, i);
+    } else {
+      g_propagate_prefixed_error(error, g_steal_pointer(&local), "disk '%s': ", disk->name);
+      return FALSE;
+    }
+  }
+  return TRUE;
+}
+
+static gboolean
+take_new(BackupLive *live, GHashTable *used, GError **error)
+{
+  Backup *backup = live->backup;
+  CatalogueVm *vm = backup->request->vm;
+  for (guint i = 0; i < live->disks->len; i++) {
+    const QemuDisk *found = live->disks->pdata[i];
+    if (found->left_out || g_hash_table_contains(used, found))
+      continue;
+    CatalogueDisk *disk = live_vm_take_disk(vm, found, CBT_GRANULARITY_DEFAULT, error);
+    if (!disk || !tell_catalogue(backup, disk, TRUE, error))
+      return FALSE;
+    add_note(live, "disk '%s' is new in QEMU: it gets a full of its own", disk->name);
+  }
+  return TRUE;
+}
+
+static gboolean
+look(BackupLive *live, Qmp *qmp, GError **error)
+{
+  const char *prefix = monitors_prefix(live->backup->daemon->monitors);
+  g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func(g_free);
+  gboolean ok = qemu_leftovers_clear(qmp, prefix, MONITOR_TIMEOUT_MS, found, error);
+  for (guint i = 0; i < found->len; i++)
+    add_note(live, "left by an earlier backup, and taken away: %s", (const char *) found->pdata[i]);
+  if (!ok)
+    return FALSE;
+  live->disks = qemu_disks_query(qmp, MONITOR_TIMEOUT_MS, error);
+  return live->disks != NULL;
+}
+
+gboolean
+backup_live_look(BackupLive *live, GError **error)
+{
+  const BackupRequest *request = live->backup->request;
+  g_autoptr(GHashTable) used = g_hash_table_new(NULL, NULL);
+  Qmp *qmp = open_monitor(live, error);
+  gboolean ok = qmp && look(live, qmp, error);
+  if (qmp)
+    close_monitor(live, qmp);
+  return ok && match_known(live, used, error) &&
+         (!request->vm->follows || request->disks || take_new(live, used, error));
+}
+
+/* ---- the instant ---- */
+
+/* The bitmaps as they are now: NAMES keeps what OUT says. */
+static gboolean
+plan_disk(BackupLive *live, const BackupDisk *disk, QemuInstantDisk *out, GError **error)
+{
+  const char *prefix = monitors_prefix(live->backup->daemon->monitors);
+  const char *bitmap = live->backup->request->bitmap;
+  char *recorder = qemu_bitmap_name(prefix, bitmap, &live->backup->uuid);
+  g_ptr_array_add(live->names, recorder);
+  out->disk = qemu_disks_find(live->disks, disk->disk->node, error);
+  if (!out->disk)
+    return FALSE;
+  out->frozen = qemu_bitmaps_parent(out->disk, prefix, bitmap);
+  out->changes_of = disk->changes_only ? out->frozen : NULL;
+  out->recorder = recorder;
+  out->granularity =
+      out->frozen ? qemu_disk_bitmap(out->disk, out->frozen)->granularity : disk->disk->granularity;
+  if (out->frozen)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_STATE, "Run the backup again.", "bitmap '%s' of disk '%s' went away", bitmap,
+                disk->disk->name);
+  return FALSE;
+}
+
+static gboolean
+plan_all(BackupLive *live, Qmp *qmp, QemuInstantDisk *disks, GError **error)
+{
+  const GPtrArray *backed_up = live->backup->disks;
+  g_clear_pointer(&live->disks, g_ptr_array_unref);
+  live->disks = qemu_disks_query(qmp, MONITOR_TIMEOUT_MS, error);
+  for (guint i = 0; live->disks && i < backed_up->len; i++)
+    if (!plan_disk(live, backed_up->pdata[i], &disks[i], error))
+      return FALSE;
+  return live->disks != NULL;
+}
+
+static gboolean
+prepare(BackupLive *live, Qmp *qmp, GError **error)
+{
+  const Backup *backup = live->backup;
+  const DaemonConfig *config = backup->daemon->config;
+  g_autofree QemuInstantDisk *disks = g_new0(QemuInstantDisk, backup->disks->len);
+  g_autofree char *sockets = g_build_filename(config->runtime_dir, "live", backup->request->vm->name, NULL);
+  QemuInstantOptions options = {.prefix = monitors_prefix(backup->daemon->monitors),
+                                .scratch_dir = config->fleece_dir,
+                                .scratch_limit = config->fleece_limit,
+                                .socket_dir = sockets,
+                                .timeout_ms = MONITOR_TIMEOUT_MS,
+                                .step = journal,
+                                .user_data = live};
+  if (g_mkdir_with_parents(sockets, 0700) != 0 || g_mkdir_with_parents(config->fleece_dir, 0700) != 0) {
+    cbt_set_error_errno(error, errno, "cannot make the folders %s and %s", sockets, config->fleece_dir);
+    return FALSE;
+  }
+  if (!qemu_way_parse(config->qemu_way, &options.way, error) || !plan_all(live, qmp, disks, error))
+    return FALSE;
+  live->instant = qemu_instant_prepare(qmp, disks, backup->disks->len, &options, error);
+  return live->instant != NULL;
+}
+
+/* All that takes time is done before the guest's file systems stand still. */
+static gboolean
+take(BackupLive *live, Qmp *qmp, GError **error)
+{
+  Backup *backup = live->backup;
+  if (!backup_quiesce_prepare(backup, live->disks, error))
+    return FALSE;
+  backup_quiesce_freeze(backup);
+  gboolean ok = qemu_instant_take(live->instant, qmp, error);
+  backup_quiesce_thaw(backup);
+  if (!ok)
+    return FALSE;
+  backup->time = qemu_instant_time_us(live->instant);
+  backup->job->hold_us = (guint64) qemu_instant_pause_us(live->instant);
+  for (guint i = 0; i < backup->disks->len; i++)
+    ((BackupDisk *) backup->disks->pdata[i])->is_frozen = TRUE;
+  return qemu_instant_offer(live->instant, qmp, error);
+}
+
+/* Where QEMU pushes the bytes to us, they have to be here. */
+static gboolean
+wait_until_ready(BackupLive *live, GError **error)
+{
+  gboolean is_ready = FALSE;
+  while (!is_ready) {
+    if (!job_check(live->backup->job, error))
+      return FALSE;
+    Qmp *qmp = open_monitor(live, error);
+    gboolean ok = qmp && qemu_instant_ready(live->instant, qmp, &is_ready, NULL, NULL, error) &&
+                  (is_ready || qmp_pause(qmp, READY_INTERVAL_MS, error));
+    if (qmp)
+      close_monitor(live, qmp);
+    if (!ok)
+      return FALSE;
+  }
+  return TRUE;
+}
+
+static gboolean
+open_source(BackupLive *live, guint i, GError **error)
+{
+  BackupDisk *disk = live->backup->disks->pdata[i];
+  const QemuNbdSourceOptions options = {.uri = qemu_instant_uri(live->instant, i),
+                                        .bitmap = qemu_instant_bitmap(live->instant, i),
+                                        .timeout_ms = LIVE_READ_TIMEOUT_MS};
+  disk->source = qemu_nbd_source_open(&options, live->backup->stop, error);
+  if (!disk->source)
+    return FALSE;
+  if (disk->source->size != disk->size) {
+    cbt_set_error(error, CBT_ERROR_STATE, "Run the backup again.", "disk '%s' was resized just now",
+                  disk->disk->name);
+    return FALSE;
+  }
+  if (disk->changes_only)
+    disk->changes = qemu_nbd_source_changes(disk->source);
+  return TRUE;
+}
+
+static void
+give_back_all(BackupLive *live)
+{
+  for (guint i = 0; i < live->backup->disks->len; i++)
+    backup_reclaim(live->backup->disks->pdata[i]);
+}
+
+gboolean
+backup_live_freeze(BackupLive *live, GError **error)
+{
+  Qmp *qmp = open_monitor(live, error);
+  gboolean ok = qmp && prepare(live, qmp, error) && take(live, qmp, error);
+  if (qmp)
+    close_monitor(live, qmp);
+  if (live->instant)
+    add_note(live, "%s", qemu_instant_why(live->instant));
+  ok = ok && wait_until_ready(live, error);
+  for (guint i = 0; ok && i < live->backup->disks->len; i++)
+    ok = open_source(live, i, error);
+  if (ok)
+    return TRUE;
+  backup_live_end(live);
+  give_back_all(live);
+  return FALSE;
+}
+
+/* What is left in QEMU if this fails, the next backup takes away: nothing of it is needed any more. */
+void
+backup_live_end(BackupLive *live)
+{
+  g_autoptr(GError) error = NULL;
+  for (guint i = 0; i < live->backup->disks->len; i++) {
+    BackupDisk *disk = live->backup->disks->pdata[i];
+    disk->changes = NULL;
+    g_clear_pointer(&disk->source, cbt_source_close);
+  }
+  if (!live->instant)
+    return;
+  /* Also when the job was cancelled. */
+  Monitors *monitors = live->backup->daemon->monitors;
+  Qmp *qmp = monitors_open(monitors, live->backup->request->vm->qmp, NULL, &error);
+  if (qmp && qemu_instant_end(live->instant, qmp, &error))
+    forget_journal(live);
+  if (qmp)
+    monitors_close(monitors, qmp);
+  if (error)
+    add_note(live, "not all of the backup could be taken out of QEMU: %s; the next one does", error->message);
+  g_clear_pointer(&live->instant, qemu_instant_free);
+}
+
+const GPtrArray *
+backup_live_notes(const BackupLive *live)
+{
+  return live->notes;
+}

@@ -1,0 +1,86 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# A vm of a running QEMU: its disks are found or named, and its bitmaps are QEMU's own, beside those of others.
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/lib-guest.sh"
+
+qemu-img create -q -f qcow2 "$WORK/root.qcow2" 64M
+truncate -s 32M "$WORK/data.raw" "$WORK/cd.raw"
+start_qemu g1 -drive "if=none,id=drive-root,file=$WORK/root.qcow2,format=qcow2" \
+  -device virtio-blk-pci,drive=drive-root,serial=S-root \
+  -blockdev "driver=raw,node-name=data,file.driver=file,file.filename=$WORK/data.raw" \
+  -device virtio-blk-pci,drive=data,id=vdb \
+  -drive "if=none,id=cd,media=cdrom,readonly=on,file=$WORK/cd.raw,format=raw" -device ide-cd,drive=cd
+start_daemon
+
+bitmaps_of() { # NODE-OR-DRIVE: names, sorted
+  qmp g1 query-block | jq -c --arg name "$1" '[.[] | select(.device == $name or .inserted."node-name" == $name)
+    | .inserted."dirty-bitmaps" // [] | .[].name] | sort'
+}
+state_of() { jq -c '[.state, .count, .successor]'; }
+
+### adding
+
+say "refused, by name: a socket that is none, a disk that is not there, one that is read-only"
+expect_exit "1 5" "nobody listens" cbt vm add g1 --qmp "$WORK/nothing"
+expect_exit 3 "nodisk" cbt vm add g1 --qmp "$WORK/g1.qmp" --disk x=nodisk
+expect_exit 4 "read-only" cbt vm add g1 --qmp "$WORK/g1.qmp" --disk x=cd
+expect_exit "1 2" "same" cbt vm add g1 --qmp "$WORK/g1.qmp" --disk x=data --disk x=drive-root
+assert_eq "vms" "$(cbt_json vm list)" '[]'
+assert_eq "bitmaps" "$(bitmaps_of data)" '[]'
+
+say "disks are found: those that a guest writes"
+cbt --quiet vm add g1 --qmp "$WORK/g1.qmp"
+vm=$(cbt_json vm show g1)
+assert_eq "disks" "$(jq -c '[.disks[] | [.name, .node, .format, .size, .path]]' <<<"$vm")" \
+  "[[\"drive-root\",\"drive-root\",\"qcow2\",67108864,\"$WORK/root.qcow2\"],[\"data\",\"data\",\"raw\",33554432,\"$WORK/data.raw\"]]"
+assert_eq "qmp" "$(jq -r .qmp <<<"$vm")" "$WORK/g1.qmp"
+expect_exit 4 "already disk g1/" cbt vm add g2 --qmp "$WORK/g1.qmp"
+expect_exit 4 "QEMU has its disks" cbt export start g1
+
+### bitmaps
+
+say "bitmaps are QEMU's: one each, named after the store, and states that follow"
+assert_has "in QEMU" "$(bitmaps_of drive-root)" '-default-none-'
+assert_eq "list" "$(cbt_json bitmap list g1/data | jq -c '[.[] | [.name, .state, .granularity]]')" '[["default","active",65536]]'
+qmp g1 block-dirty-bitmap-add '{"node":"drive-root","name":"vendor-1"}' >/dev/null
+cbt --quiet bitmap add g1/drive-root:weekly --granularity 1M
+assert_eq "list" "$(cbt_json bitmap list g1/drive-root | jq -c '[.[].name] | sort')" '["default","weekly"]'
+qmp g1 human-monitor-command '{"command-line":"qemu-io drive-root \"write -P 7 1M 128k\""}' >/dev/null
+assert_eq "counts" "$(cbt_json bitmap list g1/drive-root | jq -c 'sort_by(.name) | [.[].count]')" '[131072,1048576]'
+cbt --quiet bitmap create-successor g1/drive-root:weekly
+qmp g1 human-monitor-command '{"command-line":"qemu-io drive-root \"write -P 7 4M 64k\""}' >/dev/null
+assert_eq "frozen" "$(cbt_json bitmap show g1/drive-root:weekly | state_of)" '["frozen",1048576,1048576]'
+cbt --quiet bitmap reclaim g1/drive-root:weekly
+assert_eq "reclaimed" "$(cbt_json bitmap show g1/drive-root:weekly | state_of)" '["active",2097152,null]'
+cbt --quiet bitmap create-successor g1/drive-root:weekly
+cbt --quiet bitmap abdicate g1/drive-root:weekly
+assert_eq "abdicated" "$(cbt_json bitmap show g1/drive-root:weekly | state_of)" '["active",0,null]'
+cbt --quiet bitmap merge g1/drive-root:weekly --from default
+assert_eq "merged" "$(cbt_json bitmap show g1/drive-root:weekly | jq .count)" 2097152
+cbt --quiet bitmap disable g1/drive-root:weekly
+assert_eq "disabled" "$(cbt_json bitmap show g1/drive-root:weekly | jq -r .state)" disabled
+cbt --quiet bitmap enable g1/drive-root:weekly
+cbt --quiet bitmap clear g1/drive-root:weekly
+assert_eq "cleared" "$(cbt_json bitmap show g1/drive-root:weekly | state_of)" '["active",0,null]'
+cbt --quiet bitmap remove g1/drive-root:weekly
+expect_exit 3 "no bitmap 'weekly'" cbt bitmap show g1/drive-root:weekly
+assert_has "the vendor's is left alone" "$(bitmaps_of drive-root)" vendor-1
+
+say "persistent where the image can keep them"
+assert_eq "persistent" "$(qmp g1 query-block | jq -c '[.[] | .inserted."dirty-bitmaps" // [] | .[] | select(.name | startswith("cbt-"))
+  | .persistent]')" '[true,false]'
+
+### the end
+
+say "a monitor that somebody else has, and one that is gone, fail in seconds and say so"
+coproc other { exec python3 -c 'import socket, sys
+s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print(s.recv(9) and "", flush=True); s.recv(1 << 20); sys.stdin.read()' "$WORK/g1.qmp"; }
+read -r _ <&"${other[0]}"
+expect_exit "1 5" "somebody else is connected" timeout 30 "$BUILD/bin/cbt-backup" --socket "$SOCKET" bitmap list g1/data
+kill "$other_PID"
+wait "$other_PID" 2>/dev/null || true
+cbt --quiet vm remove g1
+assert_eq "bitmaps after the vm was removed" "$(bitmaps_of drive-root)$(bitmaps_of data)" '["vendor-1"][]'
+stop_guest_vm g1
+stop_daemon

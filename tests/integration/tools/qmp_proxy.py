@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Stands between a QMP client and QEMU, and strikes at one of the commands that change something.
+
+usage: qmp_proxy.py LISTEN TARGET CONTROL
+
+CONTROL is a file that is read before each command: "N WHEN ACTION". The N-th changing command since the file was written
+is the one; WHEN is "before" it would be passed on, or "after" its answer came, neither of which happens then; ACTION is
+"kill PID" (kill -9), or "none". The connection stays as long as anybody has the other end. What was struck, and each changing command, is appended to CONTROL.log. One client at a time, as
+with QEMU; descriptors are passed on.
+"""
+import array
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+
+ASKING = ("query-", "qom-get", "qom-list", "qmp_capabilities", "human-monitor")
+
+
+class Strike:
+    def __init__(self, path):
+        self.path = path
+        self.stamp = None
+        self.seen = 0
+
+    def look(self, name):
+        """Counts a changing command; returns (when, action) if this is the one."""
+        if name.startswith(ASKING):
+            return None
+        try:
+            stat = os.stat(self.path)
+            words = open(self.path).read().split(None, 2)
+        except OSError:
+            return None
+        if stat.st_mtime_ns != self.stamp:
+            self.stamp, self.seen = stat.st_mtime_ns, 0
+        self.seen += 1
+        with open(self.path + ".log", "a") as log:
+            log.write(f"{self.seen} {name}\n")
+        return (words[1], words[2].split()) if words and int(words[0]) == self.seen else None
+
+
+def strike(action):
+    if action[0] == "kill":
+        os.kill(int(action[1]), signal.SIGKILL)
+
+
+def receive(sock):
+    data, ancillary, _, _ = sock.recvmsg(1 << 16, socket.CMSG_SPACE(16 * 4))
+    fds = array.array("i")
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+    return data, fds
+
+
+def send(sock, data, fds):
+    if fds:
+        sent = sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+        for fd in fds:
+            os.close(fd)
+        data = data[sent:]
+    sock.sendall(data)
+
+
+def serve(client, target, plan):
+    qemu = socket.socket(socket.AF_UNIX)
+    qemu.connect(target)
+    hold = threading.Event()  # the next answer is for us
+
+    def answers():
+        try:
+            while True:
+                data = qemu.recv(1 << 16)
+                if not data:
+                    break
+                if not hold.is_set():
+                    client.sendall(data)
+                elif b'"return"' in data or b'"error"' in data:
+                    strike(hold.action)
+                    hold.clear()
+        except OSError:
+            pass
+        for sock in (client, qemu):
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    thread = threading.Thread(target=answers, daemon=True)
+    thread.start()
+    pending = b""
+    try:
+        while True:
+            data, fds = receive(client)
+            if not data:
+                break
+            pending += data
+            while b"\n" in pending:
+                line, pending = pending.split(b"\n", 1)
+                struck = plan.look(json.loads(line).get("execute", ""))
+                if struck and struck[0] == "before":
+                    strike(struck[1])
+                    continue
+                if struck:
+                    hold.action = struck[1]
+                    hold.set()
+                send(qemu, line + b"\n", fds)
+                fds = array.array("i")
+    except OSError:
+        pass
+    finally:
+        for sock in (qemu, client):
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        thread.join(5)
+        qemu.close()
+        client.close()
+
+
+def main():
+    listen, target, control = sys.argv[1:]
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(listen)
+    server.listen(8)
+    plan = Strike(control)
+    while True:
+        client, _ = server.accept()
+        serve(client, target, plan)
+
+
+main()
