@@ -30,6 +30,7 @@ struct BackupLive {
   GPtrArray *names; /* of char *: QEMU's, of the bitmaps that record from the instant on */
   GPtrArray *disks; /* of QemuDisk, as found last */
   GPtrArray *notes; /* of char *: what the job is to say */
+  char *instance;   /* of the QEMU; NULL if it is off or unknown */
   gboolean is_journalled;
   gboolean is_off;    /* the guest is: the images are read at rest */
   GPtrArray *servers; /* of QemuOffline: of images at rest */
@@ -55,6 +56,7 @@ backup_live_free(BackupLive *live)
   g_clear_pointer(&live->disks, g_ptr_array_unref);
   g_ptr_array_unref(live->servers);
   g_ptr_array_unref(live->names);
+  g_free(live->instance);
   g_ptr_array_unref(live->notes);
   g_free(live);
 }
@@ -259,6 +261,7 @@ look(BackupLive *live, Qmp *qmp, GError **error)
     add_note(live, "left by an earlier backup, and taken away: %s", (const char *) found->pdata[i]);
   if (!ok)
     return FALSE;
+  live->instance = qmp_instance(qmp);
   live->disks = qemu_disks_query(qmp, MONITOR_TIMEOUT_MS, error);
   return live->disks != NULL;
 }
@@ -516,14 +519,47 @@ freeze_running(BackupLive *live, GError **error)
   return ok;
 }
 
+static gboolean
+look_before(BackupLive *live, GError **error)
+{
+  g_autofree char *sockets = sockets_of(live);
+  if (!make_folders(live, sockets, error))
+    return FALSE;
+  for (guint i = 0; i < live->backup->disks->len; i++)
+    if (!backup_trust_look(live->backup->disks->pdata[i], live->instance, sockets, error))
+      return FALSE;
+  return TRUE;
+}
+
+/* *again if a bitmap turned out to lie: the disk is to be read as a whole, of another instant. */
+static gboolean
+freeze_once(BackupLive *live, gboolean *again, GError **error)
+{
+  *again = FALSE;
+  if (!look_before(live, error) ||
+      !(live->is_off ? freeze_at_rest(live, error) : freeze_running(live, error)))
+    return FALSE;
+  for (guint i = 0; i < live->backup->disks->len; i++) {
+    gboolean lies;
+    if (!backup_trust_check(live->backup->disks->pdata[i], &lies, error))
+      return FALSE;
+    *again |= lies;
+  }
+  return TRUE;
+}
+
 gboolean
 backup_live_freeze(BackupLive *live, GError **error)
 {
-  if (live->is_off ? freeze_at_rest(live, error) : freeze_running(live, error))
-    return TRUE;
-  backup_live_end(live);
-  give_back_all(live);
-  return FALSE;
+  gboolean again = TRUE, ok = TRUE;
+  while (ok && again) {
+    ok = freeze_once(live, &again, error);
+    if (!ok || again) {
+      backup_live_end(live);
+      give_back_all(live);
+    }
+  }
+  return ok;
 }
 
 /* What is left in QEMU if this fails, the next backup takes away: nothing of it is needed any more. */
@@ -549,6 +585,12 @@ backup_live_end(BackupLive *live)
   if (error)
     add_note(live, "not all of the backup could be taken out of QEMU: %s; the next one does", error->message);
   g_clear_pointer(&live->instant, qemu_instant_free);
+}
+
+const char *
+backup_live_instance(const BackupLive *live)
+{
+  return live->instance;
 }
 
 const GPtrArray *
