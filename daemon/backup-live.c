@@ -12,6 +12,7 @@
 #include <cbt/qemu/bitmaps.h>
 #include <cbt/qemu/instant.h>
 #include <cbt/qemu/leftovers.h>
+#include <cbt/qemu/live-map.h>
 #include <cbt/qemu/nbd-source.h>
 #include <cbt/qemu/offline.h>
 #include <daemon/live-rest.h>
@@ -263,6 +264,9 @@ look(BackupLive *live, Qmp *qmp, GError **error)
     return FALSE;
   live->instance = qmp_instance(qmp);
   live->disks = qemu_disks_query(qmp, MONITOR_TIMEOUT_MS, error);
+  for (guint i = 0; live->disks && i < live->disks->len; i++)
+    if (!qemu_live_map_clear(qmp, live->disks->pdata[i], prefix, MONITOR_TIMEOUT_MS, error))
+      return FALSE;
   return live->disks != NULL;
 }
 
