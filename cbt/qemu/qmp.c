@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Commands carry growing ids. QEMU answers in order, so an answer with a lower id is that of a call which
- * gave up, and is dropped; a higher one is nonsense. What is read is either an answer or an event; events are
- * shown to the callback and queued, whoever reads them.
+ * Commands carry growing ids, from another begin on in each connection. An answer with any other id than the
+ * last is that of a call which gave up, and is dropped: perhaps one of the client before, for QEMU sends an
+ * answer to whoever is connected when it is ready, and one that was half sent even before the greeting. What
+ * is read is either an answer or an event; events are shown to the callback and queued, whoever reads them.
  */
 #include <cbt/qemu/qmp.h>
 
 #include <cbt/qemu/channel.h>
 #include <cbt/qemu/json.h>
+
+#define ID_BITS 20 /* of the number of a command in its connection */
 
 static const QemuChannelKind qmp_kind = {.max_bytes = QMP_MAX_MESSAGE_BYTES};
 
@@ -108,10 +111,26 @@ take_greeting(Qmp *self, JsonObject *message, GError **error)
 }
 
 static gboolean
+is_of_earlier_client(JsonObject *message)
+{
+  return json_object_has_member(message, "id") &&
+         (json_object_has_member(message, "return") || json_object_has_member(message, "error"));
+}
+
+static JsonObject *
+receive_greeting(Qmp *self, gint64 deadline_us, GError **error)
+{
+  JsonObject *message;
+  while ((message = qemu_channel_receive(self->channel, deadline_us, error)) && is_of_earlier_client(message))
+    json_object_unref(message);
+  return message;
+}
+
+static gboolean
 greet(Qmp *self, guint timeout_ms, gint64 deadline_us, GError **error)
 {
   g_autoptr(GError) local = NULL;
-  g_autoptr(JsonObject) message = qemu_channel_receive(self->channel, deadline_us, &local);
+  g_autoptr(JsonObject) message = receive_greeting(self, deadline_us, &local);
   if (!message || !take_greeting(self, message, &local))
     return set_not_greeted(self, local, timeout_ms, error);
   guint left_ms = (guint) MAX(0, (deadline_us - g_get_monotonic_time()) / 1000);
@@ -127,6 +146,7 @@ qmp_open(const char *socket_path, guint timeout_ms, GCancellable *cancellable, G
     return NULL;
   g_autoptr(Qmp) self = g_new0(Qmp, 1);
   self->channel = channel;
+  self->last_id = (gint64) g_random_int_range(1, 1 << 30) << ID_BITS;
   g_queue_init(&self->events);
   return greet(self, timeout_ms, deadline_us, error) ? g_steal_pointer(&self) : NULL;
 }
@@ -305,7 +325,7 @@ set_refused(Qmp *self, const char *command, JsonObject *details, GError **error)
   return FALSE;
 }
 
-/* Whether ANSWER is that of the last command; an older one's is dropped. CORRUPT for what is neither. */
+/* Whether ANSWER is that of the last command; another one's is dropped. CORRUPT for what is neither. */
 static gboolean
 is_answer(Qmp *self, JsonObject *answer, const char *command, gboolean *is_ours, GError **error)
 {
@@ -316,7 +336,7 @@ is_answer(Qmp *self, JsonObject *answer, const char *command, gboolean *is_ours,
   *is_ours = TRUE;
   if (refusal && !json_object_has_member(answer, "id"))
     return TRUE; /* QEMU could not make out what it was sent */
-  if (!qemu_json_int(answer, "id", &id) || id < 1 || id > self->last_id)
+  if (!qemu_json_int(answer, "id", &id))
     return set_nonsense(self, command, "an answer has the id of no command", error);
   *is_ours = id == self->last_id;
   return TRUE;
