@@ -11,8 +11,8 @@ static void
 disk_free(gpointer data)
 {
   InstantDisk *disk = data;
-  char *const texts[] = {disk->node,     disk->qdev,        disk->device_path, disk->changes_of, disk->frozen,
-                         disk->recorder, disk->socket_path, disk->uri};
+  char *const texts[] = {disk->node,   disk->qdev,     disk->device_path, disk->changes_of,
+                         disk->frozen, disk->recorder, disk->socket_path, disk->uri};
   qemu_push_free(disk->push);
   for (guint i = 0; i < G_N_ELEMENTS(texts); i++)
     g_free(texts[i]);
@@ -58,6 +58,13 @@ check(const QemuInstantDisk *disks, guint n_disks, const QemuInstantOptions *opt
     if (disk->left_out || !disk->node) {
       cbt_set_error(error, CBT_ERROR_STATE, NULL, "The disk %s of QEMU is %s",
                     disk->node ? disk->node : disk->drive, disk->left_out ? disk->left_out : "empty");
+      return FALSE;
+    }
+    if (disk->filter) {
+      const char *name = qemu_disk_lasting_name(disk);
+      cbt_set_error(error, CBT_ERROR_BUSY, "Wait until that has ended.",
+                    "Another backup of the disk %s is under way (its filter is %s)", name ? name : disk->node,
+                    disk->filter);
       return FALSE;
     }
     if (!check_bitmap(&disks[i], error))
