@@ -415,6 +415,14 @@ backup_live_freeze(BackupLive *live, GError **error)
   return FALSE;
 }
 
+/* A QEMU that hangs is not waited for once more a disk: the next backup settles its bitmaps. */
+static void
+leave_frozen(BackupLive *live)
+{
+  for (guint i = 0; i < live->backup->disks->len; i++)
+    ((BackupDisk *) live->backup->disks->pdata[i])->is_frozen = FALSE;
+}
+
 /* What is left in QEMU if this fails, the next backup takes away: nothing of it is needed any more. */
 void
 backup_live_end(BackupLive *live)
@@ -435,7 +443,10 @@ backup_live_end(BackupLive *live)
   if (qmp)
     monitors_close(monitors, qmp);
   if (error)
-    add_note(live, "not all of the backup could be taken out of QEMU: %s; the next one does", error->message);
+    add_note(live, "not all of the backup could be taken out of QEMU, the next one does that: %s",
+             error->message);
+  if (g_error_matches(error, CBT_ERROR, CBT_ERROR_UNREACHABLE))
+    leave_frozen(live);
   g_clear_pointer(&live->instant, qemu_instant_free);
 }
 

@@ -237,7 +237,8 @@ abdicate_all(Backup *backup)
   for (guint i = 0; i < backup->disks->len; i++) {
     BackupDisk *disk = g_ptr_array_index(backup->disks, i);
     g_autoptr(GError) error = NULL;
-    if (!disk_ref_apply(disk->ref, backup->request->bitmap, CBT_BITMAP_ABDICATE, NULL, NULL, &error))
+    if (disk->is_frozen &&
+        !disk_ref_apply(disk->ref, backup->request->bitmap, CBT_BITMAP_ABDICATE, NULL, NULL, &error))
       g_warning("disk '%s': %s; the next backup settles it", disk->disk->name, error->message);
     disk->is_frozen = FALSE;
   }
