@@ -82,7 +82,7 @@ expect_nothing_of_backup() { # VM [WHAT]
   assert_eq "${2:-$1}: status of the guest" "$(guest_state "$1")" running
   assert_eq "${2:-$1}: journal" "$(journal_of "$1")" ""
   assert_eq "${2:-$1}: scratch files" "$(find "$STATE/fleece" -mindepth 1 2>/dev/null)" ""
-  assert_eq "${2:-$1}: sockets" "$(find "$RUN/live" -type s 2>/dev/null)" ""
+  assert_eq "${2:-$1}: sockets" "$(find "$RUN/live/$1" -type s 2>/dev/null)" ""
   for disk in ${LIVE_DISKS[$1]}; do
     assert_eq "${2:-$1}: bitmaps of ${disk%=*}" "$(our_bitmaps "$1" "${disk%=*}" | wc -l)" "$live_stores"
   done
