@@ -13,6 +13,8 @@
 #include <cbt/qemu/instant.h>
 #include <cbt/qemu/leftovers.h>
 #include <cbt/qemu/nbd-source.h>
+#include <cbt/qemu/offline.h>
+#include <daemon/live-rest.h>
 #include <daemon/live-vm.h>
 #include <daemon/monitors.h>
 #include <daemon/vm-files.h>
@@ -29,6 +31,8 @@ struct BackupLive {
   GPtrArray *disks; /* of QemuDisk, as found last */
   GPtrArray *notes; /* of char *: what the job is to say */
   gboolean is_journalled;
+  gboolean is_off;    /* the guest is: the images are read at rest */
+  GPtrArray *servers; /* of QemuOffline: of images at rest */
 };
 
 BackupLive *
@@ -38,6 +42,7 @@ backup_live_new(Backup *backup)
   live->backup = backup;
   live->names = g_ptr_array_new_with_free_func(g_free);
   live->notes = g_ptr_array_new_with_free_func(g_free);
+  live->servers = g_ptr_array_new_with_free_func((GDestroyNotify) qemu_offline_stop);
   return live;
 }
 
@@ -48,6 +53,7 @@ backup_live_free(BackupLive *live)
     return;
   g_clear_pointer(&live->instant, qemu_instant_free);
   g_clear_pointer(&live->disks, g_ptr_array_unref);
+  g_ptr_array_unref(live->servers);
   g_ptr_array_unref(live->names);
   g_ptr_array_unref(live->notes);
   g_free(live);
@@ -257,9 +263,32 @@ look(BackupLive *live, Qmp *qmp, GError **error)
   return live->disks != NULL;
 }
 
+static gboolean
+look_at_rest(BackupLive *live, GError **error)
+{
+  const CatalogueVm *vm = live->backup->request->vm;
+  live->is_off = TRUE;
+  live->disks = g_ptr_array_new_with_free_func(qemu_disk_free);
+  add_note(live, "the guest is off: its images are read at rest");
+  for (guint i = 0; i < vm->disks->len; i++) {
+    const CatalogueDisk *disk = vm->disks->pdata[i];
+    if (!backup_request_has_disk(live->backup->request, disk->name))
+      continue;
+    QemuDisk *found = live_rest_look(disk, error);
+    if (!found)
+      return FALSE;
+    g_ptr_array_add(live->disks, found);
+    if (!follow_disk(live->backup, vm->disks->pdata[i], found, error))
+      return FALSE;
+  }
+  return TRUE;
+}
+
 gboolean
 backup_live_look(BackupLive *live, GError **error)
 {
+  if (live_is_off(live->backup->request->vm->qmp))
+    return look_at_rest(live, error);
   const BackupRequest *request = live->backup->request;
   g_autoptr(GHashTable) used = g_hash_table_new(NULL, NULL);
   Qmp *qmp = open_monitor(live, error);
@@ -307,13 +336,31 @@ plan_all(BackupLive *live, Qmp *qmp, QemuInstantDisk *disks, GError **error)
   return live->disks != NULL;
 }
 
+/* Where the sockets of what is read are: ours alone, and each vm's its own. */
+static char *
+sockets_of(const BackupLive *live)
+{
+  return g_build_filename(live->backup->daemon->config->runtime_dir, "live", live->backup->request->vm->name,
+                          NULL);
+}
+
+static gboolean
+make_folders(const BackupLive *live, const char *sockets, GError **error)
+{
+  const char *scratch = live->backup->daemon->config->fleece_dir;
+  if (g_mkdir_with_parents(sockets, 0700) == 0 && g_mkdir_with_parents(scratch, 0700) == 0)
+    return TRUE;
+  cbt_set_error_errno(error, errno, "cannot make the folders %s and %s", sockets, scratch);
+  return FALSE;
+}
+
 static gboolean
 prepare(BackupLive *live, Qmp *qmp, GError **error)
 {
   const Backup *backup = live->backup;
   const DaemonConfig *config = backup->daemon->config;
   g_autofree QemuInstantDisk *disks = g_new0(QemuInstantDisk, backup->disks->len);
-  g_autofree char *sockets = g_build_filename(config->runtime_dir, "live", backup->request->vm->name, NULL);
+  g_autofree char *sockets = sockets_of(live);
   QemuInstantOptions options = {.prefix = monitors_prefix(backup->daemon->monitors),
                                 .scratch_dir = config->fleece_dir,
                                 .scratch_limit = config->fleece_limit,
@@ -321,11 +368,8 @@ prepare(BackupLive *live, Qmp *qmp, GError **error)
                                 .timeout_ms = MONITOR_TIMEOUT_MS,
                                 .step = journal,
                                 .user_data = live};
-  if (g_mkdir_with_parents(sockets, 0700) != 0 || g_mkdir_with_parents(config->fleece_dir, 0700) != 0) {
-    cbt_set_error_errno(error, errno, "cannot make the folders %s and %s", sockets, config->fleece_dir);
-    return FALSE;
-  }
-  if (!qemu_way_parse(config->qemu_way, &options.way, error) || !plan_all(live, qmp, disks, error))
+  if (!make_folders(live, sockets, error) || !qemu_way_parse(config->qemu_way, &options.way, error) ||
+      !plan_all(live, qmp, disks, error))
     return FALSE;
   live->instant = qemu_instant_prepare(qmp, disks, backup->disks->len, &options, error);
   return live->instant != NULL;
@@ -370,12 +414,9 @@ wait_until_ready(BackupLive *live, GError **error)
 }
 
 static gboolean
-open_source(BackupLive *live, guint i, GError **error)
+open_nbd(BackupLive *live, BackupDisk *disk, const char *uri, const char *bitmap, GError **error)
 {
-  BackupDisk *disk = live->backup->disks->pdata[i];
-  const QemuNbdSourceOptions options = {.uri = qemu_instant_uri(live->instant, i),
-                                        .bitmap = qemu_instant_bitmap(live->instant, i),
-                                        .timeout_ms = LIVE_READ_TIMEOUT_MS};
+  const QemuNbdSourceOptions options = {.uri = uri, .bitmap = bitmap, .timeout_ms = LIVE_READ_TIMEOUT_MS};
   disk->source = qemu_nbd_source_open(&options, live->backup->stop, error);
   if (!disk->source)
     return FALSE;
@@ -389,6 +430,70 @@ open_source(BackupLive *live, guint i, GError **error)
   return TRUE;
 }
 
+static gboolean
+open_source(BackupLive *live, guint i, GError **error)
+{
+  return open_nbd(live, live->backup->disks->pdata[i], qemu_instant_uri(live->instant, i),
+                  qemu_instant_bitmap(live->instant, i), error);
+}
+
+/* A raw image has no bitmaps while no QEMU has it, and is read directly. */
+static gboolean
+open_at_rest(BackupLive *live, BackupDisk *disk, const char *sockets, GError **error)
+{
+  const CatalogueDisk *record = disk->disk;
+  if (g_strcmp0(record->format, "raw") == 0) {
+    disk->source = cbt_source_open_file(record->path, error);
+    return disk->source != NULL;
+  }
+  const char *prefix = monitors_prefix(live->backup->daemon->monitors),
+             *bitmap = live->backup->request->bitmap;
+  QemuDisk *found = live_rest_look(record, error);
+  g_autofree char *parent = found ? g_strdup(qemu_bitmaps_parent(found, prefix, bitmap)) : NULL;
+  g_clear_pointer(&found, qemu_disk_free);
+  if (!parent ||
+      !disk_ref_apply(disk->ref, bitmap, CBT_BITMAP_CREATE_SUCCESSOR, &live->backup->uuid, NULL, error))
+    return FALSE;
+  disk->is_frozen = TRUE;
+  QemuOffline *server = qemu_offline_serve(record->path, record->format, disk->changes_only ? parent : NULL,
+                                           sockets, live->backup->stop, error);
+  if (!server)
+    return FALSE;
+  g_ptr_array_add(live->servers, server);
+  return open_nbd(live, disk, qemu_offline_uri(server), disk->changes_only ? parent : NULL, error);
+}
+
+static gboolean
+freeze_at_rest(BackupLive *live, GError **error)
+{
+  const Backup *backup = live->backup;
+  g_autofree char *sockets = sockets_of(live);
+  live->backup->time = g_get_real_time();
+  if (!make_folders(live, sockets, error))
+    return FALSE;
+  for (guint i = 0; i < backup->disks->len; i++)
+    if (!open_at_rest(live, backup->disks->pdata[i], sockets, error))
+      return FALSE;
+  return TRUE;
+}
+
+gboolean
+backup_live_check(BackupLive *live, GError **error)
+{
+  for (guint i = 0; i < live->servers->len; i++) {
+    gboolean changed = FALSE;
+    if (!qemu_offline_check_changed(live->servers->pdata[i], &changed, error))
+      return FALSE;
+    if (changed) {
+      cbt_set_error(error, CBT_ERROR_STATE, "Run the backup again.",
+                    "an image of vm '%s' was written by another program while it was read",
+                    live->backup->request->vm->name);
+      return FALSE;
+    }
+  }
+  return TRUE;
+}
+
 static void
 give_back_all(BackupLive *live)
 {
@@ -396,8 +501,8 @@ give_back_all(BackupLive *live)
     backup_reclaim(live->backup->disks->pdata[i]);
 }
 
-gboolean
-backup_live_freeze(BackupLive *live, GError **error)
+static gboolean
+freeze_running(BackupLive *live, GError **error)
 {
   Qmp *qmp = open_monitor(live, error);
   gboolean ok = qmp && prepare(live, qmp, error) && take(live, qmp, error);
@@ -408,7 +513,13 @@ backup_live_freeze(BackupLive *live, GError **error)
   ok = ok && wait_until_ready(live, error);
   for (guint i = 0; ok && i < live->backup->disks->len; i++)
     ok = open_source(live, i, error);
-  if (ok)
+  return ok;
+}
+
+gboolean
+backup_live_freeze(BackupLive *live, GError **error)
+{
+  if (live->is_off ? freeze_at_rest(live, error) : freeze_running(live, error))
     return TRUE;
   backup_live_end(live);
   give_back_all(live);
@@ -433,6 +544,7 @@ backup_live_end(BackupLive *live)
     disk->changes = NULL;
     g_clear_pointer(&disk->source, cbt_source_close);
   }
+  g_ptr_array_set_size(live->servers, 0);
   if (!live->instant)
     return;
   /* Also when the job was cancelled. */

@@ -88,12 +88,13 @@ gboolean backup_end_session(BackupDisk *disk, GError **error) G_GNUC_WARN_UNUSED
 void backup_reclaim(BackupDisk *disk);
 
 /* A live vm's part. LOOK, first of all: takes away what is left in QEMU, and brings the disks of the request's vm in
- * line with QEMU's. FREEZE: one instant for all, and a source for each disk; on failure none is left frozen. END: all
+ * line with QEMU's. FREEZE: one instant for all, and a source for each disk; on failure none is left frozen. CHECK: whether what was read is of one instant. END: all
  * was read, or will not be; nothing of the instant is left in QEMU but the bitmaps. NOTES: of char *, for the job. */
 BackupLive *backup_live_new(Backup *backup);
 void backup_live_free(BackupLive *live);
 gboolean backup_live_look(BackupLive *live, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean backup_live_freeze(BackupLive *live, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean backup_live_check(BackupLive *live, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void backup_live_end(BackupLive *live);
 const GPtrArray *backup_live_notes(const BackupLive *live);
 

@@ -279,7 +279,7 @@ freeze(Backup *backup, GError **error)
 static gboolean
 copy(Backup *backup, GError **error)
 {
-  gboolean ok = copy_all(backup, error);
+  gboolean ok = copy_all(backup, error) && (!backup->live || backup_live_check(backup->live, error));
   if (backup->live)
     backup_live_end(backup->live);
   return ok;

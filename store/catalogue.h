@@ -68,6 +68,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Catalogue, catalogue_close)
 
 CatalogueVm *catalogue_vm_new(const char *name);
 CatalogueDisk *catalogue_vm_add_disk(CatalogueVm *vm, const char *name, const char *path, guint64 granularity);
+CatalogueDisk *catalogue_disk_copy(const CatalogueDisk *disk);
+void catalogue_disk_free(gpointer disk);
 /* A disk of a QEMU that runs. */
 CatalogueDisk *catalogue_vm_add_live_disk(CatalogueVm *vm, const char *name, const char *path, const char *node,
                                           const char *format, guint64 size, guint64 granularity);

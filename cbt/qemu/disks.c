@@ -25,8 +25,8 @@ qemu_bitmap_free(gpointer data)
   g_free(bitmap);
 }
 
-static void
-disk_free(gpointer data)
+void
+qemu_disk_free(gpointer data)
 {
   QemuDisk *disk = data;
   char *const texts[] = {disk->node,   disk->drive,       disk->qdev,   disk->format,   disk->filename,
@@ -80,6 +80,20 @@ parse_inserted(JsonObject *inserted, QemuDisk *disk)
   return disk->node && qemu_json_size(qemu_json_object(inserted, "image"), "virtual-size", &disk->size_bytes);
 }
 
+QemuDisk *
+qemu_disk_at_rest(const char *node, const char *filename, const char *format, guint64 size_bytes,
+                  GPtrArray *bitmaps)
+{
+  QemuDisk *disk = g_new0(QemuDisk, 1);
+  disk->node = g_strdup(node);
+  disk->filename = g_strdup(filename);
+  disk->format = g_strdup(format);
+  disk->size_bytes = size_bytes;
+  disk->scsi_id = disk->lun = -1;
+  disk->bitmaps = bitmaps;
+  return disk;
+}
+
 char *
 qemu_device_path(const char *qdev)
 {
@@ -115,7 +129,7 @@ GPtrArray *
 qemu_disks_parse(JsonNode *answer, GError **error)
 {
   JsonArray *array = qemu_json_node_array(answer);
-  g_autoptr(GPtrArray) disks = g_ptr_array_new_with_free_func(disk_free);
+  g_autoptr(GPtrArray) disks = g_ptr_array_new_with_free_func(qemu_disk_free);
   gboolean is_good = array != NULL;
   for (guint i = 0; is_good && i < json_array_get_length(array); i++) {
     QemuDisk *disk = g_new0(QemuDisk, 1);

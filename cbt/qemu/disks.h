@@ -44,6 +44,11 @@ typedef struct {
   gint64 scsi_id, lun; /* or -1 */
 } QemuDisk;
 
+void qemu_disk_free(gpointer disk);
+/* A disk that no QEMU has: an image at rest, as if its node were NODE. BITMAPS (of QemuBitmap) is (transfer full). */
+QemuDisk *qemu_disk_at_rest(const char *node, const char *filename, const char *format, guint64 size_bytes,
+                            GPtrArray *bitmaps);
+
 /* Puts, into ANSWER of query-block, the node behind the filter of a backup in its place; by the answers of
  * query-named-block-nodes and query-fdsets. (transfer full) */
 JsonNode *qemu_disks_see_through(JsonNode *answer, JsonNode *nodes, JsonNode *fdsets);

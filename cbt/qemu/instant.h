@@ -23,7 +23,7 @@ typedef enum {
    * no write of the guest does. QEMU 7.1 or newer. */
   QEMU_WAY_FILTER,
   /* blockdev-backup sync=none into a scratch qcow2: the guest does not stop, but its writes would fail if the scratch
-   * file were full. So room for the whole disk is reserved first. */
+   * file could not be written. So room for the whole disk is reserved first; an I/O error there remains. */
   QEMU_WAY_FLEECE,
   /* As FILTER, but instead of being read from QEMU's NBD server, the disks are pushed by QEMU to servers of ours, from
    * which they are read then: for disks with an iothread, where the first client of QEMU's own server that leaves can

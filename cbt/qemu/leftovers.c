@@ -3,6 +3,10 @@
  * One teardown for all: the end of a good backup, the undoing of a failed one, and what a dead process left.
  * So each stage asks QEMU what there is, and never relies on what somebody remembers.
  *
+ * The mark of a stopped guest is there a little longer than the guest stands still. Should the process die
+ * between `cont` and its removal, and the owner pause the guest before the next contact, the guest would be
+ * made to go on.
+ *
  * What a filter hides is read from the note of the scratch descriptor below it: PREFIX-fileN is opened on
  * /dev/fdset/ID, and that fdset has the note. QEMU keeps both for as long as the node is there, also without
  * any monitor. (A removed descriptor of a guest that stands still is listed until it runs: it means nothing.)
