@@ -59,11 +59,11 @@ guest_writes_all g1 0 8
 live_backup g1
 
 configure filter "$WORK/fleece" 1M
-overfull "filter, limit" "scratch" "fleece-limit" "1.0 MiB"
+overfull "filter, limit" "fleece-limit" "1.0 MiB"
 with_room filter
 
 configure filter "$room"
-overfull "filter, full file system" "scratch" "$room"
+overfull "filter, full file system" "fleece-dir" "no room in $room"
 with_room filter
 
 # Here room for all is reserved before: a backup that could fail a write does not begin.
