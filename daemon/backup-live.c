@@ -401,6 +401,27 @@ take(BackupLive *live, Qmp *qmp, GError **error)
   return qemu_instant_offer(live->instant, qmp, error);
 }
 
+void
+backup_live_explain(const BackupLive *live, const BackupDisk *disk, GError **error)
+{
+  const GPtrArray *disks = live->backup->disks;
+  for (guint i = 0; live->instant && i < disks->len; i++)
+    if (disks->pdata[i] == disk)
+      qemu_instant_explain(live->instant, i, error);
+}
+
+static void
+explain_any(const BackupLive *live, GError **error)
+{
+  const GPtrArray *disks = live->backup->disks;
+  for (guint i = 0; i < disks->len && cbt_error_code(*error) == CBT_ERROR_IO; i++) {
+    const BackupDisk *disk = disks->pdata[i];
+    backup_live_explain(live, disk, error);
+    if (cbt_error_code(*error) == CBT_ERROR_NO_SPACE)
+      g_prefix_error(error, "disk '%s' (%s): ", disk->disk->name, disk->disk->path);
+  }
+}
+
 /* Where QEMU pushes the bytes to us, they have to be here. */
 static gboolean
 wait_until_ready(BackupLive *live, GError **error)
@@ -414,8 +435,10 @@ wait_until_ready(BackupLive *live, GError **error)
                   (is_ready || qmp_pause(qmp, READY_INTERVAL_MS, error));
     if (qmp)
       close_monitor(live, qmp);
-    if (!ok)
+    if (!ok) {
+      explain_any(live, error);
       return FALSE;
+    }
   }
   return TRUE;
 }
@@ -440,8 +463,12 @@ open_nbd(BackupLive *live, BackupDisk *disk, const char *uri, const char *bitmap
 static gboolean
 open_source(BackupLive *live, guint i, GError **error)
 {
-  return open_nbd(live, live->backup->disks->pdata[i], qemu_instant_uri(live->instant, i),
-                  qemu_instant_bitmap(live->instant, i), error);
+  BackupDisk *disk = live->backup->disks->pdata[i];
+  if (open_nbd(live, disk, qemu_instant_uri(live->instant, i), qemu_instant_bitmap(live->instant, i), error))
+    return TRUE;
+  backup_live_explain(live, disk, error);
+  g_prefix_error(error, "disk '%s' (%s): ", disk->disk->name, disk->disk->path);
+  return FALSE;
 }
 
 /* A raw image has no bitmaps while no QEMU has it, and is read directly. */
@@ -566,6 +593,14 @@ backup_live_freeze(BackupLive *live, GError **error)
   return ok;
 }
 
+/* A QEMU that hangs is not waited for once more a disk: the next backup settles its bitmaps. */
+static void
+leave_frozen(BackupLive *live)
+{
+  for (guint i = 0; i < live->backup->disks->len; i++)
+    ((BackupDisk *) live->backup->disks->pdata[i])->is_frozen = FALSE;
+}
+
 /* What is left in QEMU if this fails, the next backup takes away: nothing of it is needed any more. */
 void
 backup_live_end(BackupLive *live)
@@ -587,7 +622,10 @@ backup_live_end(BackupLive *live)
   if (qmp)
     monitors_close(monitors, qmp);
   if (error)
-    add_note(live, "not all of the backup could be taken out of QEMU: %s; the next one does", error->message);
+    add_note(live, "not all of the backup could be taken out of QEMU, the next one does that: %s",
+             error->message);
+  if (g_error_matches(error, CBT_ERROR, CBT_ERROR_UNREACHABLE))
+    leave_frozen(live);
   g_clear_pointer(&live->instant, qemu_instant_free);
 }
 

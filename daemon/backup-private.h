@@ -96,6 +96,8 @@ void backup_live_free(BackupLive *live);
 gboolean backup_live_look(BackupLive *live, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean backup_live_freeze(BackupLive *live, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean backup_live_check(BackupLive *live, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Why DISK could not be read, in ERROR: QEMU itself does not say. From the thread of the disk. */
+void backup_live_explain(const BackupLive *live, const BackupDisk *disk, GError **error);
 void backup_live_end(BackupLive *live);
 const GPtrArray *backup_live_notes(const BackupLive *live);
 /* Names the QEMU that has the disks; NULL if none has, or if it cannot be told from others. */

@@ -91,6 +91,8 @@ copy_thread(void *data)
   if (backup_copy_disk(disk, &disk->error) && backup_end_session(disk, &disk->error) &&
       backup_audit_disk(disk, &disk->error))
     return NULL;
+  if (disk->backup->live)
+    backup_live_explain(disk->backup->live, disk, &disk->error);
   g_prefix_error(&disk->error, "disk '%s' (%s): ", disk->disk->name, disk->disk->path);
   g_cancellable_cancel(disk->backup->stop);
   return NULL;

@@ -15,6 +15,7 @@ typedef struct {
   gboolean is_qcow2;
   char *socket_path; /* where it is read */
   char *uri;         /* once it can be */
+  int scratch_fd;    /* to see how full it is; -1: none yet */
   QemuPush *push; /* or NULL */
 } InstantDisk;
 

@@ -85,6 +85,9 @@ gboolean qemu_instant_ready(QemuInstant *instant, Qmp *qmp, gboolean *is_ready, 
  * which ranges (see qemu_nbd_map_read()): others cannot be read. NULL: everything. */
 const char *qemu_instant_uri(const QemuInstant *instant, guint disk);
 const char *qemu_instant_bitmap(const QemuInstant *instant, guint disk);
+/* ERROR is what reading DISK, or its pushing, ended with. QEMU says no more of a snapshot that broke than EINVAL: if
+ * there was no room to keep what the guest overwrote, ERROR becomes NO_SPACE, and says so. Any thread, before the end. */
+void qemu_instant_explain(const QemuInstant *instant, guint disk, GError **error);
 /* The way that was chosen, and why, in words for the job. */
 QemuWay qemu_instant_way(const QemuInstant *instant);
 const char *qemu_instant_why(const QemuInstant *instant);

@@ -27,3 +27,7 @@ gboolean qemu_leftovers_clear_by(const QemuSteps *steps, const char *prefix, GPt
  * below a filter, nor where a server listens, nor (IS_PUSHED) which descriptors it was given for a target. */
 char *qemu_leftovers_note(const char *prefix, guint disk, const char *node, const char *socket_path,
                           gboolean is_pushed);
+
+/* The node that FILTER, of a backup with any prefix, hides from its device (transfer full), by the answers of
+ * query-named-block-nodes and query-fdsets; NULL if it is no such filter. */
+char *qemu_leftovers_hidden(const char *filter, JsonNode *nodes, JsonNode *fdsets);

@@ -146,6 +146,12 @@ qemu_push_finish(QemuPush *self, char **uri, GError **error)
   return TRUE;
 }
 
+gboolean
+qemu_push_check_room(const QemuPush *self, GError **error)
+{
+  return qemu_scratch_check_room(self->image_fd, self->options.scratch_dir, self->options.limit_bytes, error);
+}
+
 void
 qemu_push_abort(QemuPush *self)
 {

@@ -30,6 +30,8 @@ int qemu_push_steal_client(QemuPush *push);
 /* QEMU has disconnected: offers the image read-only. *uri is (transfer full). UNREACHABLE if the server does not end; IO
  * if it failed. */
 gboolean qemu_push_finish(QemuPush *push, char **uri, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* NO_SPACE: as qemu_scratch_check_room(). */
+gboolean qemu_push_check_room(const QemuPush *push, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Ends a server that is still written to, for a job that is to end. */
 void qemu_push_abort(QemuPush *push);
 /* NULL is allowed. */
