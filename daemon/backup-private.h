@@ -26,6 +26,7 @@ typedef struct {
   DiskRef *ref;
   guint64 size; /* bytes */
   CbtSource *source; /* of a live disk: when it is frozen */
+  CbtSource *map;    /* (nullable) of a live disk: where `changes` is, if that is not the source */
   gboolean
       changes_only; /* read the frozen bitmap's extents onto `base`; else all that is allocated, onto zeros */
   StoreManifest base;

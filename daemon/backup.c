@@ -44,6 +44,7 @@ backup_disk_free(gpointer data)
   g_clear_pointer(&disk->zeros, cbt_bitmap_free);
   g_clear_pointer(&disk->ref, disk_ref_release);
   g_clear_pointer(&disk->source, cbt_source_close);
+  g_clear_pointer(&disk->map, cbt_source_close);
   g_clear_error(&disk->error);
   g_free(disk->reason);
   g_free(disk->lie);
