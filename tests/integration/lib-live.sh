@@ -57,6 +57,12 @@ guest_writes_all() { # VM CLUSTER [N]: on each disk
   local disk
   for disk in ${LIVE_DISKS[$1]}; do guest_writes "$1" "${disk%=*}" "${@:2}"; done
 }
+# kill_live VM: as a loss of power, but what the guest wrote is in its images: QEMU keeps tables of qcow2 back until a flush.
+kill_live() {
+  local disk
+  for disk in ${LIVE_DISKS[$1]}; do hmp "$1" "qemu-io ${disk%=*} flush" >/dev/null; done
+  kill_guest_vm "$1"
+}
 expect_no_failed_write() { # VM
   ! grep -i 'fail\|error' "$WORK/$1.qemu.err" || fail "a write of the guest of $1 failed"
 }
