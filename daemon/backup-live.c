@@ -12,8 +12,10 @@
 #include <cbt/qemu/bitmaps.h>
 #include <cbt/qemu/instant.h>
 #include <cbt/qemu/leftovers.h>
+#include <cbt/qemu/live-map.h>
 #include <cbt/qemu/nbd-source.h>
 #include <cbt/qemu/offline.h>
+#include <cbt/qemu/overlay.h>
 #include <daemon/live-rest.h>
 #include <daemon/live-vm.h>
 #include <daemon/monitors.h>
@@ -30,6 +32,7 @@ struct BackupLive {
   GPtrArray *names; /* of char *: QEMU's, of the bitmaps that record from the instant on */
   GPtrArray *disks; /* of QemuDisk, as found last */
   GPtrArray *notes; /* of char *: what the job is to say */
+  char *instance;   /* of the QEMU; NULL if it is off or unknown */
   gboolean is_journalled;
   gboolean is_off;    /* the guest is: the images are read at rest */
   GPtrArray *servers; /* of QemuOffline: of images at rest */
@@ -55,6 +58,7 @@ backup_live_free(BackupLive *live)
   g_clear_pointer(&live->disks, g_ptr_array_unref);
   g_ptr_array_unref(live->servers);
   g_ptr_array_unref(live->names);
+  g_free(live->instance);
   g_ptr_array_unref(live->notes);
   g_free(live);
 }
@@ -249,6 +253,22 @@ take_new(BackupLive *live, GHashTable *used, GError **error)
   return TRUE;
 }
 
+/* Nothing here can know which of the two the guest should have: the file stays. */
+static void
+warn_of_strays(BackupLive *live, const QemuDisk *disk)
+{
+  g_autoptr(GPtrArray) strays =
+      qemu_overlay_strays(live_vm_path_of(disk), monitors_prefix(live->backup->daemon->monitors));
+  for (guint i = 0; i < strays->len; i++)
+    add_note(
+        live,
+        "WARNING: %s holds what the guest wrote during an earlier backup, in which QEMU ended; QEMU does not "
+        "use it, so the guest goes on without that. To get it, shut the guest down and see "
+        "docs/operations.md; "
+        "remove the file if it is not wanted",
+        (const char *) strays->pdata[i]);
+}
+
 static gboolean
 look(BackupLive *live, Qmp *qmp, GError **error)
 {
@@ -259,7 +279,13 @@ look(BackupLive *live, Qmp *qmp, GError **error)
     add_note(live, "left by an earlier backup, and taken away: %s", (const char *) found->pdata[i]);
   if (!ok)
     return FALSE;
+  live->instance = qmp_instance(qmp);
   live->disks = qemu_disks_query(qmp, MONITOR_TIMEOUT_MS, error);
+  for (guint i = 0; live->disks && i < live->disks->len; i++)
+    if (!qemu_live_map_clear(qmp, live->disks->pdata[i], prefix, MONITOR_TIMEOUT_MS, error))
+      return FALSE;
+  for (guint i = 0; live->disks && i < live->disks->len; i++)
+    warn_of_strays(live, live->disks->pdata[i]);
   return live->disks != NULL;
 }
 
@@ -368,7 +394,8 @@ prepare(BackupLive *live, Qmp *qmp, GError **error)
                                 .timeout_ms = MONITOR_TIMEOUT_MS,
                                 .step = journal,
                                 .user_data = live};
-  if (!make_folders(live, sockets, error) || !qemu_way_parse(config->qemu_way, &options.way, error) ||
+  const char *way = backup->request->is_external ? qemu_way_name(QEMU_WAY_EXTERNAL) : config->qemu_way;
+  if (!make_folders(live, sockets, error) || !qemu_way_parse(way, &options.way, error) ||
       !plan_all(live, qmp, disks, error))
     return FALSE;
   live->instant = qemu_instant_prepare(qmp, disks, backup->disks->len, &options, error);
@@ -436,20 +463,45 @@ wait_until_ready(BackupLive *live, GError **error)
   return TRUE;
 }
 
+/* The image that stands still, where it can be read without QEMU; else NULL. */
+static CbtSource *
+open_file(BackupLive *live, guint i)
+{
+  g_autoptr(GError) local = NULL;
+  const BackupDisk *disk = live->backup->disks->pdata[i];
+  const char *path = qemu_instant_file(live->instant, i);
+  g_autoptr(CbtSource) source = path ? cbt_source_open_file(path, &local) : NULL;
+  if (source && source->size == disk->size) {
+    add_note(live, "disk '%s' is read from %s", disk->disk->name, path);
+    return g_steal_pointer(&source);
+  }
+  if (path)
+    add_note(live, "disk '%s' is read through QEMU: %s", disk->disk->name,
+             local ? local->message : "its image has another size than the disk");
+  return NULL;
+}
+
+static gboolean
+check_size(const BackupDisk *disk, const CbtSource *source, GError **error)
+{
+  if (source->size == disk->size)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_STATE, "Run the backup again.", "disk '%s' was resized just now",
+                disk->disk->name);
+  return FALSE;
+}
+
+/* Over NBD come the bytes, unless they are read from a file already, and what changed. */
 static gboolean
 open_nbd(BackupLive *live, BackupDisk *disk, const char *uri, const char *bitmap, GError **error)
 {
   const QemuNbdSourceOptions options = {.uri = uri, .bitmap = bitmap, .timeout_ms = LIVE_READ_TIMEOUT_MS};
-  disk->source = qemu_nbd_source_open(&options, live->backup->stop, error);
-  if (!disk->source)
+  CbtSource *export = qemu_nbd_source_open(&options, live->backup->stop, error);
+  *(disk->source ? &disk->map : &disk->source) = export;
+  if (!export || !check_size(disk, export, error))
     return FALSE;
-  if (disk->source->size != disk->size) {
-    cbt_set_error(error, CBT_ERROR_STATE, "Run the backup again.", "disk '%s' was resized just now",
-                  disk->disk->name);
-    return FALSE;
-  }
   if (disk->changes_only)
-    disk->changes = qemu_nbd_source_changes(disk->source);
+    disk->changes = qemu_nbd_source_changes(export);
   return TRUE;
 }
 
@@ -457,7 +509,9 @@ static gboolean
 open_source(BackupLive *live, guint i, GError **error)
 {
   BackupDisk *disk = live->backup->disks->pdata[i];
-  if (open_nbd(live, disk, qemu_instant_uri(live->instant, i), qemu_instant_bitmap(live->instant, i), error))
+  disk->source = open_file(live, i);
+  if ((disk->source && !disk->changes_only) ||
+      open_nbd(live, disk, qemu_instant_uri(live->instant, i), qemu_instant_bitmap(live->instant, i), error))
     return TRUE;
   backup_live_explain(live, disk, error);
   g_prefix_error(error, "disk '%s' (%s): ", disk->disk->name, disk->disk->path);
@@ -543,14 +597,47 @@ freeze_running(BackupLive *live, GError **error)
   return ok;
 }
 
+static gboolean
+look_before(BackupLive *live, GError **error)
+{
+  g_autofree char *sockets = sockets_of(live);
+  if (!make_folders(live, sockets, error))
+    return FALSE;
+  for (guint i = 0; i < live->backup->disks->len; i++)
+    if (!backup_trust_look(live->backup->disks->pdata[i], live->instance, sockets, error))
+      return FALSE;
+  return TRUE;
+}
+
+/* *again if a bitmap turned out to lie: the disk is to be read as a whole, of another instant. */
+static gboolean
+freeze_once(BackupLive *live, gboolean *again, GError **error)
+{
+  *again = FALSE;
+  if (!look_before(live, error) ||
+      !(live->is_off ? freeze_at_rest(live, error) : freeze_running(live, error)))
+    return FALSE;
+  for (guint i = 0; i < live->backup->disks->len; i++) {
+    gboolean lies;
+    if (!backup_trust_check(live->backup->disks->pdata[i], &lies, error))
+      return FALSE;
+    *again |= lies;
+  }
+  return TRUE;
+}
+
 gboolean
 backup_live_freeze(BackupLive *live, GError **error)
 {
-  if (live->is_off ? freeze_at_rest(live, error) : freeze_running(live, error))
-    return TRUE;
-  backup_live_end(live);
-  give_back_all(live);
-  return FALSE;
+  gboolean again = TRUE, ok = TRUE;
+  while (ok && again) {
+    ok = freeze_once(live, &again, error);
+    if (!ok || again) {
+      backup_live_end(live);
+      give_back_all(live);
+    }
+  }
+  return ok;
 }
 
 /* A QEMU that hangs is not waited for once more a disk: the next backup settles its bitmaps. */
@@ -570,6 +657,7 @@ backup_live_end(BackupLive *live)
     BackupDisk *disk = live->backup->disks->pdata[i];
     disk->changes = NULL;
     g_clear_pointer(&disk->source, cbt_source_close);
+    g_clear_pointer(&disk->map, cbt_source_close);
   }
   g_ptr_array_set_size(live->servers, 0);
   if (!live->instant)
@@ -587,6 +675,12 @@ backup_live_end(BackupLive *live)
   if (g_error_matches(error, CBT_ERROR, CBT_ERROR_UNREACHABLE))
     leave_frozen(live);
   g_clear_pointer(&live->instant, qemu_instant_free);
+}
+
+const char *
+backup_live_instance(const BackupLive *live)
+{
+  return live->instance;
 }
 
 const GPtrArray *

@@ -41,8 +41,10 @@ backup_disk_free(gpointer data)
   BackupDisk *disk = data;
   g_clear_pointer(&disk->session, cbt_session_free);
   g_clear_pointer(&disk->frozen, cbt_bitmap_file_abandon);
+  g_clear_pointer(&disk->zeros, cbt_bitmap_free);
   g_clear_pointer(&disk->ref, disk_ref_release);
   g_clear_pointer(&disk->source, cbt_source_close);
+  g_clear_pointer(&disk->map, cbt_source_close);
   g_clear_error(&disk->error);
   g_free(disk->reason);
   g_free(disk->lie);
@@ -213,7 +215,9 @@ note_base(const Backup *backup, const BackupDisk *disk)
   Catalogue *catalogue = backup->daemon->catalogue;
   const char *bitmap = backup->request->bitmap;
   g_autoptr(GError) error = NULL;
+  const char *instance = backup->live ? backup_live_instance(backup->live) : NULL;
   if (!catalogue_set_base(catalogue, &disk->disk->id, bitmap, &backup->uuid, &error) ||
+      !catalogue_set_instance(catalogue, &disk->disk->id, bitmap, instance, &error) ||
       !catalogue_set_audit(catalogue, &disk->disk->id, bitmap, disk->audit_next, &error))
     g_warning("cannot note the base of bitmap '%s': %s", bitmap, error->message);
 }

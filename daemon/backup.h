@@ -17,6 +17,7 @@ typedef struct {
   char **disks;  /* (nullable) only these */
   char *note;    /* (nullable) */
   char *archive; /* (nullable) the vma archive to be made of the point */
+  gboolean is_external; /* overlays beside the images take what the guest writes meanwhile */
   QemuQuiesceLevel quiesce; /* what the guest is to do for the instant; NONE without an agent */
 
   GCancellable *stop; /* cancelled with the job, or by the first failure of a disk */

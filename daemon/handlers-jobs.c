@@ -66,6 +66,25 @@ get_quiesce(const CatalogueVm *vm, JsonObject *body, QemuQuiesceLevel *level, GE
   return FALSE;
 }
 
+static gboolean
+get_snapshot(const CatalogueVm *vm, JsonObject *body, gboolean *is_external, GError **error)
+{
+  const char *text = "none";
+  if (!api_json_get_string(body, "snapshot", FALSE, &text, error))
+    return FALSE;
+  *is_external = strcmp(text, "external") == 0;
+  if (!*is_external && strcmp(text, "none") != 0)
+    cbt_set_error(error, CBT_ERROR_INVALID, "Use none or external.", "key 'snapshot': '%s' is no kind of it",
+                  text);
+  else if (*is_external && !catalogue_vm_is_live(vm))
+    cbt_set_error(error, CBT_ERROR_STATE, "Leave it out: an export keeps the old bytes itself.",
+                  "vm '%s' can have no external snapshots: no QEMU that is known here has its disks",
+                  vm->name);
+  else
+    return TRUE;
+  return FALSE;
+}
+
 static BackupRequest *
 backup_request_from_json(const Daemon *daemon, CatalogueVm *vm, JsonObject *body, GError **error)
 {
@@ -82,7 +101,8 @@ backup_request_from_json(const Daemon *daemon, CatalogueVm *vm, JsonObject *body
       !api_json_get_strings(body, "disks", FALSE, &backup->disks, error) ||
       !api_json_get_string(body, "note", FALSE, &note, error) ||
       !api_json_get_string(body, "archive", FALSE, &archive, error) ||
-      (archive && !check_archive(archive, error)) || !get_quiesce(vm, body, &backup->quiesce, error))
+      (archive && !check_archive(archive, error)) || !get_quiesce(vm, body, &backup->quiesce, error) ||
+      !get_snapshot(vm, body, &backup->is_external, error))
     return NULL;
   if (backup->disks && !backup->disks[0])
     g_clear_pointer(&backup->disks, g_strfreev);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define THAW_TIMEOUT_MS 10000u
+#define COMMIT_MS       20000u /* nobody is served before the start is over */
 
 typedef struct {
   Daemon *daemon;
@@ -56,8 +57,8 @@ clear(Daemon *daemon, const CatalogueVm *vm, GError **error)
   Qmp *qmp = monitors_open(daemon->monitors, vm->qmp, NULL, error);
   if (!qmp)
     return FALSE;
-  gboolean ok =
-      qemu_leftovers_clear(qmp, monitors_prefix(daemon->monitors), MONITOR_TIMEOUT_MS, found, error);
+  gboolean ok = qemu_leftovers_clear_within(qmp, monitors_prefix(daemon->monitors), MONITOR_TIMEOUT_MS,
+                                            COMMIT_MS, found, error);
   monitors_close(daemon->monitors, qmp);
   for (guint i = 0; i < found->len; i++)
     g_message("vm '%s': taken out of QEMU: %s", vm->name, (const char *) found->pdata[i]);

@@ -14,7 +14,8 @@ const ApiRoute daemon_routes[] = {
     {"GET", VM, handle_vm_show, NULL, NULL},
     {"DELETE", VM, handle_vm_remove, NULL, "forget-points"},
 
-    {"POST", VM "/backups", handle_backup, "kind bitmap speed audit disks note archive quiesce", NULL},
+    {"POST", VM "/backups", handle_backup, "kind bitmap speed audit disks note archive quiesce snapshot",
+     NULL},
     {"GET", "/v1/policies", handle_policy_list, NULL, NULL},
     {"GET", VM "/policy", handle_policy_show, NULL, NULL},
     {"PUT", VM "/policy", handle_policy_set,

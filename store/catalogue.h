@@ -119,6 +119,12 @@ gboolean catalogue_set_audit(Catalogue *catalogue, const CbtUuid *disk_id, const
 gboolean catalogue_get_audit(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, guint64 *next_cluster,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/* Which process had the disk when the base of a bitmap was noted; (transfer full), NULL if that is not known. */
+gboolean catalogue_set_instance(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, const char *instance,
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean catalogue_get_instance(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, char **instance,
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 /* leases: at most one a bitmap; saving replaces the one before, NOT_FOUND for an unknown disk. Get: all zero if there is
  * none. The list is that of all bitmaps, the first to end first. Remove leaves a lease alone that is another than ID. */
 gboolean catalogue_save_lease(Catalogue *catalogue, const CatalogueLease *lease, GError **error)

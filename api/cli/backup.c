@@ -32,6 +32,19 @@ add_quiesce(Cli *cli, JsonObject *body, GError **error)
 }
 
 static gboolean
+add_snapshot(Cli *cli, JsonObject *body, GError **error)
+{
+  const char *kind = cli_option(cli, "snapshot");
+  if (kind && !g_str_equal(kind, "none") && !g_str_equal(kind, "external")) {
+    cli_set_usage(error, "--snapshot: '%s' is neither none nor external", kind);
+    return FALSE;
+  }
+  if (kind)
+    json_object_set_string_member(body, "snapshot", kind);
+  return TRUE;
+}
+
+static gboolean
 add_audit(Cli *cli, JsonObject *body, GError **error)
 {
   const char *text = cli_option(cli, "audit");
@@ -68,8 +81,9 @@ make_body(Cli *cli, const char *kind, GError **error)
   guint64 speed = 0;
   gboolean has_speed;
   const char *bitmap = cli_option(cli, "bitmap"), *note = cli_option(cli, "note");
-  if (!add_quiesce(cli, body, error) || !cli_option_speed(cli, &speed, &has_speed, error) ||
-      !add_audit(cli, body, error) || !add_disks(cli, body, error) || !add_archive(cli, body, error) ||
+  if (!add_quiesce(cli, body, error) || !add_snapshot(cli, body, error) ||
+      !cli_option_speed(cli, &speed, &has_speed, error) || !add_audit(cli, body, error) ||
+      !add_disks(cli, body, error) || !add_archive(cli, body, error) ||
       (bitmap && !cli_check_name("Bitmap", bitmap, error)))
     return NULL;
   json_object_set_string_member(body, "kind", kind);
@@ -119,12 +133,16 @@ static const CliOption options[] = {
      "what the guest's agent does for the instant: none, fs (freeze its file systems), app (and run its "
      "scripts); "
      "default fs where the vm has an agent"},
+    {"snapshot", "KIND", FALSE,
+     "none, or external: of a running QEMU, overlays beside the images take what the guest writes meanwhile, "
+     "and are "
+     "committed"},
     {0},
 };
 
 #define ARGS                                                                                                 \
   "NAME [--bitmap BITMAP] [--speed SIZE] [--audit N] [--disk DISK ...] [--note TEXT] [--archive FILE] "      \
-  "[--quiesce none|fs|app] [--no-wait]"
+  "[--quiesce none|fs|app] [--snapshot none|external] [--no-wait]"
 
 const CliCommand cli_backup_commands[] = {
     {"--full", ARGS, "Back up all data of a vm and print the finished job; with --quiet the new point's uuid",

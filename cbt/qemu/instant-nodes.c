@@ -6,12 +6,15 @@
  *                              \---> scrN -> fileN
  *   FLEECE:        device -> fltN (of jobN) -> the disk
  *                              \---> scrN (qcow2, its backing is the disk) -> fileN    (scrN is exported)
+ *   EXTERNAL:      device -> ovlN -> the disk, which is exported and read-only
+ *                              \---> ovfN
  */
 #include <cbt/qemu/instant-private.h>
 
 #include <cbt/qemu/json.h>
 #include <cbt/qemu/leftovers.h>
 #include <cbt/qemu/listen.h>
+#include <cbt/qemu/overlay.h>
 #include <cbt/qemu/scratch.h>
 #include <common/fd.h>
 #include <string.h>
@@ -40,8 +43,12 @@ hand_over(const QemuInstant *self, const QemuSteps *steps, guint index, int fd, 
   InstantDisk *disk = self->disks->pdata[index];
   g_autoptr(JsonNode) answer = NULL;
   g_autofree char *name = qemu_name(self->prefix, QEMU_NAME_FILE, (int) index);
-  g_autofree char *note =
-      qemu_leftovers_note(self->prefix, index, disk->node, disk->socket_path, disk->push != NULL);
+  const QemuNote said = {.prefix = self->prefix,
+                         .disk = index,
+                         .node = disk->node,
+                         .socket_path = disk->socket_path,
+                         .is_pushed = disk->push != NULL};
+  g_autofree char *note = qemu_leftovers_note(&said);
   if (!qemu_step_with_fd(steps, "add-fd", name, qmp_args("opaque", qmp_str(note), NULL), fd, &answer, error))
     return FALSE;
   if (qemu_json_int(qemu_json_node_object(answer), "fdset-id", fdset_id))
@@ -80,6 +87,23 @@ qemu_instant_add_scratch(const QemuInstant *self, const QemuSteps *steps, guint 
                             "discard", qmp_str("unmap"), "backing", qmp_str(backing), "file",
                             file_node(self, index, fdset_id, scratch.limit_bytes), NULL),
                    error);
+}
+
+/* What is in the file's name tells which backup it was. */
+gboolean
+qemu_instant_add_overlay(const QemuInstant *self, const QemuSteps *steps, guint index, GError **error)
+{
+  const InstantDisk *disk = self->disks->pdata[index];
+  g_autofree char *path = disk->image ? qemu_overlay_path(disk->image, disk->recorder) : NULL;
+  const QemuOverlay overlay = {.prefix = self->prefix,
+                               .index = index,
+                               .node = disk->node,
+                               .image = disk->image,
+                               .format = disk->format,
+                               .path = path,
+                               .socket_path = disk->socket_path,
+                               .size_bytes = disk->size_bytes};
+  return qemu_overlay_add(steps, &overlay, error);
 }
 
 /* Connects QEMU to the disk's own server. */
@@ -154,7 +178,8 @@ qemu_instant_check_server(const QemuInstant *self, const QemuSteps *steps, GErro
 {
   g_autoptr(GError) local = NULL;
   g_autofree char *id = qemu_name(self->prefix, QEMU_NAME_EXPORT, -1);
-  g_autofree char *node = qemu_name(self->prefix, QEMU_NAME_SCRATCH, 0);
+  g_autofree char *node =
+      qemu_name(self->prefix, self->way == QEMU_WAY_EXTERNAL ? QEMU_NAME_OVERLAY : QEMU_NAME_SCRATCH, 0);
   g_autofree char *long_name = g_strnfill(TOO_LONG_NAME, 'x');
   gboolean is_made = qmp_call(steps->qmp, "block-export-add",
                               qmp_args("type", qmp_str("nbd"), "id", qmp_str(id), "node-name", qmp_str(node),
@@ -215,7 +240,7 @@ qemu_instant_export(QemuInstant *self, const QemuSteps *steps, const char *kind,
 {
   InstantDisk *disk = self->disks->pdata[index];
   g_autofree char *name = qemu_name(self->prefix, QEMU_NAME_EXPORT, (int) index);
-  g_autofree char *node = qemu_name(self->prefix, kind, (int) index);
+  g_autofree char *node = kind ? qemu_name(self->prefix, kind, (int) index) : g_strdup(disk->node);
   g_autofree char *path = g_uri_escape_string(disk->socket_path, "/", FALSE);
   if (!qemu_step(steps, "block-export-add", name,
                  qmp_args("type", qmp_str("nbd"), "id", qmp_str(name), "node-name", qmp_str(node), "name",

@@ -13,6 +13,8 @@ typedef struct {
   char *recorder;
   guint64 granularity, size_bytes;
   gboolean is_qcow2;
+  char *image, *format; /* its file, or NULL */
+  gboolean is_readable; /* OVERLAY: by the name of the file, for it is raw */
   char *socket_path; /* where it is read */
   char *uri;         /* once it can be */
   int scratch_fd;    /* to see how full it is; -1: none yet */
@@ -49,5 +51,6 @@ gboolean qemu_instant_push(const QemuInstant *instant, const QemuSteps *steps, g
 /* Whether the NBD server is somebody else's: BUSY. */
 gboolean qemu_instant_check_server(const QemuInstant *instant, const QemuSteps *steps, GError **error);
 gboolean qemu_instant_start_server(const QemuInstant *instant, const QemuSteps *steps, GError **error);
-/* Exports node KIND of disk INDEX, and sets its uri. */
+gboolean qemu_instant_add_overlay(const QemuInstant *instant, const QemuSteps *steps, guint index, GError **error);
+/* Exports node KIND of disk INDEX, or (NULL) what the disk was at the instant; and sets its uri. */
 gboolean qemu_instant_export(QemuInstant *instant, const QemuSteps *steps, const char *kind, guint index, GError **error);

@@ -3,7 +3,8 @@
  * The guest stands still (FILTER, PUSH) from before the transaction until all filters are in place. While it
  * does, PREFIX-stopped is there: whoever finds that node and a paused guest, lets the guest go on. A guest
  * that did not run is not touched; that somebody else had it run meanwhile is told by RESUME, and spoils the
- * instant. A process of its own sees to it that the guest goes on if this one cannot (cbt/qemu/pause-guard.h).
+ * instant. A process of its own sees to it that the guest goes on if this one cannot
+ * (cbt/qemu/pause-guard.h).
  *
  * From the first command on nothing is left half done: undo() takes all back, whatever happened, if need be
  * by a connection of its own.
@@ -12,6 +13,7 @@
 
 #include <cbt/qemu/json.h>
 #include <cbt/qemu/leftovers.h>
+#include <cbt/qemu/overlay.h>
 #include <cbt/qemu/pause-guard.h>
 
 #define GUARD_SLACK_MS 1000
@@ -68,10 +70,10 @@ static void
 add_undo_actions(JsonArray *actions, const InstantDisk *disk)
 {
   if (disk->frozen) {
-    json_array_add_element(
-        actions, qmp_action("block-dirty-bitmap-merge",
-                            qmp_args("node", qmp_str(disk->node), "target", qmp_str(disk->frozen),
-                                     "bitmaps", qmp_list(qmp_str(disk->recorder), NULL), NULL)));
+    json_array_add_element(actions,
+                           qmp_action("block-dirty-bitmap-merge",
+                                      qmp_args("node", qmp_str(disk->node), "target", qmp_str(disk->frozen),
+                                               "bitmaps", qmp_list(qmp_str(disk->recorder), NULL), NULL)));
     json_array_add_element(
         actions, qmp_action("block-dirty-bitmap-enable",
                             qmp_args("node", qmp_str(disk->node), "name", qmp_str(disk->frozen), NULL)));
@@ -89,16 +91,32 @@ transaction(JsonArray *actions)
   return qmp_args("actions", node, NULL);
 }
 
+/*
+ * What keeps the old bytes comes first: it drains its disk, and keeps it so until the transaction is over. A
+ * write that were under way while the bitmaps change places would be in the image of the instant, but only
+ * the new bitmap would know.
+ */
+static void
+add_actions(JsonArray *actions, const QemuInstant *instant)
+{
+  for (guint i = 0; i < instant->disks->len; i++) {
+    const InstantDisk *disk = instant->disks->pdata[i];
+    if (instant->way == QEMU_WAY_EXTERNAL)
+      json_array_add_element(actions, qemu_overlay_action(instant->prefix, (int) i, disk->node));
+    else if (instant->way == QEMU_WAY_FLEECE)
+      add_fleece_action(actions, instant, disk, (int) i);
+  }
+  for (guint i = 0; i < instant->disks->len; i++)
+    add_bitmap_actions(actions, instant->disks->pdata[i]);
+}
+
 static gboolean
 run_transaction(Taking *self, GError **error)
 {
   g_autoptr(GError) local = NULL;
   QemuInstant *instant = self->instant;
   JsonArray *actions = json_array_new();
-  for (guint i = 0; i < instant->disks->len; i++)
-    add_bitmap_actions(actions, instant->disks->pdata[i]);
-  for (guint i = 0; instant->way == QEMU_WAY_FLEECE && i < instant->disks->len; i++)
-    add_fleece_action(actions, instant, instant->disks->pdata[i], (int) i);
+  add_actions(actions, instant);
   instant->time_us = g_get_real_time();
   gboolean is_done = qemu_step(steps_of(self), "transaction", instant->prefix, transaction(actions), &local);
   self->has_bitmaps = is_done;
@@ -253,7 +271,7 @@ static gboolean
 take(Taking *self, GError **error)
 {
   gboolean runs;
-  if (self->instant->way == QEMU_WAY_FLEECE)
+  if (self->instant->way == QEMU_WAY_FLEECE || self->instant->way == QEMU_WAY_EXTERNAL)
     return disks_are_there(self, error) && run_transaction(self, error);
   qmp_clear_events(self->steps.qmp);
   if (!guest_runs(self, &runs, error))

@@ -2,10 +2,8 @@
 #include <cbt/qemu/instant-private.h>
 
 static const char *const names[] = {
-    [QEMU_WAY_AUTO] = "auto",
-    [QEMU_WAY_FILTER] = "filter",
-    [QEMU_WAY_FLEECE] = "fleece",
-    [QEMU_WAY_PUSH] = "push",
+    [QEMU_WAY_AUTO] = "auto", [QEMU_WAY_FILTER] = "filter",     [QEMU_WAY_FLEECE] = "fleece",
+    [QEMU_WAY_PUSH] = "push", [QEMU_WAY_EXTERNAL] = "external",
 };
 
 const char *
@@ -22,7 +20,7 @@ qemu_way_parse(const char *name, QemuWay *way, GError **error)
       *way = (QemuWay) i;
       return TRUE;
     }
-  cbt_set_error(error, CBT_ERROR_INVALID, "It is auto, filter, fleece or push.",
+  cbt_set_error(error, CBT_ERROR_INVALID, "It is auto, filter, fleece, push or external.",
                 "There is no way called '%s' to keep an instant of QEMU's disks", name ? name : "");
   return FALSE;
 }
@@ -105,6 +103,22 @@ choose_for_iothread(QemuWay asked, const QemuDisk *disk, const char *obstacle, Q
   return TRUE;
 }
 
+static gboolean
+choose_external(const QemuDisk *threaded, QemuWay *way, char **why, GError **error)
+{
+  *way = QEMU_WAY_EXTERNAL;
+  *why = g_strdup("external: as asked for; an overlay took what the guest wrote, and is committed");
+  if (!threaded)
+    return TRUE;
+  g_clear_pointer(why, g_free);
+  g_autofree char *reason =
+      g_strdup_printf("%s has the iothread %s, with which a reader of QEMU's NBD server "
+                      "that leaves can abort QEMU",
+                      name_of(threaded), threaded->iothread);
+  return set_impossible(QEMU_WAY_EXTERNAL, reason,
+                        "Back it up without an external snapshot: it is pushed then.", error);
+}
+
 gboolean
 qemu_instant_choose(Qmp *qmp, const QemuInstantDisk *disks, guint n_disks, const QemuInstantOptions *options,
                     QemuWay *way, char **why, GError **error)
@@ -112,6 +126,8 @@ qemu_instant_choose(Qmp *qmp, const QemuInstantDisk *disks, guint n_disks, const
   g_autofree char *obstacle = NULL;
   QemuWay asked = options->way;
   const QemuDisk *threaded = first_with_iothread(disks, n_disks);
+  if (asked == QEMU_WAY_EXTERNAL)
+    return choose_external(threaded, way, why, error);
   if (!find_obstacle(qmp, disks, n_disks, options->timeout_ms, &obstacle, error))
     return FALSE;
   if (threaded)

@@ -3,6 +3,7 @@
 
 #include <cbt/qemu/json.h>
 #include <cbt/qemu/leftovers.h>
+#include <cbt/qemu/overlay.h>
 #include <cbt/qemu/scratch.h>
 #include <common/fd.h>
 
@@ -14,7 +15,8 @@ disk_free(gpointer data)
 {
   InstantDisk *disk = data;
   char *const texts[] = {disk->node,   disk->qdev,     disk->device_path, disk->changes_of,
-                         disk->frozen, disk->recorder, disk->socket_path, disk->uri};
+                         disk->frozen, disk->recorder, disk->socket_path, disk->uri,
+                         disk->image,  disk->format};
   qemu_push_free(disk->push);
   cbt_clear_fd(&disk->scratch_fd);
   for (guint i = 0; i < G_N_ELEMENTS(texts); i++)
@@ -92,6 +94,8 @@ copy_disk(const QemuInstant *self, const QemuInstantDisk *wanted, guint index)
   disk->granularity = wanted->granularity;
   disk->size_bytes = wanted->disk->size_bytes;
   disk->is_qcow2 = g_strcmp0(wanted->disk->format, "qcow2") == 0;
+  disk->image = g_strdup(wanted->disk->filename);
+  disk->format = g_strdup(wanted->disk->format);
   disk->socket_path = g_build_filename(self->socket_dir, name, NULL);
   disk->scratch_fd = -1;
   return disk;
@@ -130,6 +134,8 @@ static gboolean
 prepare_disk(QemuInstant *self, const QemuSteps *steps, guint index, GError **error)
 {
   gboolean is_pushed = self->way == QEMU_WAY_PUSH;
+  if (self->way == QEMU_WAY_EXTERNAL)
+    return qemu_instant_add_overlay(self, steps, index, error);
   return (!is_pushed || start_push(self, self->disks->pdata[index], error)) &&
          qemu_instant_add_scratch(self, steps, index, error) &&
          (!is_pushed || qemu_instant_add_target(self, steps, index, error));
@@ -172,6 +178,11 @@ offer_disk(QemuInstant *self, const QemuSteps *steps, guint index, GError **erro
 {
   if (self->way == QEMU_WAY_FLEECE)
     return qemu_instant_export(self, steps, QEMU_NAME_SCRATCH, index, error);
+  if (self->way == QEMU_WAY_EXTERNAL) {
+    InstantDisk *disk = self->disks->pdata[index];
+    disk->is_readable = g_strcmp0(disk->format, "raw") == 0 && qemu_has_open(steps->qmp, disk->image);
+    return qemu_instant_export(self, steps, NULL, index, error);
+  }
   if (!qemu_instant_add_snap(self, steps, index, error))
     return FALSE;
   return self->way == QEMU_WAY_PUSH ? qemu_instant_push(self, steps, index, error)
@@ -285,6 +296,14 @@ qemu_instant_uri(const QemuInstant *self, guint disk)
 {
   g_return_val_if_fail(disk < self->disks->len, NULL);
   return ((InstantDisk *) self->disks->pdata[disk])->uri;
+}
+
+const char *
+qemu_instant_file(const QemuInstant *self, guint disk)
+{
+  g_return_val_if_fail(disk < self->disks->len, NULL);
+  const InstantDisk *found = self->disks->pdata[disk];
+  return found->is_readable ? found->image : NULL;
 }
 
 const char *

@@ -29,6 +29,10 @@ typedef enum {
    * which they are read then: for disks with an iothread, where the first client of QEMU's own server that leaves can
    * abort QEMU. A target that fails, fails the instant, not the guest. */
   QEMU_WAY_PUSH,
+  /* An external snapshot: from the instant on an overlay beside the image takes what the guest writes, and the image
+   * stands still. The end commits the overlay into the image (cbt/qemu/overlay.h): then, and not before, the bitmaps can
+   * be changed again. Only if asked for: if QEMU ends meanwhile, what the guest wrote stands in the overlay alone. */
+  QEMU_WAY_EXTERNAL,
 } QemuWay;
 
 typedef struct {
@@ -60,7 +64,7 @@ typedef struct QemuInstant QemuInstant;
  * it needs of DISKS and OPTIONS. On failure nothing is left.
  *   UNSUPPORTED   the way that is asked for, or any, cannot be gone with these disks: the message says why
  *   BUSY          QEMU's NBD server is somebody else's
- *   NO_SPACE      FLEECE: not enough room for all that could be written
+ *   NO_SPACE      FLEECE, EXTERNAL: not enough room for all that could be written
  *   NOT_FOUND     a disk has no bitmap changes_of;  INCONSISTENT, STATE: it cannot be used
  *   INVALID       the prefix, or no disks;  errors of qmp_call(), of the step
  */
@@ -88,13 +92,16 @@ const char *qemu_instant_bitmap(const QemuInstant *instant, guint disk);
 /* ERROR is what reading DISK, or its pushing, ended with. QEMU says no more of a snapshot that broke than EINVAL: if
  * there was no room to keep what the guest overwrote, ERROR becomes NO_SPACE, and says so. Any thread, before the end. */
 void qemu_instant_explain(const QemuInstant *instant, guint disk, GError **error);
+/* The raw image that stands still, if it can be read by this name as well; the bitmap is to be had over NBD only. NULL for
+ * all but EXTERNAL, and where QEMU may mean another file by it. */
+const char *qemu_instant_file(const QemuInstant *instant, guint disk);
 /* The way that was chosen, and why, in words for the job. */
 QemuWay qemu_instant_way(const QemuInstant *instant);
 const char *qemu_instant_why(const QemuInstant *instant);
 /* The wall clock at the instant, microseconds since 1970; and for how long the guest stood still. 0 before take(). */
 gint64 qemu_instant_time_us(const QemuInstant *instant);
 gint64 qemu_instant_pause_us(const QemuInstant *instant);
-/* Takes all of it down; the bitmaps stay. Nobody should read any more. Is not ended by the connection's cancellable. On
+/* Takes all of it down, which may take long (EXTERNAL); the bitmaps stay. Nobody should read any more. Is not ended by the connection's cancellable. On
  * failure it may be called again; or qemu_leftovers_clear(), later. */
 gboolean qemu_instant_end(QemuInstant *instant, Qmp *qmp, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Frees memory, and ends servers of PUSH; does nothing in QEMU. */

@@ -15,6 +15,7 @@
 
 #include <cbt/qemu/disks.h>
 #include <cbt/qemu/json.h>
+#include <cbt/qemu/overlay.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -23,8 +24,8 @@
 #define POLL_MS 10
 
 #define NOTE_PREFIX "cbt-prefix"
-#define NOTE_DISK   "disk"
-#define NOTE_NODE   "node"
+#define NOTE_DISK   QEMU_NOTE_DISK
+#define NOTE_NODE   QEMU_NOTE_NODE
 #define NOTE_SOCKET "socket"
 #define NOTE_PUSHED "pushed"
 
@@ -33,19 +34,33 @@ typedef struct {
   const QemuSteps *told; /* the caller's */
   const char *prefix;
   GPtrArray *found; /* or NULL */
+  guint commit_ms;
   gboolean is_refused;
 } Clearing;
 
 typedef gboolean (*Stage)(Clearing *clearing, GError **error);
 
 char *
-qemu_leftovers_note(const char *prefix, guint disk, const char *node, const char *socket_path,
-                    gboolean is_pushed)
+qemu_leftovers_note(const QemuNote *self)
 {
   g_autoptr(JsonNode) note =
-      qmp_dict(NOTE_PREFIX, qmp_str(prefix), NOTE_DISK, qmp_int(disk), NOTE_NODE, qmp_str(node), NOTE_SOCKET,
-               qmp_str(socket_path), NOTE_PUSHED, qmp_bool(is_pushed), NULL);
+      qmp_dict(NOTE_PREFIX, qmp_str(self->prefix), NOTE_DISK, qmp_int(self->disk), NOTE_NODE,
+               qmp_str(self->node), NOTE_SOCKET, qmp_str(self->socket_path), QEMU_NOTE_OVERLAY,
+               qmp_str(self->overlay_path), NOTE_PUSHED, qmp_bool(self->is_pushed), NULL);
   return json_to_string(note, FALSE);
+}
+
+JsonNode *
+qemu_leftovers_read_note(const char *prefix, JsonObject *fdset)
+{
+  JsonArray *fds = qemu_json_array(fdset, "fds");
+  for (guint i = 0; fds && i < json_array_get_length(fds); i++) {
+    const char *opaque = qemu_json_string(qemu_json_item(fds, i), "opaque");
+    g_autoptr(JsonNode) note = opaque && *opaque == '{' ? json_from_string(opaque, NULL) : NULL;
+    if (g_strcmp0(qemu_json_string(qemu_json_node_object(note), NOTE_PREFIX), prefix) == 0)
+      return g_steal_pointer(&note);
+  }
+  return NULL;
 }
 
 G_GNUC_PRINTF(2, 3)
@@ -306,21 +321,15 @@ clear_scratch(Clearing *self, GError **error)
   return for_each_node(self, QEMU_NAME_SCRATCH, clear_node, error);
 }
 
-/* Descriptors and their notes */
+/* Overlays */
 
-/* The note of a descriptor of FDSET, if it is of PREFIX. */
-static JsonNode *
-note_of(const char *prefix, JsonObject *fdset)
+static gboolean
+clear_overlays(Clearing *self, GError **error)
 {
-  JsonArray *fds = qemu_json_array(fdset, "fds");
-  for (guint i = 0; fds && i < json_array_get_length(fds); i++) {
-    const char *opaque = qemu_json_string(qemu_json_item(fds, i), "opaque");
-    g_autoptr(JsonNode) note = opaque && *opaque == '{' ? json_from_string(opaque, NULL) : NULL;
-    if (g_strcmp0(qemu_json_string(qemu_json_node_object(note), NOTE_PREFIX), prefix) == 0)
-      return g_steal_pointer(&note);
-  }
-  return NULL;
+  return qemu_overlays_settle(&self->steps, self->prefix, self->commit_ms, self->found, error);
 }
+
+/* Descriptors and their notes */
 
 /* Which fdset the file of disk INDEX is opened on; -1 if there is none. */
 static gint64
@@ -347,7 +356,7 @@ find_hidden(const char *prefix, int index, JsonArray *nodes, JsonNode *fdsets)
   for (guint i = 0; array && i < json_array_get_length(array); i++) {
     gint64 id = -1;
     JsonObject *fdset = qemu_json_item(array, i);
-    g_autoptr(JsonNode) note = note_of(prefix, fdset);
+    g_autoptr(JsonNode) note = qemu_leftovers_read_note(prefix, fdset);
     const char *node = qemu_json_string(qemu_json_node_object(note), NOTE_NODE);
     if (node && qemu_json_int(fdset, "fdset-id", &id) && id == wanted)
       return g_strdup(node);
@@ -402,19 +411,35 @@ close_target(Clearing *self, JsonObject *note, GError **error)
   return try_step(self, "closefd", name, qmp_args("fdname", qmp_str(name), NULL), error);
 }
 
+/* As long as an overlay is there, what is noted of it is needed. */
+static gboolean
+is_of_overlay(const Clearing *self, JsonNode *nodes, JsonNode *note)
+{
+  gint64 disk;
+  JsonObject *object = qemu_json_node_object(note);
+  if (!qemu_json_string(object, QEMU_NOTE_OVERLAY) || !qemu_json_int(object, NOTE_DISK, &disk) || disk < 0 ||
+      disk > G_MAXINT)
+    return FALSE;
+  g_autofree char *name = qemu_name(self->prefix, QEMU_NAME_OVERLAY_FILE, (int) disk);
+  return has_node(nodes, name);
+}
+
 static gboolean
 clear_fdsets(Clearing *self, GError **error)
 {
-  g_autoptr(JsonNode) answer = query(self, "query-fdsets", error);
+  g_autoptr(JsonNode) nodes = qemu_nodes_query(&self->steps, error);
+  g_autoptr(JsonNode) answer = nodes ? query(self, "query-fdsets", error) : NULL;
   JsonArray *array = qemu_json_node_array(answer);
   for (guint i = 0; array && i < json_array_get_length(array); i++) {
     gint64 id;
     JsonObject *fdset = qemu_json_item(array, i);
-    g_autoptr(JsonNode) note = note_of(self->prefix, fdset);
+    g_autoptr(JsonNode) note = qemu_leftovers_read_note(self->prefix, fdset);
     if (!note || !qemu_json_int(fdset, "fdset-id", &id))
       continue;
     g_autofree char *subject = g_strdup_printf("%" G_GINT64_FORMAT, id);
     unlink_socket(self, qemu_json_string(qemu_json_node_object(note), NOTE_SOCKET));
+    if (is_of_overlay(self, nodes, note))
+      continue;
     note_found(self, "descriptor set %s", subject);
     if (!close_target(self, qemu_json_node_object(note), error) ||
         !try_step(self, "remove-fd", subject, qmp_args("fdset-id", qmp_int(id), NULL), error))
@@ -474,22 +499,19 @@ tell(const char *step, gpointer user_data, GError **error)
   return !self->is_refused;
 }
 
-gboolean
-qemu_leftovers_clear_by(const QemuSteps *steps, const char *prefix, GPtrArray *found, GError **error)
+static gboolean
+clear(Clearing *self, GError **error)
 {
-  static const Stage stages[] = {continue_guest, clear_exports, clear_server,  clear_jobs,  clear_targets,
-                                 clear_snaps,    clear_filters, clear_scratch, clear_fdsets};
+  static const Stage stages[] = {continue_guest, clear_exports, clear_server,  clear_jobs,     clear_targets,
+                                 clear_snaps,    clear_filters, clear_scratch, clear_overlays, clear_fdsets};
   g_autoptr(GError) first = NULL;
-  Clearing self = {.told = steps, .prefix = prefix, .found = found, .steps = *steps};
-  self.steps.func = tell;
-  self.steps.user_data = &self;
   for (guint i = 0; i < G_N_ELEMENTS(stages); i++) {
     g_autoptr(GError) local = NULL;
-    if (stages[i](&self, &local))
+    if (stages[i](self, &local))
       continue;
     if (!first)
       first = g_error_copy(local);
-    if (self.is_refused || !qmp_is_open(steps->qmp) || cbt_error_code(local) == CBT_ERROR_CANCELLED)
+    if (self->is_refused || !qmp_is_open(self->steps.qmp) || cbt_error_code(local) == CBT_ERROR_CANCELLED)
       break;
   }
   if (!first)
@@ -498,9 +520,31 @@ qemu_leftovers_clear_by(const QemuSteps *steps, const char *prefix, GPtrArray *f
   return FALSE;
 }
 
+static gboolean
+clear_by(const QemuSteps *steps, const char *prefix, guint commit_ms, GPtrArray *found, GError **error)
+{
+  Clearing self = {.told = steps, .prefix = prefix, .found = found, .steps = *steps, .commit_ms = commit_ms};
+  self.steps.func = tell;
+  self.steps.user_data = &self;
+  return clear(&self, error);
+}
+
+gboolean
+qemu_leftovers_clear_by(const QemuSteps *steps, const char *prefix, GPtrArray *found, GError **error)
+{
+  return clear_by(steps, prefix, 0, found, error);
+}
+
+gboolean
+qemu_leftovers_clear_within(Qmp *qmp, const char *prefix, guint timeout_ms, guint commit_ms, GPtrArray *found,
+                            GError **error)
+{
+  QemuSteps steps = {.qmp = qmp, .timeout_ms = timeout_ms};
+  return qemu_prefix_check(prefix, error) && clear_by(&steps, prefix, commit_ms, found, error);
+}
+
 gboolean
 qemu_leftovers_clear(Qmp *qmp, const char *prefix, guint timeout_ms, GPtrArray *found, GError **error)
 {
-  QemuSteps steps = {.qmp = qmp, .timeout_ms = timeout_ms};
-  return qemu_prefix_check(prefix, error) && qemu_leftovers_clear_by(&steps, prefix, found, error);
+  return qemu_leftovers_clear_within(qmp, prefix, timeout_ms, 0, found, error);
 }

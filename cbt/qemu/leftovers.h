@@ -13,7 +13,7 @@
 /*
  * In this order: a guest that stands still because of us goes on; exports, and the NBD server if it is ours and nobody
  * else's export is on it; jobs; targets and snapshots; filters, the devices being given their disks back first; scratch
- * nodes; descriptors; the socket's file. Goes on past what fails, and tells the first error then; nothing found is no
+ * nodes; overlays, which are committed (cbt/qemu/overlay.h: that may take long); descriptors; the socket's file. Goes on past what fails, and tells the first error then; nothing found is no
  * error. FOUND (or NULL) gets a text for each thing (char *, transfer full).
  * BUSY, UNREACHABLE if something does not end in time: it may be tried again.
  */
@@ -23,11 +23,29 @@ gboolean qemu_leftovers_clear(Qmp *qmp, const char *prefix, guint timeout_ms, GP
 gboolean qemu_leftovers_clear_by(const QemuSteps *steps, const char *prefix, GPtrArray *found,
                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/* What is noted with each scratch descriptor, as `opaque` of add-fd (transfer full): QEMU does not tell which node stands
- * below a filter, nor where a server listens, nor (IS_PUSHED) which descriptors it was given for a target. */
-char *qemu_leftovers_note(const char *prefix, guint disk, const char *node, const char *socket_path,
-                          gboolean is_pushed);
-
 /* The node that FILTER, of a backup with any prefix, hides from its device (transfer full), by the answers of
  * query-named-block-nodes and query-fdsets; NULL if it is no such filter. */
 char *qemu_leftovers_hidden(const char *filter, JsonNode *nodes, JsonNode *fdsets);
+/* As the first, but waits no longer than COMMIT_MS (0: for as long as they get on) for overlays to be committed. */
+gboolean qemu_leftovers_clear_within(Qmp *qmp, const char *prefix, guint timeout_ms, guint commit_ms, GPtrArray *found,
+                                     GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* What is noted with each descriptor, as `opaque` of add-fd: QEMU does not tell which node stands below a filter, nor
+ * where a server listens or a file is, nor which descriptors it was given for a target. */
+typedef struct {
+  const char *prefix;
+  guint disk;
+  const char *node;
+  const char *socket_path;
+  const char *overlay_path; /* or NULL */
+  gboolean is_pushed;
+} QemuNote;
+
+#define QEMU_NOTE_DISK    "disk"
+#define QEMU_NOTE_NODE    "node"
+#define QEMU_NOTE_OVERLAY "overlay"
+
+/* (transfer full) */
+char *qemu_leftovers_note(const QemuNote *note);
+/* The note of a descriptor of FDSET, an item of query-fdsets, if it is of PREFIX (transfer full); else NULL. */
+JsonNode *qemu_leftovers_read_note(const char *prefix, JsonObject *fdset);

@@ -10,6 +10,8 @@
 
 #include <cbt/qemu/channel.h>
 #include <cbt/qemu/json.h>
+#include <string.h>
+#include <sys/socket.h>
 
 static const QemuChannelKind qmp_kind = {.max_bytes = QMP_MAX_MESSAGE_BYTES};
 
@@ -173,6 +175,26 @@ const char *
 qmp_socket_path(const Qmp *self)
 {
   return qemu_channel_path(self->channel);
+}
+
+char *
+qmp_instance(const Qmp *self)
+{
+  struct ucred peer;
+  socklen_t length = sizeof peer;
+  g_autofree char *boot = NULL, *stat = NULL;
+  if (getsockopt(qmp_fd(self), SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 || peer.pid <= 0)
+    return NULL;
+  g_autofree char *path = g_strdup_printf("/proc/%d/stat", (int) peer.pid);
+  if (!g_file_get_contents("/proc/sys/kernel/random/boot_id", &boot, NULL, NULL) ||
+      !g_file_get_contents(path, &stat, NULL, NULL))
+    return NULL;
+  /* Behind the name, which may hold anything: state is field 3, the time of the start field 22. */
+  const char *rest = strrchr(stat, ')');
+  g_auto(GStrv) fields = g_strsplit(rest ? rest + 2 : "", " ", -1);
+  if (g_strv_length(fields) < 20)
+    return NULL;
+  return g_strdup_printf("%s/%d/%s", g_strchomp(boot), (int) peer.pid, fields[19]);
 }
 
 int

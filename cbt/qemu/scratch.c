@@ -46,10 +46,13 @@ open_unnamed(const char *folder, GError **error)
 }
 
 static gboolean
-make_qcow2(int fd, guint64 size_bytes, GError **error)
+make_qcow2(const QemuScratch *self, int fd, GError **error)
 {
   g_autofree char *path = g_strdup_printf("/dev/fd/%d", FD_OF_CHILD);
-  g_autofree char *size = g_strdup_printf("%" G_GUINT64_FORMAT, size_bytes);
+  g_autofree char *size = g_strdup_printf("%" G_GUINT64_FORMAT, self->size_bytes);
+  const char *argv[] = {"qemu-img", "create", "-q", "-f", "qcow2", path, size,
+                        NULL,       NULL,     NULL, NULL, NULL,    NULL};
+  const char *const backing[] = {"-u", "-b", self->backing, "-F", self->backing_format};
   g_autofree char *complaint = NULL;
   g_autoptr(GSubprocessLauncher) launcher =
       g_subprocess_launcher_new(G_SUBPROCESS_FLAGS_STDOUT_SILENCE | G_SUBPROCESS_FLAGS_STDERR_PIPE);
@@ -59,8 +62,9 @@ make_qcow2(int fd, guint64 size_bytes, GError **error)
     return FALSE;
   }
   g_subprocess_launcher_take_fd(launcher, duplicate, FD_OF_CHILD);
-  g_autoptr(GSubprocess) process = g_subprocess_launcher_spawn(launcher, NULL, "qemu-img", "create", "-q",
-                                                               "-f", "qcow2", path, size, NULL);
+  if (self->backing)
+    memcpy(&argv[7], backing, sizeof backing);
+  g_autoptr(GSubprocess) process = g_subprocess_launcher_spawnv(launcher, argv, NULL);
   if (process && g_subprocess_communicate_utf8(process, NULL, NULL, NULL, &complaint, NULL) &&
       g_subprocess_get_successful(process))
     return TRUE;
@@ -110,7 +114,7 @@ qemu_scratch_open(const QemuScratch *self, GError **error)
 {
   CBT_AUTO_FD int fd = open_unnamed(self->folder, error);
   guint64 length = self->is_qcow2 ? self->limit_bytes : self->size_bytes;
-  if (fd < 0 || (self->is_qcow2 && !make_qcow2(fd, self->size_bytes, error)) ||
+  if (fd < 0 || (self->is_qcow2 && !make_qcow2(self, fd, error)) ||
       (self->is_reserved && !reserve(self, fd, error)))
     return -1;
   if (length && ftruncate(fd, (off_t) length) != 0) {

@@ -12,6 +12,8 @@ typedef struct {
   guint64 size_bytes;  /* of the disk */
   guint64 limit_bytes; /* the file's size if it is qcow2: QEMU's `raw` node of that size on it bounds it; 0: none */
   gboolean is_qcow2;   /* else raw, and sparse */
+  const char *backing;        /* of the qcow2: what it says in its header that it stands on; or NULL */
+  const char *backing_format; /* of that */
   gboolean is_reserved; /* room for all of the disk is taken at once, so that no write into it fails */
 } QemuScratch;
 

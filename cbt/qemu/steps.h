@@ -33,6 +33,10 @@ gboolean qemu_step_with_fd(const QemuSteps *steps, const char *command, const ch
 #define QEMU_NAME_SNAP    "snap"     /* node: what the disk held */
 #define QEMU_NAME_TARGET  "tgt"      /* node: an NBD server of ours */
 #define QEMU_NAME_JOBFILTER "flt" /* node: a job's own filter, which goes with the job */
+#define QEMU_NAME_OVERLAY "ovl"      /* node: what the guest writes to while its image stands still */
+#define QEMU_NAME_OVERLAY_FILE "ovf" /* node: the file below it */
+#define QEMU_NAME_COMMIT "cmt"       /* job: commits the overlay. Not "job": it must not be cancelled */
+#define QEMU_NAME_COMMITFILTER "flc" /* node: that job's own filter */
 #define QEMU_NAME_STOPPED "stopped"  /* node: is there while the guest stands still because of us */
 #define QEMU_NAME_NBD     "nbd"      /* node: is there while QEMU's NBD server is ours; also the listening descriptor */
 #define QEMU_NAME_JOB     "job"

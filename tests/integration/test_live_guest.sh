@@ -51,11 +51,11 @@ expect_nothing_in_qemu() {
   assert_eq "status of the guest" "$(qmp g1 query-status | jq -r .status)" running
   assert_eq "state of the agent" "$(probe qga "$WORK/g1.qga" status)" thawed
 }
-point_of() { # KIND LEVEL: a backup; its job in $job
+point_of() { # KIND LEVEL [SNAPSHOT]: a backup; its job in $job
   local n
   n=$(writer_n g1)
   wait_until 30 writer_is_past g1 "$n" || fail "the guest does not write"
-  job=$(backup "$1" g1 --quiesce "$2")
+  job=$(backup "$1" g1 --quiesce "$2" --snapshot "${3:-none}")
   say "$1, $2: $(jq -c '{read, dirty, "frozen-ms", "hold-ms", consistency, "consistency-reason", reason, notes}' <<<"$job")"
   assert_eq "consistency" "$(jq -r .consistency <<<"$job")" "${2/none/crash}"
   expect_nothing_in_qemu
@@ -71,6 +71,11 @@ for ((round = 1; round <= rounds; round++)); do
   point_of incremental "$level"
   assert_eq "kind, reason" "$(jq -c '[.kind, .reason]' <<<"$job")" '["incremental",null]'
   assert_le "bytes read" "$(jq .read <<<"$job")" "$(($(jq .dirty <<<"$job") * 11 / 10))"
+done
+for level in fs none; do
+  point_of incremental "$level" external
+  assert_eq "kind, reason" "$(jq -c '[.kind, .reason]' <<<"$job")" '["incremental",null]'
+  rounds=$((rounds + 1))
 done
 points=$(cbt_json list g1)
 assert_eq "points that say how they were taken" "$(jq '[.[] | select(.consistency)] | length' <<<"$points")" $((rounds + 1))

@@ -7,7 +7,7 @@
 need nbdkit
 seed
 
-ways=${CBT_TEST_WAYS:-filter fleece}
+ways=${CBT_TEST_WAYS:-filter fleece external} # of [qemu] way; external: --snapshot external
 share=3 # one of so many steps
 [ -z "$LONG" ] || share=1
 declare -A disk_file=([root]=$WORK/root.qcow2 [data]=$WORK/data.raw)
@@ -45,6 +45,7 @@ left_in_qemu() {
     qmp g1 query-fdsets | jq -r '.[].fds[].opaque // ""'
     qmp g1 query-block | jq -r '.[].inserted."dirty-bitmaps" // [] | .[].name | select(contains("-default-") | not)'
   } | grep '^cbt-' || true
+  find "$WORK" -maxdepth 1 -name '*.cbt-*' # overlays
 }
 is_right() { # JOB
   local uuid disk
@@ -56,7 +57,7 @@ is_right() { # JOB
   done
 }
 good_backup() {
-  job=$(backup incremental g1)
+  job=$(backup incremental g1 --snapshot "$snapshot")
   is_right "$job"
   assert_eq "$what: left in QEMU" "$(left_in_qemu)" ""
   assert_eq "$what: bitmaps" "$(qmp g1 query-block | jq -c '[.[].inserted | select(.) | ."dirty-bitmaps" // [] | length]')" "[1,1]"
@@ -71,7 +72,7 @@ strike() { # N before|after
   write_some
   rm -f "$control.log"
   echo "$1 $2 kill $DAEMON_PID" >"$control"
-  api POST /v1/vms/g1/backups '{"kind":"incremental"}'
+  api POST /v1/vms/g1/backups "{\"kind\":\"incremental\",\"snapshot\":\"$snapshot\"}"
   id=$(jq -r '.id // 0' <<<"$body")
   wait_until 60 struck_or_done "$id" || fail "$what: neither killed nor done"
   : >"$control"
@@ -99,6 +100,11 @@ struck_or_done() { daemon_is_gone || { [ "$1" != 0 ] && [[ $(job_status "$1") =~
 
 for way in $ways; do
   printf '[qemu]\nway=%s\n' "$way" >"$WORK/cbt.conf"
+  snapshot=none
+  if [ "$way" = external ]; then
+    snapshot=external
+    : >"$WORK/cbt.conf"
+  fi
   DAEMON_OPTIONS=(--config "$WORK/cbt.conf")
   what="$way: at first"
   start_daemon

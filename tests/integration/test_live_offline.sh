@@ -64,6 +64,29 @@ qmp g1 stop >/dev/null
 expect_right
 stop_guest_vm g1
 
+say "cut and grown again at rest: the bitmap does not know, and is not believed"
+for when in off on; do
+  bitmaps=$(qemu-img info --output=json "$WORK/root.qcow2" | jq -r '."format-specific".data.bitmaps[].name')
+  cp "$WORK/root.qcow2" "$WORK/kept.qcow2"
+  qemu-img resize -q --shrink "$WORK/root.qcow2" 6M 2>"$WORK/resize.err" || { cat "$WORK/resize.err"; fail "resize"; }
+  qemu-img resize -q "$WORK/root.qcow2" 32M
+  assert_eq "bitmaps" "$(qemu-img info --output=json "$WORK/root.qcow2" | jq -r '."format-specific".data.bitmaps[].name')" "$bitmaps"
+  [ "$when" = off ] || start_it
+  backup incremental g1 >/dev/null
+  assert_eq "reasons" "$(reasons)" '[true,true]'
+  assert_has "why" "$(cbt_json show g1@latest | jq -r '.disks[0].reason')" "changed while no QEMU had it"
+  [ "$when" = off ] || qmp g1 stop >/dev/null
+  expect_right
+  [ "$when" = off ] || { qmp g1 cont >/dev/null; stop_guest_vm g1; }
+  if [ "$when" = off ]; then # data behind the cut once more
+    start_it
+    write_on root 12M 5
+    backup incremental g1 >/dev/null
+    assert_eq "reasons" "$(reasons)" '[false,true]'
+    stop_guest_vm g1
+  fi
+done
+
 say "an image that somebody has is refused"
 for image in root.qcow2 data.raw; do
   start_qemu other -drive "if=none,id=d,file=$WORK/$image,format=${image#*.}" -device virtio-blk-pci,drive=d

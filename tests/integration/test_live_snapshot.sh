@@ -1,0 +1,246 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Backups with an external snapshot: overlays take what the guest writes meanwhile, the images stand still, and all of it is
+# in them in the end. Each point is of its instant, the next incremental has all that was written before, during and after,
+# and nothing is left. An overlay is never removed while it holds what nothing else does.
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/lib-guest.sh"
+need nbdkit
+seed
+
+declare -A image=([root]=$WORK/images/root.qcow2 [data]=$WORK/images/data.raw)
+mkdir "$WORK/images"
+make_images() {
+  qemu-img create -q -f qcow2 "${image[root]}" 16M
+  truncate -s 16M "${image[data]}" "$WORK/root.oracle" "$WORK/data.oracle"
+}
+start_vm() { # FILE-OF-ROOT FILE-OF-DATA FORMAT-OF-DATA
+  start_qemu g1 -device virtio-scsi-pci -drive "if=none,id=root,file=${1:-${image[root]}},format=qcow2" -device virtio-blk-pci,drive=root,id=vd-root \
+    -drive "if=none,id=data,file=${2:-${image[data]}},format=${3:-raw}" -device virtio-blk-pci,drive=data,id=vd-data
+}
+make_images
+start_vm
+start_daemon
+cbt --quiet vm add g1 --qmp "$WORK/g1.qmp" --disk root=root --disk data=data
+
+### what the guest writes goes into an oracle as well
+
+n_writes=0
+write_at() { # DISK CLUSTER
+  n_writes=$((n_writes % 250 + 1))
+  assert_eq "the write" "$(qmp g1 human-monitor-command \
+    "{\"command-line\":\"qemu-io $1 \\\"write -q -P $n_writes $(($2 * CLUSTER)) 64k\\\"\"}")" '""'
+  head -c "$CLUSTER" /dev/zero | tr '\0' "\\$(printf %o $n_writes)" |
+    dd of="$WORK/$1.oracle" bs="$CLUSTER" seek="$2" conv=notrunc status=none
+}
+write_both() { # CLUSTER...
+  local at
+  for at in "$@"; do write_at root "$at" && write_at data "$at"; done
+}
+zero_both() { # CLUSTER
+  local disk
+  for disk in root data; do
+    assert_eq "the write" "$(qmp g1 human-monitor-command \
+      "{\"command-line\":\"qemu-io $disk \\\"write -q -z -u $(($1 * CLUSTER)) 64k\\\"\"}")" '""'
+    dd if=/dev/zero of="$WORK/$disk.oracle" bs="$CLUSTER" seek="$1" count=1 conv=notrunc status=none
+  done
+}
+keep_oracle() { cp "$WORK/root.oracle" "$WORK/root.instant" && cp "$WORK/data.oracle" "$WORK/data.instant"; }
+point_is() { # UUID oracle|instant
+  local disk
+  rm -rf "$WORK/point"
+  cbt --quiet restore "$1" --to "$WORK/point" >/dev/null
+  for disk in root data; do assert_same_file "$disk of $1" "$WORK/point/$disk.raw" "$WORK/$disk.$2"; done
+}
+nodes_of_disks() { qmp g1 query-block | jq -c '[.[] | select(.inserted) | .inserted.file]'; }
+overlay_is_used() { [ "$(qmp g1 query-block | jq '[.[].inserted."node-name" // "" | select(contains("-ovl"))] | length')" = 2 ]; }
+left() {
+  { qmp g1 query-named-block-nodes '{"flat":true}' | jq -r '.[]."node-name"'
+    qmp g1 query-jobs | jq -r '.[].id'
+    qmp g1 query-block-exports | jq -r '.[].id'
+    qmp g1 query-fdsets | jq -r '.[].fds[].opaque // ""'; } | grep cbt- || true
+  find "$WORK/images" -mindepth 1 -name '*cbt-*'
+}
+expect_nothing_left() {
+  assert_eq "left" "$(left)" ""
+  assert_eq "images" "$(nodes_of_disks)" "[\"${image[root]}\",\"${image[data]}\"]"
+  assert_eq "bitmaps" "$(qmp g1 query-block | jq -c '[.[].inserted | select(.) | ."dirty-bitmaps" // [] | length]')" "[1,1]"
+}
+start_external() { # KIND SPEED: in $id, once the guest writes to the overlays
+  api POST /v1/vms/g1/backups "{\"kind\":\"$1\",\"snapshot\":\"external\",\"speed\":$2}"
+  [ "$status" = 202 ] || fail "the backup: $body"
+  id=$(jq -r .id <<<"$body")
+  wait_until 20 overlay_is_used || fail "no overlay is used: $(wait_job "$id")"
+}
+is_done() { # JOB: with the kind and the reason that it should have
+  assert_eq "status" "$(jq -c '[.status, .errmsg]' <<<"$1")" '["done",null]'
+}
+
+### what is refused
+
+say "refused: a vm that no QEMU has, another word, a disk with an iothread"
+truncate -s 1M "$WORK/plain.raw"
+cbt --quiet vm add plain --disk d="$WORK/plain.raw"
+expect_exit 4 "no QEMU" cbt --full plain --snapshot external
+expect_exit 2 "neither none nor external" cbt --full g1 --snapshot internal
+truncate -s 1M "$WORK/io.raw"
+start_qemu g2 -object iothread,id=io0 -drive "if=none,id=d,file=$WORK/io.raw,format=raw" \
+  -device virtio-blk-pci,drive=d,iothread=io0
+cbt --quiet vm add g2 --qmp "$WORK/g2.qmp"
+expect_exit 1 "iothread" cbt --full g2 --snapshot external
+stop_guest_vm g2
+
+### points
+
+say "a full: written before, during and after"
+for at in {0..63}; do write_both "$at"; done
+keep_oracle
+start_external full $((4 * MIB))
+write_both 3 100 101
+zero_both 5
+job=$(wait_job "$id")
+is_done "$job"
+say "  $(jq -r '.notes | join("; ")' <<<"$job")"
+assert_has "how the raw disk is read" "$job" "disk 'data' is read from ${image[data]}"
+expect_nothing_left
+point_is "$(jq -r .uuid <<<"$job")" instant
+write_both 7 200
+
+say "incrementals have what was written during the one before, and no more"
+for round in 1 2; do
+  keep_oracle
+  start_external incremental $((384 * 1024))
+  write_both $((10 + round)) $((120 + round))
+  job=$(wait_job "$id")
+  is_done "$job"
+  assert_eq "kind, reason" "$(jq -c '[.kind, .reason]' <<<"$job")" '["incremental",null]'
+  expect_nothing_left
+  point_is "$(jq -r .uuid <<<"$job")" instant
+  # of each disk: 3, 5, 7, 100, 101, 200; then what was written during the last one, and after
+  assert_eq "dirty" "$(jq .dirty <<<"$job")" $((2 * (round == 1 ? 6 : 3) * CLUSTER))
+  write_both $((30 + round))
+done
+
+say "with and without are one chain"
+job=$(backup incremental g1)
+assert_eq "kind, reason, dirty" "$(jq -c '[.kind, .reason, .dirty]' <<<"$job")" "[\"incremental\",null,$((6 * CLUSTER))]"
+point_is "$(jq -r .uuid <<<"$job")" oracle
+write_both 40
+job=$(backup incremental g1 --snapshot external)
+assert_eq "kind, reason, dirty" "$(jq -c '[.kind, .reason, .dirty]' <<<"$job")" "[\"incremental\",null,$((2 * CLUSTER))]"
+point_is "$(jq -r .uuid <<<"$job")" oracle
+
+say "a backup that is cancelled: committed all the same, and the changes are in the next one"
+write_both 50 51 52 53
+start_external incremental 65536
+write_both 60
+cbt --quiet job cancel "$id" >/dev/null
+job=$(wait_job "$id")
+assert_eq "status" "$(jq -r .status <<<"$job")" cancelled
+expect_nothing_left
+job=$(backup incremental g1 --snapshot external)
+assert_eq "kind, reason, dirty" "$(jq -c '[.kind, .reason, .dirty]' <<<"$job")" "[\"incremental\",null,$((10 * CLUSTER))]"
+point_is "$(jq -r .uuid <<<"$job")" oracle
+expect_nothing_left
+
+### a disk that is unplugged meanwhile
+
+say "a disk is unplugged and comes back: what was written to its overlay is in its image"
+truncate -s 4M "$WORK/images/extra.raw"
+qmp g1 blockdev-add "{\"driver\":\"raw\",\"node-name\":\"extra\",\"file\":{\"driver\":\"file\",\"filename\":\"$WORK/images/extra.raw\"}}" >/dev/null
+qmp g1 device_add '{"driver":"scsi-hd","drive":"extra","id":"vd-extra"}' >/dev/null
+cbt --quiet vm add g3 --qmp "$WORK/g1.qmp" --disk extra=vd-extra
+io_extra() { qmp g1 human-monitor-command "{\"command-line\":\"qemu-io -d vd-extra \\\"$1\\\"\"}"; }
+assert_eq "the write" "$(io_extra 'write -q -P 1 0 4M')" '""'
+api POST /v1/vms/g3/backups "{\"kind\":\"full\",\"snapshot\":\"external\",\"speed\":$MIB}"
+id=$(jq -r .id <<<"$body")
+extra_is_overlaid() { qmp g1 query-block | jq -e '[.[].inserted."node-name" // "" | select(contains("-ovl"))] | length == 1' >/dev/null; }
+wait_until 20 extra_is_overlaid || fail "no overlay is used: $(wait_job "$id")"
+assert_eq "the write" "$(io_extra 'write -q -P 2 1M 64k')" '""'
+qmp g1 device_del '{"id":"vd-extra"}' >/dev/null
+job=$(wait_job "$id")
+say "  $(jq -c '[.status, .errmsg, .notes]' <<<"$job")"
+assert_eq "byte at 1M" "$(od -An -tu1 -j 1048576 -N 1 "$WORK/images/extra.raw" | tr -d ' ')" 2
+assert_eq "left" "$(left)" ""
+qmp g1 blockdev-del '{"node-name":"extra"}' >/dev/null
+
+### the commit has no room
+
+if [ "$(id -u)" -eq 0 ]; then
+  say "no room to commit: the guest goes on, the point is good, and the next backup commits first"
+  stop_guest_vm g1
+  mkdir "$WORK/small"
+  mount -t tmpfs -o size=60M none "$WORK/small"
+  at_exit umount "$WORK/small"
+  cp --sparse=always "${image[root]}" "${image[data]}" "$WORK/small/"
+  fallocate -p -o $((8 * MIB)) -l $((8 * MIB)) "$WORK/small/data.raw"
+  truncate -s $((8 * MIB)) "$WORK/data.oracle"
+  truncate -s $((16 * MIB)) "$WORK/data.oracle"
+  rm "${image[@]}"
+  image=([root]=$WORK/small/root.qcow2 [data]=$WORK/small/data.raw)
+  left() { find "$WORK/small" -name '*cbt-*'; }
+  start_vm
+  job=$(backup incremental g1)
+  point_is "$(jq -r .uuid <<<"$job")" oracle
+  keep_oracle
+  write_both 1 2 3 4
+  keep_oracle
+  start_external incremental $((256 * 1024))
+  fallocate -l 60M "$WORK/small/filler" 2>/dev/null || dd if=/dev/zero of="$WORK/small/filler" bs=64K status=none 2>/dev/null || true
+  for at in {150..159}; do write_both "$at"; done
+  job=$(wait_job "$id")
+  is_done "$job"
+  assert_has "the note" "$(jq -r '.notes | join(" ")' <<<"$job")" "could not be committed"
+  point_is "$(jq -r .uuid <<<"$job")" instant
+  assert_ge "overlays that are left" "$(left | wc -l)" 1
+  for at in {160..163}; do write_both "$at"; done # the guest does not notice
+  expect_exit 1 "could not be committed" cbt --incremental g1
+  rm "$WORK/small/filler"
+  job=$(backup incremental g1)
+  assert_eq "kind, reason, dirty" "$(jq -c '[.kind, .reason, .dirty]' <<<"$job")" "[\"incremental\",null,$((28 * CLUSTER))]"
+  point_is "$(jq -r .uuid <<<"$job")" oracle
+  expect_nothing_left
+else
+  say "the commit without room is left out: it needs root"
+fi
+
+### QEMU ends in the middle
+
+say "QEMU is killed in the middle: overlays stay, each backup says so, and bitmaps are those of the image"
+write_both 70
+keep_oracle
+start_external incremental 65536
+write_both 71
+kill_guest_vm g1
+job=$(wait_job "$id")
+say "  $(jq -c '[.status, .errmsg]' <<<"$job")" # done, if all that QEMU has to give was read by then
+[ "$(jq -r .status <<<"$job")" != "done" ] || point_is "$(jq -r .uuid <<<"$job")" instant
+assert_eq "overlays" "$(left | wc -l)" 2
+mkdir "$WORK/aside"
+cp "${image[@]}" "$WORK/aside/"
+start_vm
+job=$(backup incremental g1)
+assert_has "the note" "$(jq -r '.notes | join(" ")' <<<"$job")" "WARNING: ${image[root]}.cbt-"
+assert_eq "overlays" "$(left | wc -l)" 2
+assert_has "the reason" "$job" "data: bitmap 'default' was gone"
+cbt --quiet restore "$(jq -r .uuid <<<"$job")" --to "$WORK/last" >/dev/null
+assert_same_file "root" "$WORK/last/root.raw" "$WORK/root.instant"
+stop_guest_vm g1
+
+say "committed by hand before the guest starts: all is there, and the bitmap knows"
+cp "$WORK/aside"/* "$(dirname "${image[root]}")/"
+mapfile -t overlays < <(left)
+for overlay in "${overlays[@]}"; do
+  qemu-img commit -q "$overlay"
+  rm "$overlay"
+done
+qemu-img check -q "${image[root]}" || fail "the guest's image is damaged"
+start_vm
+job=$(backup incremental g1)
+point_is "$(jq -r .uuid <<<"$job")" oracle
+
+stop_guest_vm g1
+qemu-img check -q "${image[root]}" || fail "the guest's image is damaged"
+qemu-img compare -f raw -F qcow2 "$WORK/root.oracle" "${image[root]}" >/dev/null || fail "root differs"
+assert_same_file "data" "$WORK/data.oracle" "${image[data]}"
+stop_daemon
