@@ -94,7 +94,10 @@ gboolean
 qemu_instant_add_overlay(const QemuInstant *self, const QemuSteps *steps, guint index, GError **error)
 {
   const InstantDisk *disk = self->disks->pdata[index];
-  g_autofree char *path = disk->image ? qemu_overlay_path(disk->image, disk->recorder) : NULL;
+  gboolean has_prefix = g_str_has_prefix(disk->recorder, self->prefix);
+  g_autofree char *name =
+      g_strconcat(has_prefix ? "" : self->prefix, has_prefix ? "" : "-", disk->recorder, NULL);
+  g_autofree char *path = disk->image ? qemu_overlay_path(disk->image, name) : NULL;
   const QemuOverlay overlay = {.prefix = self->prefix,
                                .index = index,
                                .node = disk->node,

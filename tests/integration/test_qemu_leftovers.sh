@@ -24,6 +24,7 @@ remains() {
   qmp q1 query-block-exports | jq -r '.[].id | select(startswith("cbt-t"))'
   qmp q1 query-fdsets | jq -r '.[].fds[] | .opaque // "a descriptor"'
   find "$WORK/scratch" -mindepth 1 ! -name 'cbt-t-*'
+  find "$WORK" -maxdepth 1 -name '*.cbt-t-*' # overlays
 }
 scratch_is_closed() { [ -z "$(find /proc/[0-9]*/fd -lname "$WORK/scratch/*" 2>/dev/null)" ]; }
 expect_nothing_left() { # WHAT
@@ -61,7 +62,7 @@ instant() { # WAY: input closed at once, so that it ends when it is offered
 }
 change_bitmaps 'add {"node":"@","name":"cbt-1","granularity":65536}'
 
-for way in filter fleece push; do
+for way in filter fleece push external; do
   say "$way: an instant that ends well"
   instant "$way" || fail "$way: $(cat "$WORK/out" "$WORK/steps")"
   n=$(sed -n 's/ended after \([0-9]*\) steps/\1/p' "$WORK/out")
