@@ -140,16 +140,14 @@ qemu_scratch_check_room(int fd, const char *folder, guint64 limit_bytes, GError 
   struct statvfs room;
   if (limit_bytes && end_of_data(fd) + NEARLY > limit_bytes) {
     g_autofree char *limit = cbt_size_format(limit_bytes);
-    cbt_set_error(
-        error, CBT_ERROR_NO_SPACE, "Raise fleece-limit, or back up when the guest writes less.",
-        "its scratch file reached the fleece limit of %s: the guest overwrote more before it was read",
-        limit);
+    cbt_set_error(error, CBT_ERROR_NO_SPACE, "Raise fleece-limit, or back up when the guest writes less.",
+                  "the fleece limit of %s is too little for what had to be kept until it was read", limit);
     return FALSE;
   }
   if (fstatvfs(fd, &room) != 0 || (guint64) room.f_bavail * room.f_frsize >= NEARLY)
     return TRUE;
   cbt_set_error(error, CBT_ERROR_NO_SPACE,
                 "Make room in fleece-dir or choose another, or back up when the guest writes less.",
-                "no room in %s for what the guest overwrote before it was read", folder);
+                "no room in %s for what had to be kept until it was read", folder);
   return FALSE;
 }
