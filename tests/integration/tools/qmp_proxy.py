@@ -68,7 +68,11 @@ def send(sock, data, fds):
 
 def serve(client, target, plan):
     qemu = socket.socket(socket.AF_UNIX)
-    qemu.connect(target)
+    try:
+        qemu.connect(target)
+    except OSError:  # no QEMU
+        client.close()
+        return
     hold = threading.Event()  # the next answer is for us
 
     def answers():
