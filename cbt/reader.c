@@ -11,8 +11,9 @@
  *
  * The loop waits in the engine while reads are in flight, and on the pool's condition only when there are
  * none, that is, when all buffers are out. A buffer that comes back while a read is in flight is used after
- * that read: it costs at most one read's time, and the consumers have work meanwhile. Both waits end after
- * POLL_MS to look at the cancellable.
+ * that read: it costs at most one read's time, and the consumers have work meanwhile. A run that is slowed
+ * waits in the same way: in the engine for as long as anything is in flight, and only then for the time. All
+ * waits end after POLL_MS to look at the cancellable.
  *
  * After the first error nothing is started any more, and the reads in flight are waited for, unless the
  * engine can give them up: the kernel writes into the buffers until then.
@@ -42,6 +43,8 @@ struct CbtReader {
   /* Constant after creation. */
   CbtSource *source;
   CbtReaderOptions options;
+  CbtPaceFunc pace; /* or NULL */
+  gpointer pace_data;
   CbtReaderEngine *engine; /* itself of the thread that runs */
   guint8 *mapping;
   gsize mapping_size;
@@ -189,6 +192,13 @@ cbt_reader_set_nowait(CbtReader *reader)
 }
 
 void
+cbt_reader_set_pace(CbtReader *reader, CbtPaceFunc pace, gpointer user_data)
+{
+  reader->pace = pace;
+  reader->pace_data = user_data;
+}
+
+void
 cbt_reader_free(CbtReader *reader)
 {
   if (!reader)
@@ -295,8 +305,9 @@ typedef struct {
   gpointer user_data;
   Cutter cutter;
   guint64 sequence;
-  gboolean more; /* the cutter may have blocks left */
-  GError *error; /* the first one */
+  gint64 not_before_us; /* when the next block may be started */
+  gboolean more;        /* the cutter may have blocks left */
+  GError *error;        /* the first one */
 } Run;
 
 /* Keeps ERROR (transfer full) if it is the first, and starts nothing more. */
@@ -322,7 +333,17 @@ start_block(Run *run, Slot *slot, const CbtExtent *extent)
   slot->read =
       (CbtEngineRead){.offset = extent->offset, .length = (guint32) extent->length, .data = slot->block.data};
   run->engine->klass->start(run->engine, &slot->read);
+  if (run->reader->pace)
+    run->not_before_us = run->reader->pace(run->reader->pace_data, slot->read.length);
   __atomic_fetch_add(&run->reader->bytes_read, extent->length, __ATOMIC_RELAXED);
+}
+
+/* For how long no block may be started, at most POLL_MS. */
+static guint
+held_back_ms(const Run *run)
+{
+  gint64 left_us = run->more && run->not_before_us ? run->not_before_us - g_get_monotonic_time() : 0;
+  return left_us > 0 ? (guint) MIN(left_us / 1000 + 1, POLL_MS) : 0;
 }
 
 /* Gives every free buffer a block. */
@@ -330,7 +351,7 @@ static void
 start_blocks(Run *run)
 {
   Slot *slot;
-  while (run->more && (slot = take_slot(run->reader))) {
+  while (run->more && held_back_ms(run) == 0 && (slot = take_slot(run->reader))) {
     CbtExtent extent;
     GError *error = NULL;
     if (cut_block(&run->cutter, &extent, &error) && extent.length > 0) {
@@ -376,9 +397,13 @@ static void
 wait_for_something(Run *run)
 {
   GError *error = NULL;
+  guint left_ms = held_back_ms(run);
   if (run->engine->klass->n_in_flight(run->engine) == 0) {
-    wait_for_slot(run->reader);
-  } else if (!run->engine->klass->wait(run->engine, POLL_MS, &error)) {
+    if (left_ms > 0)
+      g_usleep(left_ms * 1000);
+    else
+      wait_for_slot(run->reader);
+  } else if (!run->engine->klass->wait(run->engine, left_ms > 0 ? left_ms : POLL_MS, &error)) {
     run->reader->engine_failed = TRUE;
     fail(run, error);
   }

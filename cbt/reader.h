@@ -37,8 +37,12 @@ typedef struct {
 /* Sets *extent to the next one (ascending, not overlapping, inside the disk) and returns TRUE; FALSE at the end, or with
  * ERROR set. */
 typedef gboolean (*CbtNextExtentFunc)(gpointer user_data, CbtExtent *extent, GError **error);
-/* Takes BLOCK over until it is released. */
+/* Takes BLOCK over until it is released. Must not wait: see CbtPaceFunc. */
 typedef void (*CbtBlockFunc)(gpointer user_data, CbtReadBlock *block);
+/* Is told of each block of LENGTH bytes as it is started; the next one is not before the monotonic time (microseconds) that
+ * it returns. A reader is slowed by starting late, and takes at once what it asked for: QEMU, whose answers nobody takes,
+ * would stand still with its guest as soon as it must drain its requests. */
+typedef gint64 (*CbtPaceFunc)(gpointer user_data, guint32 length);
 
 typedef struct CbtReader CbtReader;
 
@@ -48,6 +52,8 @@ CbtReader *cbt_reader_new(CbtSource *source, const CbtReaderOptions *options, GE
     G_GNUC_WARN_UNUSED_RESULT;
 /* Before the first run: direct reads give way to the page cache where others are writing to the image. */
 void cbt_reader_set_nowait(CbtReader *reader);
+/* Before the first run: PACE says how fast. */
+void cbt_reader_set_pace(CbtReader *reader, CbtPaceFunc pace, gpointer user_data);
 /* All blocks must have been released. */
 void cbt_reader_free(CbtReader *reader);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(CbtReader, cbt_reader_free)

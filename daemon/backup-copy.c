@@ -226,7 +226,12 @@ deliver_block(gpointer data, CbtReadBlock *block)
   g_queue_push_tail(&pipeline->queue, block);
   pthread_cond_signal(&pipeline->queue_changed);
   pthread_mutex_unlock(&pipeline->queue_lock);
-  throttle_wait(&pipeline->disk->backup->throttle, block->length, pipeline->disk->backup->stop);
+}
+
+static gint64
+pace(gpointer data, guint32 length)
+{
+  return throttle_take(data, length);
 }
 
 static gboolean
@@ -296,6 +301,8 @@ pipeline_open(Pipeline *pipeline, BackupDisk *disk, GError **error)
                                  disk->size, &pipeline->tally, error);
   if (pipeline->builder)
     pipeline->reader = cbt_reader_new(disk->source, &options, error);
+  if (pipeline->reader)
+    cbt_reader_set_pace(pipeline->reader, pace, &disk->backup->throttle);
   if (pipeline->reader && disk->session)
     cbt_reader_set_nowait(pipeline->reader);
   return pipeline->reader != NULL;

@@ -12,8 +12,11 @@
 #include <cbt/qemu/bitmaps.h>
 #include <cbt/qemu/instant.h>
 #include <cbt/qemu/leftovers.h>
+#include <cbt/qemu/live-map.h>
 #include <cbt/qemu/nbd-source.h>
+#include <cbt/qemu/offline.h>
 #include <cbt/qemu/overlay.h>
+#include <daemon/live-rest.h>
 #include <daemon/live-vm.h>
 #include <daemon/monitors.h>
 #include <daemon/vm-files.h>
@@ -29,7 +32,10 @@ struct BackupLive {
   GPtrArray *names; /* of char *: QEMU's, of the bitmaps that record from the instant on */
   GPtrArray *disks; /* of QemuDisk, as found last */
   GPtrArray *notes; /* of char *: what the job is to say */
+  char *instance;   /* of the QEMU; NULL if it is off or unknown */
   gboolean is_journalled;
+  gboolean is_off;    /* the guest is: the images are read at rest */
+  GPtrArray *servers; /* of QemuOffline: of images at rest */
 };
 
 BackupLive *
@@ -39,6 +45,7 @@ backup_live_new(Backup *backup)
   live->backup = backup;
   live->names = g_ptr_array_new_with_free_func(g_free);
   live->notes = g_ptr_array_new_with_free_func(g_free);
+  live->servers = g_ptr_array_new_with_free_func((GDestroyNotify) qemu_offline_stop);
   return live;
 }
 
@@ -49,7 +56,9 @@ backup_live_free(BackupLive *live)
     return;
   g_clear_pointer(&live->instant, qemu_instant_free);
   g_clear_pointer(&live->disks, g_ptr_array_unref);
+  g_ptr_array_unref(live->servers);
   g_ptr_array_unref(live->names);
+  g_free(live->instance);
   g_ptr_array_unref(live->notes);
   g_free(live);
 }
@@ -276,15 +285,42 @@ look(BackupLive *live, Qmp *qmp, GError **error)
     add_note(live, "left by an earlier backup, and taken away: %s", (const char *) found->pdata[i]);
   if (!ok)
     return FALSE;
+  live->instance = qmp_instance(qmp);
   live->disks = qemu_disks_query(qmp, MONITOR_TIMEOUT_MS, error);
+  for (guint i = 0; live->disks && i < live->disks->len; i++)
+    if (!qemu_live_map_clear(qmp, live->disks->pdata[i], prefix, MONITOR_TIMEOUT_MS, error))
+      return FALSE;
   for (guint i = 0; live->disks && i < live->disks->len; i++)
     warn_of_strays(live, live->disks->pdata[i]);
   return live->disks != NULL;
 }
 
+static gboolean
+look_at_rest(BackupLive *live, GError **error)
+{
+  const CatalogueVm *vm = live->backup->request->vm;
+  live->is_off = TRUE;
+  live->disks = g_ptr_array_new_with_free_func(qemu_disk_free);
+  add_note(live, "the guest is off: its images are read at rest");
+  for (guint i = 0; i < vm->disks->len; i++) {
+    const CatalogueDisk *disk = vm->disks->pdata[i];
+    if (!backup_request_has_disk(live->backup->request, disk->name))
+      continue;
+    QemuDisk *found = live_rest_look(disk, error);
+    if (!found)
+      return FALSE;
+    g_ptr_array_add(live->disks, found);
+    if (!follow_disk(live->backup, vm->disks->pdata[i], found, error))
+      return FALSE;
+  }
+  return TRUE;
+}
+
 gboolean
 backup_live_look(BackupLive *live, GError **error)
 {
+  if (live_is_off(live->backup->request->vm->qmp))
+    return look_at_rest(live, error);
   const BackupRequest *request = live->backup->request;
   g_autoptr(GHashTable) used = g_hash_table_new(NULL, NULL);
   Qmp *qmp = open_monitor(live, error);
@@ -332,13 +368,31 @@ plan_all(BackupLive *live, Qmp *qmp, QemuInstantDisk *disks, GError **error)
   return live->disks != NULL;
 }
 
+/* Where the sockets of what is read are: ours alone, and each vm's its own. */
+static char *
+sockets_of(const BackupLive *live)
+{
+  return g_build_filename(live->backup->daemon->config->runtime_dir, "live", live->backup->request->vm->name,
+                          NULL);
+}
+
+static gboolean
+make_folders(const BackupLive *live, const char *sockets, GError **error)
+{
+  const char *scratch = live->backup->daemon->config->fleece_dir;
+  if (g_mkdir_with_parents(sockets, 0700) == 0 && g_mkdir_with_parents(scratch, 0700) == 0)
+    return TRUE;
+  cbt_set_error_errno(error, errno, "cannot make the folders %s and %s", sockets, scratch);
+  return FALSE;
+}
+
 static gboolean
 prepare(BackupLive *live, Qmp *qmp, GError **error)
 {
   const Backup *backup = live->backup;
   const DaemonConfig *config = backup->daemon->config;
   g_autofree QemuInstantDisk *disks = g_new0(QemuInstantDisk, backup->disks->len);
-  g_autofree char *sockets = g_build_filename(config->runtime_dir, "live", backup->request->vm->name, NULL);
+  g_autofree char *sockets = sockets_of(live);
   QemuInstantOptions options = {.prefix = monitors_prefix(backup->daemon->monitors),
                                 .scratch_dir = config->fleece_dir,
                                 .scratch_limit = config->fleece_limit,
@@ -346,12 +400,9 @@ prepare(BackupLive *live, Qmp *qmp, GError **error)
                                 .timeout_ms = MONITOR_TIMEOUT_MS,
                                 .step = journal,
                                 .user_data = live};
-  if (g_mkdir_with_parents(sockets, 0700) != 0 || g_mkdir_with_parents(config->fleece_dir, 0700) != 0) {
-    cbt_set_error_errno(error, errno, "cannot make the folders %s and %s", sockets, config->fleece_dir);
-    return FALSE;
-  }
   const char *way = backup->request->is_external ? qemu_way_name(QEMU_WAY_EXTERNAL) : config->qemu_way;
-  if (!qemu_way_parse(way, &options.way, error) || !plan_all(live, qmp, disks, error))
+  if (!make_folders(live, sockets, error) || !qemu_way_parse(way, &options.way, error) ||
+      !plan_all(live, qmp, disks, error))
     return FALSE;
   live->instant = qemu_instant_prepare(qmp, disks, backup->disks->len, &options, error);
   return live->instant != NULL;
@@ -376,6 +427,27 @@ take(BackupLive *live, Qmp *qmp, GError **error)
   return qemu_instant_offer(live->instant, qmp, error);
 }
 
+void
+backup_live_explain(const BackupLive *live, const BackupDisk *disk, GError **error)
+{
+  const GPtrArray *disks = live->backup->disks;
+  for (guint i = 0; live->instant && i < disks->len; i++)
+    if (disks->pdata[i] == disk)
+      qemu_instant_explain(live->instant, i, error);
+}
+
+static void
+explain_any(const BackupLive *live, GError **error)
+{
+  const GPtrArray *disks = live->backup->disks;
+  for (guint i = 0; i < disks->len && cbt_error_code(*error) == CBT_ERROR_IO; i++) {
+    const BackupDisk *disk = disks->pdata[i];
+    backup_live_explain(live, disk, error);
+    if (cbt_error_code(*error) == CBT_ERROR_NO_SPACE)
+      g_prefix_error(error, "disk '%s' (%s): ", disk->disk->name, disk->disk->path);
+  }
+}
+
 /* Where QEMU pushes the bytes to us, they have to be here. */
 static gboolean
 wait_until_ready(BackupLive *live, GError **error)
@@ -389,19 +461,12 @@ wait_until_ready(BackupLive *live, GError **error)
                   (is_ready || qmp_pause(qmp, READY_INTERVAL_MS, error));
     if (qmp)
       close_monitor(live, qmp);
-    if (!ok)
+    if (!ok) {
+      explain_any(live, error);
       return FALSE;
+    }
   }
   return TRUE;
-}
-
-static CbtSource *
-open_export(BackupLive *live, guint i, GError **error)
-{
-  const QemuNbdSourceOptions options = {.uri = qemu_instant_uri(live->instant, i),
-                                        .bitmap = qemu_instant_bitmap(live->instant, i),
-                                        .timeout_ms = LIVE_READ_TIMEOUT_MS};
-  return qemu_nbd_source_open(&options, live->backup->stop, error);
 }
 
 /* The image that stands still, where it can be read without QEMU; else NULL. */
@@ -432,19 +497,87 @@ check_size(const BackupDisk *disk, const CbtSource *source, GError **error)
   return FALSE;
 }
 
+/* Over NBD come the bytes, unless they are read from a file already, and what changed. */
 static gboolean
-open_source(BackupLive *live, guint i, GError **error)
+open_nbd(BackupLive *live, BackupDisk *disk, const char *uri, const char *bitmap, GError **error)
 {
-  BackupDisk *disk = live->backup->disks->pdata[i];
-  disk->source = open_file(live, i);
-  if (disk->source && !disk->changes_only)
-    return TRUE;
-  CbtSource *export = open_export(live, i, error);
+  const QemuNbdSourceOptions options = {.uri = uri, .bitmap = bitmap, .timeout_ms = LIVE_READ_TIMEOUT_MS};
+  CbtSource *export = qemu_nbd_source_open(&options, live->backup->stop, error);
   *(disk->source ? &disk->map : &disk->source) = export;
   if (!export || !check_size(disk, export, error))
     return FALSE;
   if (disk->changes_only)
     disk->changes = qemu_nbd_source_changes(export);
+  return TRUE;
+}
+
+static gboolean
+open_source(BackupLive *live, guint i, GError **error)
+{
+  BackupDisk *disk = live->backup->disks->pdata[i];
+  disk->source = open_file(live, i);
+  if ((disk->source && !disk->changes_only) ||
+      open_nbd(live, disk, qemu_instant_uri(live->instant, i), qemu_instant_bitmap(live->instant, i), error))
+    return TRUE;
+  backup_live_explain(live, disk, error);
+  g_prefix_error(error, "disk '%s' (%s): ", disk->disk->name, disk->disk->path);
+  return FALSE;
+}
+
+/* A raw image has no bitmaps while no QEMU has it, and is read directly. */
+static gboolean
+open_at_rest(BackupLive *live, BackupDisk *disk, const char *sockets, GError **error)
+{
+  const CatalogueDisk *record = disk->disk;
+  if (g_strcmp0(record->format, "raw") == 0) {
+    disk->source = cbt_source_open_file(record->path, error);
+    return disk->source != NULL;
+  }
+  const char *prefix = monitors_prefix(live->backup->daemon->monitors),
+             *bitmap = live->backup->request->bitmap;
+  QemuDisk *found = live_rest_look(record, error);
+  g_autofree char *parent = found ? g_strdup(qemu_bitmaps_parent(found, prefix, bitmap)) : NULL;
+  g_clear_pointer(&found, qemu_disk_free);
+  if (!parent ||
+      !disk_ref_apply(disk->ref, bitmap, CBT_BITMAP_CREATE_SUCCESSOR, &live->backup->uuid, NULL, error))
+    return FALSE;
+  disk->is_frozen = TRUE;
+  QemuOffline *server = qemu_offline_serve(record->path, record->format, disk->changes_only ? parent : NULL,
+                                           sockets, live->backup->stop, error);
+  if (!server)
+    return FALSE;
+  g_ptr_array_add(live->servers, server);
+  return open_nbd(live, disk, qemu_offline_uri(server), disk->changes_only ? parent : NULL, error);
+}
+
+static gboolean
+freeze_at_rest(BackupLive *live, GError **error)
+{
+  const Backup *backup = live->backup;
+  g_autofree char *sockets = sockets_of(live);
+  live->backup->time = g_get_real_time();
+  if (!make_folders(live, sockets, error))
+    return FALSE;
+  for (guint i = 0; i < backup->disks->len; i++)
+    if (!open_at_rest(live, backup->disks->pdata[i], sockets, error))
+      return FALSE;
+  return TRUE;
+}
+
+gboolean
+backup_live_check(BackupLive *live, GError **error)
+{
+  for (guint i = 0; i < live->servers->len; i++) {
+    gboolean changed = FALSE;
+    if (!qemu_offline_check_changed(live->servers->pdata[i], &changed, error))
+      return FALSE;
+    if (changed) {
+      cbt_set_error(error, CBT_ERROR_STATE, "Run the backup again.",
+                    "an image of vm '%s' was written by another program while it was read",
+                    live->backup->request->vm->name);
+      return FALSE;
+    }
+  }
   return TRUE;
 }
 
@@ -455,8 +588,8 @@ give_back_all(BackupLive *live)
     backup_reclaim(live->backup->disks->pdata[i]);
 }
 
-gboolean
-backup_live_freeze(BackupLive *live, GError **error)
+static gboolean
+freeze_running(BackupLive *live, GError **error)
 {
   Qmp *qmp = open_monitor(live, error);
   gboolean ok = qmp && prepare(live, qmp, error) && take(live, qmp, error);
@@ -467,11 +600,58 @@ backup_live_freeze(BackupLive *live, GError **error)
   ok = ok && wait_until_ready(live, error);
   for (guint i = 0; ok && i < live->backup->disks->len; i++)
     ok = open_source(live, i, error);
-  if (ok)
-    return TRUE;
-  backup_live_end(live);
-  give_back_all(live);
-  return FALSE;
+  return ok;
+}
+
+static gboolean
+look_before(BackupLive *live, GError **error)
+{
+  g_autofree char *sockets = sockets_of(live);
+  if (!make_folders(live, sockets, error))
+    return FALSE;
+  for (guint i = 0; i < live->backup->disks->len; i++)
+    if (!backup_trust_look(live->backup->disks->pdata[i], live->instance, sockets, error))
+      return FALSE;
+  return TRUE;
+}
+
+/* *again if a bitmap turned out to lie: the disk is to be read as a whole, of another instant. */
+static gboolean
+freeze_once(BackupLive *live, gboolean *again, GError **error)
+{
+  *again = FALSE;
+  if (!look_before(live, error) ||
+      !(live->is_off ? freeze_at_rest(live, error) : freeze_running(live, error)))
+    return FALSE;
+  for (guint i = 0; i < live->backup->disks->len; i++) {
+    gboolean lies;
+    if (!backup_trust_check(live->backup->disks->pdata[i], &lies, error))
+      return FALSE;
+    *again |= lies;
+  }
+  return TRUE;
+}
+
+gboolean
+backup_live_freeze(BackupLive *live, GError **error)
+{
+  gboolean again = TRUE, ok = TRUE;
+  while (ok && again) {
+    ok = freeze_once(live, &again, error);
+    if (!ok || again) {
+      backup_live_end(live);
+      give_back_all(live);
+    }
+  }
+  return ok;
+}
+
+/* A QEMU that hangs is not waited for once more a disk: the next backup settles its bitmaps. */
+static void
+leave_frozen(BackupLive *live)
+{
+  for (guint i = 0; i < live->backup->disks->len; i++)
+    ((BackupDisk *) live->backup->disks->pdata[i])->is_frozen = FALSE;
 }
 
 /* What is left in QEMU if this fails, the next backup takes away: nothing of it is needed any more. */
@@ -485,6 +665,7 @@ backup_live_end(BackupLive *live)
     g_clear_pointer(&disk->source, cbt_source_close);
     g_clear_pointer(&disk->map, cbt_source_close);
   }
+  g_ptr_array_set_size(live->servers, 0);
   if (!live->instant)
     return;
   /* Also when the job was cancelled. */
@@ -495,8 +676,17 @@ backup_live_end(BackupLive *live)
   if (qmp)
     monitors_close(monitors, qmp);
   if (error)
-    add_note(live, "not all of the backup could be taken out of QEMU: %s; the next one does", error->message);
+    add_note(live, "not all of the backup could be taken out of QEMU, the next one does that: %s",
+             error->message);
+  if (g_error_matches(error, CBT_ERROR, CBT_ERROR_UNREACHABLE))
+    leave_frozen(live);
   g_clear_pointer(&live->instant, qemu_instant_free);
+}
+
+const char *
+backup_live_instance(const BackupLive *live)
+{
+  return live->instance;
 }
 
 const GPtrArray *

@@ -130,7 +130,17 @@ get_bitmap(BackupDisk *disk, CbtBitmapInfo *info, GError **error)
   cbt_control_request_init(&request, CBT_CONTROL_ADD, name);
   request.granularity = disk->disk->granularity;
   disk->was_missing = TRUE;
-  return disk_ref_call(disk->ref, &request, NULL, NULL, error) && disk_ref_info(disk->ref, name, info, error);
+  g_clear_error(&local);
+  if (disk_ref_call(disk->ref, &request, NULL, NULL, &local))
+    return disk_ref_info(disk->ref, name, info, error);
+  if (disk->backup->live && g_error_matches(local, CBT_ERROR, CBT_ERROR_UNSUPPORTED)) {
+    /* A raw image at rest has no bitmaps, and needs none: it is read as a whole. */
+    *info = (CbtBitmapInfo){.state = CBT_BITMAP_ACTIVE};
+    g_strlcpy(info->name, name, sizeof info->name);
+    return TRUE;
+  }
+  g_propagate_error(error, g_steal_pointer(&local));
+  return FALSE;
 }
 
 /* NULL if the bitmap can be used; else why not (transfer full). */
@@ -246,7 +256,7 @@ backup_plan_disk(BackupDisk *disk, GError **error)
       !check_enabled(disk, &info, error))
     return FALSE;
   if (disk->backup->live)
-    disk->size = info.size;
+    disk->size = disk->disk->size;
   disk->progress->total = disk->size;
   Lookup lookup = {.daemon = daemon, .disk = disk};
   main_queue_call(daemon->queue, look_up_base, &lookup);

@@ -30,6 +30,7 @@ typedef struct {
   gboolean
       changes_only; /* read the frozen bitmap's extents onto `base`; else all that is allocated, onto zeros */
   StoreManifest base;
+  CbtBitmap *zeros; /* (nullable) of a live disk: clusters that had no data shortly before the instant */
   CbtUuid parent; /* nil: none */
   char *reason;   /* (nullable) why not what was asked */
 
@@ -89,14 +90,26 @@ gboolean backup_end_session(BackupDisk *disk, GError **error) G_GNUC_WARN_UNUSED
 void backup_reclaim(BackupDisk *disk);
 
 /* A live vm's part. LOOK, first of all: takes away what is left in QEMU, and brings the disks of the request's vm in
- * line with QEMU's. FREEZE: one instant for all, and a source for each disk; on failure none is left frozen. END: all
+ * line with QEMU's. FREEZE: one instant for all, and a source for each disk; on failure none is left frozen. CHECK: whether what was read is of one instant. END: all
  * was read, or will not be; nothing of the instant is left in QEMU but the bitmaps. NOTES: of char *, for the job. */
 BackupLive *backup_live_new(Backup *backup);
 void backup_live_free(BackupLive *live);
 gboolean backup_live_look(BackupLive *live, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean backup_live_freeze(BackupLive *live, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean backup_live_check(BackupLive *live, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Why DISK could not be read, in ERROR: QEMU itself does not say. From the thread of the disk. */
+void backup_live_explain(const BackupLive *live, const BackupDisk *disk, GError **error);
 void backup_live_end(BackupLive *live);
 const GPtrArray *backup_live_notes(const BackupLive *live);
+/* Names the QEMU that has the disks; NULL if none has, or if it cannot be told from others. */
+const char *backup_live_instance(const BackupLive *live);
+
+/* Whether the bitmap of a live disk can be believed, if its image may have been out of QEMU's hands. LOOK before the
+ * instant: INSTANCE (nullable) is the process that has the disk; CHECK when `changes` are known. Where the answer is no,
+ * changes_only is off, and the reason is set: LIES says that it came too late for the instant. */
+gboolean backup_trust_look(BackupDisk *disk, const char *instance, const char *sockets,
+                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean backup_trust_check(BackupDisk *disk, gboolean *lies, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* Prepare may take long; between freeze and thaw the guest stands still, so be quick. DISKS: of QemuDisk, or NULL: all
  * of the guest's. Prepare fails only if the job is cancelled. */

@@ -41,6 +41,7 @@ backup_disk_free(gpointer data)
   BackupDisk *disk = data;
   g_clear_pointer(&disk->session, cbt_session_free);
   g_clear_pointer(&disk->frozen, cbt_bitmap_file_abandon);
+  g_clear_pointer(&disk->zeros, cbt_bitmap_free);
   g_clear_pointer(&disk->ref, disk_ref_release);
   g_clear_pointer(&disk->source, cbt_source_close);
   g_clear_pointer(&disk->map, cbt_source_close);
@@ -91,6 +92,8 @@ copy_thread(void *data)
   if (backup_copy_disk(disk, &disk->error) && backup_end_session(disk, &disk->error) &&
       backup_audit_disk(disk, &disk->error))
     return NULL;
+  if (disk->backup->live)
+    backup_live_explain(disk->backup->live, disk, &disk->error);
   g_prefix_error(&disk->error, "disk '%s' (%s): ", disk->disk->name, disk->disk->path);
   g_cancellable_cancel(disk->backup->stop);
   return NULL;
@@ -212,7 +215,9 @@ note_base(const Backup *backup, const BackupDisk *disk)
   Catalogue *catalogue = backup->daemon->catalogue;
   const char *bitmap = backup->request->bitmap;
   g_autoptr(GError) error = NULL;
+  const char *instance = backup->live ? backup_live_instance(backup->live) : NULL;
   if (!catalogue_set_base(catalogue, &disk->disk->id, bitmap, &backup->uuid, &error) ||
+      !catalogue_set_instance(catalogue, &disk->disk->id, bitmap, instance, &error) ||
       !catalogue_set_audit(catalogue, &disk->disk->id, bitmap, disk->audit_next, &error))
     g_warning("cannot note the base of bitmap '%s': %s", bitmap, error->message);
 }
@@ -238,7 +243,8 @@ abdicate_all(Backup *backup)
   for (guint i = 0; i < backup->disks->len; i++) {
     BackupDisk *disk = g_ptr_array_index(backup->disks, i);
     g_autoptr(GError) error = NULL;
-    if (!disk_ref_apply(disk->ref, backup->request->bitmap, CBT_BITMAP_ABDICATE, NULL, NULL, &error))
+    if (disk->is_frozen &&
+        !disk_ref_apply(disk->ref, backup->request->bitmap, CBT_BITMAP_ABDICATE, NULL, NULL, &error))
       g_warning("disk '%s': %s; the next backup settles it", disk->disk->name, error->message);
     disk->is_frozen = FALSE;
   }
@@ -279,7 +285,7 @@ freeze(Backup *backup, GError **error)
 static gboolean
 copy(Backup *backup, GError **error)
 {
-  gboolean ok = copy_all(backup, error);
+  gboolean ok = copy_all(backup, error) && (!backup->live || backup_live_check(backup->live, error));
   if (backup->live)
     backup_live_end(backup->live);
   return ok;

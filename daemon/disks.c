@@ -7,6 +7,7 @@
 #include <daemon/disks.h>
 
 #include <cbt/qemu/bitmaps.h>
+#include <daemon/live-rest.h>
 #include <daemon/monitors.h>
 #include <pthread.h>
 #include <string.h>
@@ -24,9 +25,8 @@ struct DiskRef {
   CbtUuid disk_id;
   char *bitmap_dir;
   gboolean exported;
-  char *qmp;     /* of a live one: its QEMU's monitor, and */
-  char *node;    /* what QEMU knows it by; NULL of others */
-  CbtDisk *disk; /* constant while open, NULL of a live one; its calls under `calls` */
+  CatalogueDisk *live; /* of a live one: how its QEMU, or its image at rest, is found; NULL of others */
+  CbtDisk *disk;       /* constant while open, NULL of a live one; its calls under `calls` */
   pthread_mutex_t calls;
   DiskState state; /* under the lock of Disks, as n_users */
   guint n_users;
@@ -81,8 +81,7 @@ disk_ref_new(Disks *disks, const char *vm, const CatalogueDisk *disk, DiskState 
   ref->disk_id = disk->id;
   ref->bitmap_dir = daemon_config_bitmap_dir(disks->config, vm, disk->name);
   ref->exported = exported != NULL;
-  ref->qmp = g_strdup(disk->qmp);
-  ref->node = g_strdup(disk->node);
+  ref->live = disk->qmp ? catalogue_disk_copy(disk) : NULL;
   ref->disk = exported;
   ref->state = state;
   ref->n_users = 1;
@@ -94,8 +93,7 @@ static void
 disk_ref_free(DiskRef *ref)
 {
   cbt_disk_close(ref->disk);
-  g_free(ref->qmp);
-  g_free(ref->node);
+  catalogue_disk_free(ref->live);
   pthread_mutex_destroy(&ref->calls);
   g_free(ref->bitmap_dir);
   g_free(ref->vm);
@@ -205,7 +203,7 @@ disk_ref_release(DiskRef *ref)
     return;
   g_clear_pointer(&ref->disk, cbt_disk_close);
   pthread_mutex_lock(&disks->lock);
-  if (!ref->exported && !ref->qmp)
+  if (!ref->exported && !ref->live)
     g_ptr_array_remove(disks->local, ref);
   pthread_cond_broadcast(&disks->changed);
   pthread_mutex_unlock(&disks->lock);
@@ -284,13 +282,13 @@ disk_ref_is_exported(const DiskRef *ref)
 gboolean
 disk_ref_is_live(const DiskRef *ref)
 {
-  return ref->qmp != NULL;
+  return ref->live != NULL;
 }
 
 gboolean
 disk_ref_is_lost(const DiskRef *ref)
 {
-  return !ref->qmp && cbt_disk_is_lost(ref->disk);
+  return !ref->live && cbt_disk_is_lost(ref->disk);
 }
 
 const CbtDiskIdentity *
@@ -311,7 +309,7 @@ talk_to_qemu(DiskRef *ref, Qmp *qmp, const CbtControlRequest *request, CbtContro
 {
   const char *prefix = monitors_prefix(ref->disks->monitors);
   g_autoptr(GPtrArray) disks = qemu_disks_query(qmp, MONITOR_TIMEOUT_MS, error);
-  QemuDisk *disk = disks ? qemu_disks_find(disks, ref->node, error) : NULL;
+  QemuDisk *disk = disks ? qemu_disks_find(disks, ref->live->node, error) : NULL;
   g_autoptr(GPtrArray) steps = disk ? qemu_bitmaps_plan(disk, prefix, request, error) : NULL;
   if (!steps || !qemu_bitmaps_run(qmp, disk, steps, MONITOR_TIMEOUT_MS, error))
     return FALSE;
@@ -320,7 +318,7 @@ talk_to_qemu(DiskRef *ref, Qmp *qmp, const CbtControlRequest *request, CbtContro
   if (steps->len > 0) {
     g_ptr_array_unref(disks);
     disks = qemu_disks_query(qmp, MONITOR_TIMEOUT_MS, error);
-    disk = disks ? qemu_disks_find(disks, ref->node, error) : NULL;
+    disk = disks ? qemu_disks_find(disks, ref->live->node, error) : NULL;
   }
   memset(reply, 0, sizeof *reply);
   reply->code = -1;
@@ -329,24 +327,55 @@ talk_to_qemu(DiskRef *ref, Qmp *qmp, const CbtControlRequest *request, CbtContro
 }
 
 static gboolean
-call_qemu(DiskRef *ref, const CbtControlRequest *request, CbtControlReply *reply, GError **error)
+ask_qemu(DiskRef *ref, const CbtControlRequest *request, CbtControlReply *reply, GError **error)
 {
-  Qmp *qmp = monitors_open(ref->disks->monitors, ref->qmp, NULL, error);
+  Qmp *qmp = monitors_open(ref->disks->monitors, ref->live->qmp, NULL, error);
   gboolean ok = qmp && talk_to_qemu(ref, qmp, request, reply, error);
   if (qmp)
     monitors_close(ref->disks->monitors, qmp);
+  return ok;
+}
+
+/* The same while the guest is off. */
+static gboolean
+change_at_rest(DiskRef *ref, const CbtControlRequest *request, CbtControlReply *reply, GError **error)
+{
+  const char *prefix = monitors_prefix(ref->disks->monitors);
+  QemuDisk *disk = live_rest_look(ref->live, error);
+  g_autoptr(GPtrArray) steps = disk ? qemu_bitmaps_plan(disk, prefix, request, error) : NULL;
+  gboolean ok = steps && live_rest_run(ref->live, steps, error);
+  if (ok && reply && steps->len > 0) {
+    qemu_disk_free(disk);
+    disk = live_rest_look(ref->live, error);
+    ok = disk != NULL;
+  }
+  if (ok && reply) {
+    memset(reply, 0, sizeof *reply);
+    reply->code = -1;
+    reply->n_bitmaps = qemu_bitmaps_list(disk, prefix, reply->bitmaps);
+  }
+  if (disk)
+    qemu_disk_free(disk);
+  return ok;
+}
+
+static gboolean
+call_live(DiskRef *ref, const CbtControlRequest *request, CbtControlReply *reply, GError **error)
+{
+  gboolean ok = live_is_off(ref->live->qmp) ? change_at_rest(ref, request, reply, error)
+                                            : ask_qemu(ref, request, reply, error);
   if (!ok)
     g_prefix_error(error, "disk '%s' of vm '%s': ", ref->name, ref->vm);
   return ok;
 }
 
 static gboolean
-list_of_qemu(DiskRef *ref, const char *bitmap, CbtBitmapInfo *info, GError **error)
+list_of_live(DiskRef *ref, const char *bitmap, CbtBitmapInfo *info, GError **error)
 {
   CbtControlRequest request;
   CbtControlReply reply;
   cbt_control_request_init(&request, CBT_CONTROL_LIST, NULL);
-  if (!call_qemu(ref, &request, &reply, error))
+  if (!call_live(ref, &request, &reply, error))
     return FALSE;
   for (guint i = 0; i < reply.n_bitmaps; i++)
     if (strcmp(reply.bitmaps[i].name, bitmap) == 0) {
@@ -361,8 +390,8 @@ gboolean
 disk_ref_call(DiskRef *ref, const CbtControlRequest *request, CbtSession *session, CbtControlReply *reply,
               GError **error)
 {
-  if (ref->qmp)
-    return call_qemu(ref, request, reply, error);
+  if (ref->live)
+    return call_live(ref, request, reply, error);
   pthread_mutex_lock(&ref->calls);
   gboolean ok = cbt_disk_call(ref->disk, request, session, reply, error);
   pthread_mutex_unlock(&ref->calls);
@@ -373,13 +402,13 @@ gboolean
 disk_ref_apply(DiskRef *ref, const char *bitmap, CbtBitmapEvent event, const CbtUuid *pending,
                const char *reason, GError **error)
 {
-  if (ref->qmp) {
+  if (ref->live) {
     CbtControlRequest request;
     cbt_control_request_init(&request, CBT_CONTROL_APPLY, bitmap);
     request.event = event;
     if (pending)
       request.pending = *pending;
-    return call_qemu(ref, &request, NULL, error);
+    return call_live(ref, &request, NULL, error);
   }
   pthread_mutex_lock(&ref->calls);
   gboolean ok = cbt_disk_apply(ref->disk, bitmap, event, pending, reason, error);
@@ -393,7 +422,7 @@ disk_ref_info(DiskRef *ref, const char *bitmap, CbtBitmapInfo *info, GError **er
   g_autoptr(GError) local = NULL;
   pthread_mutex_lock(&ref->calls);
   gboolean ok =
-      ref->qmp ? list_of_qemu(ref, bitmap, info, &local) : cbt_disk_info(ref->disk, bitmap, info, &local);
+      ref->live ? list_of_live(ref, bitmap, info, &local) : cbt_disk_info(ref->disk, bitmap, info, &local);
   pthread_mutex_unlock(&ref->calls);
   if (g_error_matches(local, CBT_ERROR, CBT_ERROR_NOT_FOUND)) { /* the owner knows its files, not our names */
     g_autofree char *hint = g_strdup_printf("See: cbt-backup bitmap list %s/%s", ref->vm, ref->name);

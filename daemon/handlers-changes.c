@@ -13,10 +13,11 @@
 #include <daemon/handlers.h>
 
 #include <api/json.h>
-#include <cbt/source.h>
+#include <cbt/qemu/nbd-source.h>
 #include <daemon/disks.h>
 #include <daemon/json-util.h>
 #include <daemon/leases.h>
+#include <daemon/live-map.h>
 #include <daemon/task.h>
 #include <string.h>
 
@@ -156,21 +157,18 @@ find_bitmap_of(DiskRef *ref, const StorePoint *point, CbtBitmapInfo *info, GErro
   return FALSE;
 }
 
-/* Which bits of a bitmap that may be frozen. */
-typedef enum { BITS_PARENT, BITS_SUCCESSOR, BITS_BOTH } Bits;
-
 /* Where there is no successor, the parent has all. */
 static CbtBitmap *
-copy_bits(DiskRef *ref, const CbtBitmapInfo *info, Bits which, GError **error)
+copy_bits(DiskRef *ref, const CbtBitmapInfo *info, LiveMapBits which, GError **error)
 {
   g_autofree char *path = disk_ref_bitmap_path(ref, info->name);
   g_autoptr(CbtBitmapFile) file = cbt_bitmap_file_open_readonly(path, error);
   if (!file)
     return NULL;
   const CbtBitmap *successor = cbt_bitmap_file_successor(file);
-  gboolean later_only = which == BITS_SUCCESSOR && successor;
+  gboolean later_only = which == LIVE_MAP_SUCCESSOR && successor;
   CbtBitmap *bits = cbt_bitmap_copy(later_only ? successor : cbt_bitmap_file_parent(file), info->granularity);
-  if (bits && which == BITS_BOTH && successor)
+  if (bits && which == LIVE_MAP_BOTH && successor)
     cbt_bitmap_merge(bits, successor);
   if (!bits)
     cbt_set_error(error, CBT_ERROR_FAILED, NULL, "not enough memory for bitmap '%s'", info->name);
@@ -237,7 +235,8 @@ bits_since(DiskRef *ref, const StorePoint *point, GError **error)
     CbtBitmapInfo before, after;
     g_autoptr(CbtBitmap) bits = NULL;
     if (!find_bitmap_of(ref, point, &before, error) ||
-        !(bits = copy_bits(ref, &before, is_pending(&before, point) ? BITS_SUCCESSOR : BITS_BOTH, error)) ||
+        !(bits = copy_bits(ref, &before, is_pending(&before, point) ? LIVE_MAP_SUCCESSOR : LIVE_MAP_BOTH,
+                           error)) ||
         !disk_ref_info(ref, before.name, &after, error))
       return NULL;
     if (after.generation == before.generation)
@@ -247,9 +246,31 @@ bits_since(DiskRef *ref, const StorePoint *point, GError **error)
   return NULL;
 }
 
+/* Of a disk that a QEMU has. Whether it still is the bitmap that was asked for is seen afterwards: its base
+ * is in its name. */
+static gboolean
+changes_in_qemu(Daemon *daemon, Changes *changes, GError **error)
+{
+  const char *vm = changes->vm->name;
+  CbtBitmapInfo info = {0};
+  g_autoptr(DiskRef) ref = disks_acquire(daemon->disks, vm, changes->disk, error);
+  if (!ref || (changes->from && !find_bitmap_of(ref, changes->from, &info, error)))
+    return FALSE;
+  LiveMapBits which = changes->from && is_pending(&info, changes->from) ? LIVE_MAP_SUCCESSOR : LIVE_MAP_BOTH;
+  g_autoptr(CbtSource) source =
+      live_map_read(daemon, vm, changes->disk, changes->from ? info.name : NULL, which, error);
+  if (!source || (changes->from && !find_bitmap_of(ref, changes->from, &info, error)))
+    return FALSE;
+  changes->size_to = source->size;
+  return changes->from ? changes_since(source, qemu_nbd_source_changes(source), changes, error)
+                       : allocated_now(source, changes, error);
+}
+
 static gboolean
 changes_to_live(Daemon *daemon, Changes *changes, GError **error)
 {
+  if (changes->disk->qmp)
+    return changes_in_qemu(daemon, changes, error);
   g_autoptr(CbtSource) source = cbt_source_open_file(changes->disk->path, error);
   if (!source)
     return FALSE;
@@ -310,7 +331,7 @@ bits_of_bitmap(Daemon *daemon, DiskRef *ref, Changes *changes, GError **error)
     CbtBitmapInfo after;
     g_autoptr(CbtBitmap) bits = NULL;
     if (!look_at_bitmap(daemon, ref, changes, error) ||
-        !(bits = copy_bits(ref, &changes->info, BITS_PARENT, error)) ||
+        !(bits = copy_bits(ref, &changes->info, LIVE_MAP_PARENT, error)) ||
         !disk_ref_info(ref, changes->bitmap, &after, error))
       return NULL;
     if (after.generation == changes->info.generation)
@@ -321,18 +342,40 @@ bits_of_bitmap(Daemon *daemon, DiskRef *ref, Changes *changes, GError **error)
 }
 
 static gboolean
-changes_of_bitmap(Daemon *daemon, Changes *changes, GError **error)
+add_dirty(Changes *changes, const CbtBitmap *bits)
 {
-  g_autoptr(DiskRef) ref = disks_acquire(daemon->disks, changes->vm->name, changes->disk, error);
-  g_autoptr(CbtBitmap) bits = ref ? bits_of_bitmap(daemon, ref, changes, error) : NULL;
   CbtExtent dirty = {changes->offset, 0};
-  if (!bits)
-    return FALSE;
   changes->granularity = cbt_bitmap_granularity(bits);
   changes->size_from = changes->size_to = cbt_bitmap_size(bits);
   while (cbt_bitmap_next_dirty(bits, dirty.offset, G_MAXUINT64, &dirty) && add_extent(&dirty, FALSE, changes))
     dirty.offset += dirty.length;
   return TRUE;
+}
+
+static gboolean
+bitmap_in_qemu(Daemon *daemon, DiskRef *ref, Changes *changes, GError **error)
+{
+  if (!look_at_bitmap(daemon, ref, changes, error))
+    return FALSE;
+  g_autoptr(CbtSource) source =
+      live_map_read(daemon, changes->vm->name, changes->disk, changes->bitmap, LIVE_MAP_PARENT, error);
+  CbtBitmapInfo before = changes->info;
+  if (!source || !look_at_bitmap(daemon, ref, changes, error))
+    return FALSE;
+  if (before.state == changes->info.state && cbt_uuid_equal(&before.base, &changes->info.base))
+    return add_dirty(changes, qemu_nbd_source_changes(source));
+  set_unsteady(error);
+  return FALSE;
+}
+
+static gboolean
+changes_of_bitmap(Daemon *daemon, Changes *changes, GError **error)
+{
+  g_autoptr(DiskRef) ref = disks_acquire(daemon->disks, changes->vm->name, changes->disk, error);
+  if (ref && disk_ref_is_live(ref))
+    return bitmap_in_qemu(daemon, ref, changes, error);
+  g_autoptr(CbtBitmap) bits = ref ? bits_of_bitmap(daemon, ref, changes, error) : NULL;
+  return bits && add_dirty(changes, bits);
 }
 
 /* ---- the request

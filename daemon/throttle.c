@@ -29,16 +29,23 @@ throttle_clear(Throttle *throttle)
   pthread_mutex_destroy(&throttle->lock);
 }
 
-void
-throttle_wait(Throttle *throttle, guint64 bytes, GCancellable *cancellable)
+gint64
+throttle_take(Throttle *throttle, guint64 bytes)
 {
   if (throttle->speed == 0)
-    return;
+    return 0;
   pthread_mutex_lock(&throttle->lock);
   throttle->next =
       MAX(throttle->next, g_get_monotonic_time()) + (gint64) (bytes * G_USEC_PER_SEC / throttle->speed);
   gint64 until = throttle->next;
   pthread_mutex_unlock(&throttle->lock);
+  return until;
+}
+
+void
+throttle_wait(Throttle *throttle, guint64 bytes, GCancellable *cancellable)
+{
+  gint64 until = throttle_take(throttle, bytes);
   gint64 left;
   while ((left = until - g_get_monotonic_time()) > 0 && !g_cancellable_is_cancelled(cancellable))
     g_usleep((gulong) MIN(left, SLEEP_SLICE_US));

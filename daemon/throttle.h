@@ -17,5 +17,8 @@ typedef struct {
 gboolean throttle_check_speed(guint64 speed, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void throttle_init(Throttle *throttle, guint64 speed);
 void throttle_clear(Throttle *throttle);
+/* Counts BYTES that go now, and returns the monotonic time (microseconds) at which the next ones may; 0: at once. Any
+ * thread. */
+gint64 throttle_take(Throttle *throttle, guint64 bytes);
 /* Sleeps until BYTES more may go, or CANCELLABLE is cancelled. Any thread. */
 void throttle_wait(Throttle *throttle, guint64 bytes, GCancellable *cancellable);

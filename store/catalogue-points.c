@@ -6,10 +6,10 @@
 #include <common/error.h>
 #include <string.h>
 
-#define POINT_COLUMNS                                                                                           \
+#define POINT_COLUMNS                                                                                        \
   "seq, uuid, vm, incremental, parent, time, reason, note, protected, verified, damaged, consistency,"       \
   " consistency_reason, frozen_ms"
-#define NEWEST_FIRST  " ORDER BY time DESC, seq DESC"
+#define NEWEST_FIRST " ORDER BY time DESC, seq DESC"
 
 #define PREFIX_MIN 4 /* characters of a uuid that are enough to name a point */
 
@@ -357,5 +357,24 @@ catalogue_get_audit(Catalogue *catalogue, const CbtUuid *disk_id, const char *bi
                         "us", disk_id, bitmap);
   CatalogueStep step = stmt ? catalogue_step(catalogue, stmt, error) : CATALOGUE_FAILED;
   *next_cluster = step == CATALOGUE_ROW ? (guint64) sqlite3_column_int64(stmt, 0) : 0;
+  return step != CATALOGUE_FAILED;
+}
+
+gboolean
+catalogue_set_instance(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, const char *instance,
+                       GError **error)
+{
+  return catalogue_run(catalogue, error, "UPDATE bases SET instance = ? WHERE disk_id = ? AND bitmap = ?",
+                       "sus", instance, disk_id, bitmap);
+}
+
+gboolean
+catalogue_get_instance(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, char **instance,
+                       GError **error)
+{
+  g_autoptr(sqlite3_stmt) stmt = catalogue_prepare(
+      catalogue, error, "SELECT instance FROM bases WHERE disk_id = ? AND bitmap = ?", "us", disk_id, bitmap);
+  CatalogueStep step = stmt ? catalogue_step(catalogue, stmt, error) : CATALOGUE_FAILED;
+  *instance = step == CATALOGUE_ROW ? catalogue_column_text(stmt, 0) : NULL;
   return step != CATALOGUE_FAILED;
 }

@@ -140,6 +140,7 @@ static const char *const schema_migrations[] = {
     "ALTER TABLE points ADD COLUMN consistency INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE points ADD COLUMN consistency_reason TEXT;"
     "ALTER TABLE points ADD COLUMN frozen_ms INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE bases ADD COLUMN instance TEXT;"
     "CREATE TABLE journal ("
     "  vm TEXT PRIMARY KEY REFERENCES vms(name) ON DELETE CASCADE,"
     "  job INTEGER NOT NULL,"

@@ -11,10 +11,12 @@
 #include <common/name.h>
 #include <string.h>
 
-static void
-disk_free(gpointer data)
+void
+catalogue_disk_free(gpointer data)
 {
   CatalogueDisk *disk = data;
+  if (!disk)
+    return;
   g_free(disk->name);
   g_free(disk->path);
   g_free(disk->qmp);
@@ -23,13 +25,26 @@ disk_free(gpointer data)
   g_free(disk);
 }
 
+CatalogueDisk *
+catalogue_disk_copy(const CatalogueDisk *disk)
+{
+  CatalogueDisk *copy = g_new0(CatalogueDisk, 1);
+  *copy = (CatalogueDisk){.id = disk->id, .granularity = disk->granularity, .size = disk->size};
+  copy->name = g_strdup(disk->name);
+  copy->path = g_strdup(disk->path);
+  copy->qmp = g_strdup(disk->qmp);
+  copy->node = g_strdup(disk->node);
+  copy->format = g_strdup(disk->format);
+  return copy;
+}
+
 CatalogueVm *
 catalogue_vm_new(const char *name)
 {
   CatalogueVm *vm = g_new0(CatalogueVm, 1);
   vm->name = g_strdup(name);
   vm->created = g_get_real_time();
-  vm->disks = g_ptr_array_new_with_free_func(disk_free);
+  vm->disks = g_ptr_array_new_with_free_func(catalogue_disk_free);
   vm->configs = g_ptr_array_new_with_free_func(g_free);
   return vm;
 }

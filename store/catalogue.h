@@ -68,6 +68,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Catalogue, catalogue_close)
 
 CatalogueVm *catalogue_vm_new(const char *name);
 CatalogueDisk *catalogue_vm_add_disk(CatalogueVm *vm, const char *name, const char *path, guint64 granularity);
+CatalogueDisk *catalogue_disk_copy(const CatalogueDisk *disk);
+void catalogue_disk_free(gpointer disk);
 /* A disk of a QEMU that runs. */
 CatalogueDisk *catalogue_vm_add_live_disk(CatalogueVm *vm, const char *name, const char *path, const char *node,
                                           const char *format, guint64 size, guint64 granularity);
@@ -116,6 +118,12 @@ gboolean catalogue_set_audit(Catalogue *catalogue, const CbtUuid *disk_id, const
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean catalogue_get_audit(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, guint64 *next_cluster,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* Which process had the disk when the base of a bitmap was noted; (transfer full), NULL if that is not known. */
+gboolean catalogue_set_instance(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, const char *instance,
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean catalogue_get_instance(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, char **instance,
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* leases: at most one a bitmap; saving replaces the one before, NOT_FOUND for an unknown disk. Get: all zero if there is
  * none. The list is that of all bitmaps, the first to end first. Remove leaves a lease alone that is another than ID. */

@@ -27,6 +27,7 @@ typedef struct {
   char **argv;
   gboolean dies_with_us;
   int output_fd, errors_fd; /* memory */
+  const QemuChildFds *fds;  /* of the owner, until it is started */
   pid_t self;
   /* Protected by lock. */
   pthread_mutex_t lock;
@@ -79,9 +80,11 @@ spawn(Shared *shared, GPid *pid, GError **error)
 {
   g_auto(GStrv) environment = g_environ_setenv(g_get_environ(), "LC_ALL", "C", TRUE);
   environment = g_environ_unsetenv(environment, "G_DEBUG");
-  return g_spawn_async_with_fds("/", shared->argv, environment,
-                                G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD, setup_child, shared, pid, -1,
-                                shared->output_fd, shared->errors_fd, error);
+  return g_spawn_async_with_pipes_and_fds(
+      "/", (const char *const *) shared->argv, (const char *const *) environment,
+      G_SPAWN_SEARCH_PATH | G_SPAWN_DO_NOT_REAP_CHILD, setup_child, shared, -1, shared->output_fd,
+      shared->errors_fd, shared->fds->sources, shared->fds->targets, shared->fds->n, pid, NULL, NULL, NULL,
+      error);
 }
 
 static void
@@ -179,16 +182,25 @@ check_started(Shared *shared, GError **error)
 }
 
 QemuChild *
-qemu_child_start(const char *const *argv, gboolean dies_with_us, GError **error)
+qemu_child_start_with_fds(const char *const *argv, gboolean dies_with_us, const QemuChildFds *fds,
+                          GError **error)
 {
   QemuChild *child = g_new0(QemuChild, 1);
   child->shared = shared_new(argv, dies_with_us);
+  child->shared->fds = fds;
   if (child->shared->output_fd < 0 || child->shared->errors_fd < 0)
     cbt_set_error_errno(error, errno, "cannot keep the output of %s", argv[0]);
   else if (start_thread(child->shared, error) && check_started(child->shared, error))
     return child;
   qemu_child_free(child);
   return NULL;
+}
+
+QemuChild *
+qemu_child_start(const char *const *argv, gboolean dies_with_us, GError **error)
+{
+  static const QemuChildFds none = {0};
+  return qemu_child_start_with_fds(argv, dies_with_us, &none, error);
 }
 
 gboolean

@@ -13,6 +13,14 @@ typedef struct QemuChild QemuChild;
 /* Starts ARGV (NULL at its end; found in PATH), in the C locale. DIES_WITH_US: the kernel kills it when this process ends,
  * whatever ends that. UNSUPPORTED if there is no such program. */
 QemuChild *qemu_child_start(const char *const *argv, gboolean dies_with_us, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Descriptors for a child: SOURCES of this process under the numbers TARGETS. */
+typedef struct {
+  const int *sources, *targets;
+  gsize n;
+} QemuChildFds;
+/* As above, with duplicates of FDS. */
+QemuChild *qemu_child_start_with_fds(const char *const *argv, gboolean dies_with_us, const QemuChildFds *fds,
+                                     GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Whether it has ended, after at most TIMEOUT_MS. */
 gboolean qemu_child_wait(QemuChild *child, guint timeout_ms);
 /* Of one that has ended: whether it did so with status 0. */

@@ -8,11 +8,14 @@
 #include <cbt/qemu/disks.h>
 
 #include <cbt/qemu/json.h>
+#include <cbt/qemu/leftovers.h>
 #include <stdio.h>
 #include <string.h>
 
 #define BACKEND       "/virtio-backend"
 #define QUERY_RETRIES 5
+#define FILTER        "copy-before-write" /* driver of a backup's filter */
+#define OUR_FILTER    "cbt-filter"        /* member of a disk that is shown as if it were not there */
 
 void
 qemu_bitmap_free(gpointer data)
@@ -22,12 +25,12 @@ qemu_bitmap_free(gpointer data)
   g_free(bitmap);
 }
 
-static void
-disk_free(gpointer data)
+void
+qemu_disk_free(gpointer data)
 {
   QemuDisk *disk = data;
-  char *const texts[] = {disk->node,        disk->drive,  disk->qdev,     disk->format, disk->filename,
-                         disk->device_path, disk->serial, disk->iothread, disk->pci_bus};
+  char *const texts[] = {disk->node,   disk->drive,       disk->qdev,   disk->format,   disk->filename,
+                         disk->filter, disk->device_path, disk->serial, disk->iothread, disk->pci_bus};
   for (guint i = 0; i < G_N_ELEMENTS(texts); i++)
     g_free(texts[i]);
   g_ptr_array_unref(disk->bitmaps);
@@ -77,6 +80,20 @@ parse_inserted(JsonObject *inserted, QemuDisk *disk)
   return disk->node && qemu_json_size(qemu_json_object(inserted, "image"), "virtual-size", &disk->size_bytes);
 }
 
+QemuDisk *
+qemu_disk_at_rest(const char *node, const char *filename, const char *format, guint64 size_bytes,
+                  GPtrArray *bitmaps)
+{
+  QemuDisk *disk = g_new0(QemuDisk, 1);
+  disk->node = g_strdup(node);
+  disk->filename = g_strdup(filename);
+  disk->format = g_strdup(format);
+  disk->size_bytes = size_bytes;
+  disk->scsi_id = disk->lun = -1;
+  disk->bitmaps = bitmaps;
+  return disk;
+}
+
 char *
 qemu_device_path(const char *qdev)
 {
@@ -97,12 +114,14 @@ parse_disk(JsonObject *object, QemuDisk *disk)
   disk->drive = dup_filled(qemu_json_string(object, "device"));
   disk->qdev = dup_filled(qemu_json_string(object, "qdev"));
   disk->device_path = qemu_device_path(disk->qdev);
+  disk->filter = dup_filled(qemu_json_string(object, OUR_FILTER));
   if (!object || !parse_inserted(inserted, disk))
     return FALSE;
-  disk->left_out = !inserted            ? "empty"
-                   : disk->is_read_only ? "read-only"
-                   : !disk->qdev        ? "not used by a device"
-                                        : NULL;
+  disk->left_out = !inserted                              ? "empty"
+                   : disk->is_read_only                   ? "read-only"
+                   : !disk->qdev                          ? "not used by a device"
+                   : g_strcmp0(disk->format, FILTER) == 0 ? "behind a filter of another program's backup"
+                                                          : NULL;
   return TRUE;
 }
 
@@ -110,7 +129,7 @@ GPtrArray *
 qemu_disks_parse(JsonNode *answer, GError **error)
 {
   JsonArray *array = qemu_json_node_array(answer);
-  g_autoptr(GPtrArray) disks = g_ptr_array_new_with_free_func(disk_free);
+  g_autoptr(GPtrArray) disks = g_ptr_array_new_with_free_func(qemu_disk_free);
   gboolean is_good = array != NULL;
   for (guint i = 0; is_good && i < json_array_get_length(array); i++) {
     QemuDisk *disk = g_new0(QemuDisk, 1);
@@ -270,7 +289,91 @@ qemu_disks_fill(GPtrArray *disks, QemuQomFunc func, gpointer user_data, GError *
   return TRUE;
 }
 
+/* Filters of backups */
+
+static gboolean
+is_behind_filter(JsonObject *disk)
+{
+  return g_strcmp0(qemu_json_string(qemu_json_object(disk, "inserted"), "drv"), FILTER) == 0;
+}
+
+static gboolean
+are_behind_filters(JsonNode *answer)
+{
+  JsonArray *array = qemu_json_node_array(answer);
+  for (guint i = 0; array && i < json_array_get_length(array); i++)
+    if (is_behind_filter(qemu_json_item(array, i)))
+      return TRUE;
+  return FALSE;
+}
+
+static JsonObject *
+find_node(JsonNode *nodes, const char *name)
+{
+  JsonArray *array = qemu_json_node_array(nodes);
+  for (guint i = 0; name && array && i < json_array_get_length(array); i++)
+    if (g_strcmp0(qemu_json_string(qemu_json_item(array, i), "node-name"), name) == 0)
+      return qemu_json_item(array, i);
+  return NULL;
+}
+
+/* (transfer full) */
+static JsonObject *
+without_filter(JsonObject *disk, JsonNode *nodes, JsonNode *fdsets)
+{
+  const char *filter = qemu_json_string(qemu_json_object(disk, "inserted"), "node-name");
+  g_autofree char *hidden = filter ? qemu_leftovers_hidden(filter, nodes, fdsets) : NULL;
+  JsonObject *inserted = find_node(nodes, hidden);
+  if (!inserted)
+    return json_object_ref(disk);
+  JsonObject *shown = json_object_new();
+  g_autoptr(GList) members = json_object_get_members(disk);
+  for (GList *link = members; link; link = link->next)
+    json_object_set_member(shown, link->data, json_object_dup_member(disk, link->data));
+  json_object_set_object_member(shown, "inserted", json_object_ref(inserted));
+  json_object_set_string_member(shown, OUR_FILTER, filter);
+  return shown;
+}
+
+JsonNode *
+qemu_disks_see_through(JsonNode *answer, JsonNode *nodes, JsonNode *fdsets)
+{
+  JsonArray *array = qemu_json_node_array(answer);
+  if (!array)
+    return json_node_ref(answer);
+  JsonArray *shown = json_array_new();
+  for (guint i = 0; i < json_array_get_length(array); i++) {
+    JsonObject *disk = qemu_json_item(array, i);
+    if (disk && is_behind_filter(disk))
+      json_array_add_object_element(shown, without_filter(disk, nodes, fdsets));
+    else
+      json_array_add_element(shown, json_array_dup_element(array, i));
+  }
+  JsonNode *node = json_node_init_array(json_node_alloc(), shown);
+  json_array_unref(shown);
+  return node;
+}
+
 /* QMP */
+
+/* *answer is that of query-block, as if no backup had filters. */
+static gboolean
+query_block(Qmp *qmp, guint timeout_ms, JsonNode **answer, GError **error)
+{
+  QemuSteps steps = {.qmp = qmp, .timeout_ms = timeout_ms};
+  g_autoptr(JsonNode) found = NULL, fdsets = NULL;
+  if (!qmp_call(qmp, "query-block", NULL, timeout_ms, &found, error))
+    return FALSE;
+  if (!are_behind_filters(found)) {
+    *answer = g_steal_pointer(&found);
+    return TRUE;
+  }
+  g_autoptr(JsonNode) nodes = qemu_nodes_query(&steps, error);
+  if (!nodes || !qmp_call(qmp, "query-fdsets", NULL, timeout_ms, &fdsets, error))
+    return FALSE;
+  *answer = qemu_disks_see_through(found, nodes, fdsets);
+  return TRUE;
+}
 
 typedef struct {
   Qmp *qmp;
@@ -293,8 +396,10 @@ qemu_disks_query(Qmp *qmp, guint timeout_ms, GError **error)
   for (guint i = 0;; i++) {
     g_autoptr(GError) local = NULL;
     g_autoptr(JsonNode) answer = NULL;
-    if (!qmp_call(qmp, "query-block", NULL, timeout_ms, &answer, error))
+    if (!query_block(qmp, timeout_ms, &answer, error))
       return NULL;
+    if (i < QUERY_RETRIES && are_behind_filters(answer))
+      continue; /* one that goes just now, or another program's */
     g_autoptr(GPtrArray) disks = qemu_disks_parse(answer, error);
     if (!disks)
       return NULL;

@@ -28,9 +28,12 @@ typedef struct {
   char *filename; /* or NULL */
   guint64 size_bytes;
   guint64 backing_depth; /* images below the top one */
+  char *filter;          /* of a backup, ours or another store's, that stands before the node now: all else is told as if it
+                            did not; or NULL */
   gboolean is_read_only;
   GPtrArray *bitmaps;  /* QemuBitmap; those without a name left out */
-  const char *left_out; /* why it is not to be backed up ("empty", "read-only", "not used by a device"), or NULL */
+  const char *left_out; /* why it is not to be backed up ("empty", "read-only", "not used by a device", "behind a filter
+                           of another program's backup"), or NULL */
   /* of its device */
   char *device_path; /* in QOM; where qom-set finds the property `drive`; or NULL */
   char *serial;      /* or NULL */
@@ -41,6 +44,14 @@ typedef struct {
   gint64 scsi_id, lun; /* or -1 */
 } QemuDisk;
 
+void qemu_disk_free(gpointer disk);
+/* A disk that no QEMU has: an image at rest, as if its node were NODE. BITMAPS (of QemuBitmap) is (transfer full). */
+QemuDisk *qemu_disk_at_rest(const char *node, const char *filename, const char *format, guint64 size_bytes,
+                            GPtrArray *bitmaps);
+
+/* Puts, into ANSWER of query-block, the node behind the filter of a backup in its place; by the answers of
+ * query-named-block-nodes and query-fdsets. (transfer full) */
+JsonNode *qemu_disks_see_through(JsonNode *answer, JsonNode *nodes, JsonNode *fdsets);
 /* ANSWER of query-block as GPtrArray (transfer full) of QemuDisk, in its order. CORRUPT if it is none. */
 GPtrArray *qemu_disks_parse(JsonNode *answer, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

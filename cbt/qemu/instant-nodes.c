@@ -80,6 +80,7 @@ qemu_instant_add_scratch(const QemuInstant *self, const QemuSteps *steps, guint 
   CBT_AUTO_FD int fd = qemu_scratch_open(&scratch, error);
   if (fd < 0 || !hand_over(self, steps, index, fd, &fdset_id, error))
     return FALSE;
+  disk->scratch_fd = cbt_steal_fd(&fd);
   const char *backing = self->way == QEMU_WAY_FLEECE ? disk->node : NULL;
   return qemu_step(steps, "blockdev-add", name,
                    qmp_args("driver", qmp_str(scratch.is_qcow2 ? "qcow2" : "raw"), "node-name", qmp_str(name),

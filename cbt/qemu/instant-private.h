@@ -17,6 +17,7 @@ typedef struct {
   gboolean is_readable; /* OVERLAY: by the name of the file, for it is raw */
   char *socket_path; /* where it is read */
   char *uri;         /* once it can be */
+  int scratch_fd;    /* to see how full it is; -1: none yet */
   QemuPush *push; /* or NULL */
 } InstantDisk;
 

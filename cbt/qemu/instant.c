@@ -4,6 +4,8 @@
 #include <cbt/qemu/json.h>
 #include <cbt/qemu/leftovers.h>
 #include <cbt/qemu/overlay.h>
+#include <cbt/qemu/scratch.h>
+#include <common/fd.h>
 
 #define MIN_LIMIT      (1u << 20)
 #define LIMIT_MULTIPLE 65536u
@@ -16,6 +18,7 @@ disk_free(gpointer data)
                          disk->frozen, disk->recorder, disk->socket_path, disk->uri,
                          disk->image,  disk->format};
   qemu_push_free(disk->push);
+  cbt_clear_fd(&disk->scratch_fd);
   for (guint i = 0; i < G_N_ELEMENTS(texts); i++)
     g_free(texts[i]);
   g_free(disk);
@@ -62,6 +65,13 @@ check(const QemuInstantDisk *disks, guint n_disks, const QemuInstantOptions *opt
                     disk->node ? disk->node : disk->drive, disk->left_out ? disk->left_out : "empty");
       return FALSE;
     }
+    if (disk->filter) {
+      const char *name = qemu_disk_lasting_name(disk);
+      cbt_set_error(error, CBT_ERROR_BUSY, "Wait until that has ended.",
+                    "Another backup of the disk %s is under way (its filter is %s)", name ? name : disk->node,
+                    disk->filter);
+      return FALSE;
+    }
     if (!check_bitmap(&disks[i], error))
       return FALSE;
   }
@@ -87,6 +97,7 @@ copy_disk(const QemuInstant *self, const QemuInstantDisk *wanted, guint index)
   disk->image = g_strdup(wanted->disk->filename);
   disk->format = g_strdup(wanted->disk->format);
   disk->socket_path = g_build_filename(self->socket_dir, name, NULL);
+  disk->scratch_fd = -1;
   return disk;
 }
 
@@ -265,6 +276,20 @@ qemu_instant_ready(QemuInstant *self, Qmp *qmp, gboolean *is_ready, guint64 *don
 }
 
 /* What it says */
+
+void
+qemu_instant_explain(const QemuInstant *self, guint index, GError **error)
+{
+  g_autoptr(GError) local = NULL;
+  const InstantDisk *disk = self->disks->pdata[index];
+  if (cbt_error_code(*error) != CBT_ERROR_IO || disk->scratch_fd < 0 ||
+      (qemu_scratch_check_room(disk->scratch_fd, self->scratch_dir, self->scratch_limit, &local) &&
+       (!disk->push || qemu_push_check_room(disk->push, &local))))
+    return;
+  g_debug("%s", (*error)->message);
+  g_clear_error(error);
+  g_propagate_error(error, g_steal_pointer(&local));
+}
 
 const char *
 qemu_instant_uri(const QemuInstant *self, guint disk)

@@ -23,7 +23,7 @@ typedef enum {
    * no write of the guest does. QEMU 7.1 or newer. */
   QEMU_WAY_FILTER,
   /* blockdev-backup sync=none into a scratch qcow2: the guest does not stop, but its writes would fail if the scratch
-   * file were full. So room for the whole disk is reserved first. */
+   * file could not be written. So room for the whole disk is reserved first; an I/O error there remains. */
   QEMU_WAY_FLEECE,
   /* As FILTER, but instead of being read from QEMU's NBD server, the disks are pushed by QEMU to servers of ours, from
    * which they are read then: for disks with an iothread, where the first client of QEMU's own server that leaves can
@@ -89,6 +89,9 @@ gboolean qemu_instant_ready(QemuInstant *instant, Qmp *qmp, gboolean *is_ready, 
  * which ranges (see qemu_nbd_map_read()): others cannot be read. NULL: everything. */
 const char *qemu_instant_uri(const QemuInstant *instant, guint disk);
 const char *qemu_instant_bitmap(const QemuInstant *instant, guint disk);
+/* ERROR is what reading DISK, or its pushing, ended with. QEMU says no more of a snapshot that broke than EINVAL: if
+ * there was no room to keep what the guest overwrote, ERROR becomes NO_SPACE, and says so. Any thread, before the end. */
+void qemu_instant_explain(const QemuInstant *instant, guint disk, GError **error);
 /* The raw image that stands still, if it can be read by this name as well; the bitmap is to be had over NBD only. NULL for
  * all but EXTERNAL, and where QEMU may mean another file by it. */
 const char *qemu_instant_file(const QemuInstant *instant, guint disk);

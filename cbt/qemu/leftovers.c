@@ -3,6 +3,10 @@
  * One teardown for all: the end of a good backup, the undoing of a failed one, and what a dead process left.
  * So each stage asks QEMU what there is, and never relies on what somebody remembers.
  *
+ * The mark of a stopped guest is there a little longer than the guest stands still. Should the process die
+ * between `cont` and its removal, and the owner pause the guest before the next contact, the guest would be
+ * made to go on.
+ *
  * What a filter hides is read from the note of the scratch descriptor below it: PREFIX-fileN is opened on
  * /dev/fdset/ID, and that fdset has the note. QEMU keeps both for as long as the node is there, also without
  * any monitor. (A removed descriptor of a guest that stands still is listed until it runs: it means nothing.)
@@ -329,10 +333,10 @@ clear_overlays(Clearing *self, GError **error)
 
 /* Which fdset the file of disk INDEX is opened on; -1 if there is none. */
 static gint64
-fdset_of(Clearing *self, JsonArray *nodes, int index)
+fdset_of(const char *prefix, JsonArray *nodes, int index)
 {
-  g_autofree char *name = qemu_name(self->prefix, QEMU_NAME_FILE, index);
-  for (guint i = 0; i < json_array_get_length(nodes); i++) {
+  g_autofree char *name = qemu_name(prefix, QEMU_NAME_FILE, index);
+  for (guint i = 0; nodes && i < json_array_get_length(nodes); i++) {
     long id;
     JsonObject *node = qemu_json_item(nodes, i);
     const char *file = qemu_json_string(node, "file");
@@ -343,27 +347,46 @@ fdset_of(Clearing *self, JsonArray *nodes, int index)
   return -1;
 }
 
-/* The node that stood before the filter of disk INDEX (transfer full). */
+/* The node that stood before the filter of disk INDEX (transfer full), or NULL. */
 static char *
-hidden_node(Clearing *self, JsonArray *nodes, int index, GError **error)
+find_hidden(const char *prefix, int index, JsonArray *nodes, JsonNode *fdsets)
 {
-  gint64 wanted = fdset_of(self, nodes, index);
-  g_autoptr(JsonNode) answer = query(self, "query-fdsets", error);
-  JsonArray *array = qemu_json_node_array(answer);
+  gint64 wanted = fdset_of(prefix, nodes, index);
+  JsonArray *array = qemu_json_node_array(fdsets);
   for (guint i = 0; array && i < json_array_get_length(array); i++) {
     gint64 id = -1;
     JsonObject *fdset = qemu_json_item(array, i);
-    g_autoptr(JsonNode) note = qemu_leftovers_read_note(self->prefix, fdset);
+    g_autoptr(JsonNode) note = qemu_leftovers_read_note(prefix, fdset);
     const char *node = qemu_json_string(qemu_json_node_object(note), NOTE_NODE);
     if (node && qemu_json_int(fdset, "fdset-id", &id) && id == wanted)
       return g_strdup(node);
   }
-  if (answer)
+  return NULL;
+}
+
+char *
+qemu_leftovers_hidden(const char *filter, JsonNode *nodes, JsonNode *fdsets)
+{
+  int index;
+  const char *kind = strrchr(filter, '-');
+  g_autofree char *prefix = kind ? g_strndup(filter, (gsize) (kind - filter)) : NULL;
+  if (!prefix || (!qemu_name_is(filter, prefix, QEMU_NAME_FILTER, &index) &&
+                  !qemu_name_is(filter, prefix, QEMU_NAME_JOBFILTER, &index)))
+    return NULL;
+  return find_hidden(prefix, index, qemu_json_node_array(nodes), fdsets);
+}
+
+static char *
+hidden_node(Clearing *self, JsonArray *nodes, int index, GError **error)
+{
+  g_autoptr(JsonNode) fdsets = query(self, "query-fdsets", error);
+  char *node = fdsets ? find_hidden(self->prefix, index, nodes, fdsets) : NULL;
+  if (fdsets && !node)
     cbt_set_error(error, CBT_ERROR_STATE,
                   "Give the device its node back with qom-set of its property drive, then delete the filter.",
                   "The filter %s-%s%d stands in front of a disk of which QEMU tells no more", self->prefix,
                   QEMU_NAME_FILTER, index);
-  return NULL;
+  return node;
 }
 
 /* PATH comes from QEMU, which may be anybody's by now: only what has our name is removed. */

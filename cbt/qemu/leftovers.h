@@ -23,6 +23,9 @@ gboolean qemu_leftovers_clear(Qmp *qmp, const char *prefix, guint timeout_ms, GP
 gboolean qemu_leftovers_clear_by(const QemuSteps *steps, const char *prefix, GPtrArray *found,
                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/* The node that FILTER, of a backup with any prefix, hides from its device (transfer full), by the answers of
+ * query-named-block-nodes and query-fdsets; NULL if it is no such filter. */
+char *qemu_leftovers_hidden(const char *filter, JsonNode *nodes, JsonNode *fdsets);
 /* As the first, but waits no longer than COMMIT_MS (0: for as long as they get on) for overlays to be committed. */
 gboolean qemu_leftovers_clear_within(Qmp *qmp, const char *prefix, guint timeout_ms, guint commit_ms, GPtrArray *found,
                                      GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -342,6 +342,33 @@ wait_until_listening(QemuOffline *offline, const char *path, GCancellable *cance
   return TRUE;
 }
 
+/* "a,b" would be two options. */
+static char *
+shared_options(const char *path)
+{
+  g_auto(GStrv) parts = g_strsplit(path, ",", -1);
+  g_autofree char *escaped = g_strjoinv(",,", parts);
+  return g_strconcat("driver=qcow2,force-share=on,file.driver=file,file.filename=", escaped, NULL);
+}
+
+QemuOffline *
+qemu_offline_serve_shared(const char *path, const char *runtime_dir, GCancellable *cancellable,
+                          GError **error)
+{
+  g_autoptr(QemuOffline) offline = g_new0(QemuOffline, 1);
+  g_autofree char *options = shared_options(path);
+  sweep(runtime_dir);
+  if (!check_arguments(path, "qcow2", error) || !make_names(offline, runtime_dir, error))
+    return NULL;
+  g_autofree char *socket = g_strconcat("--socket=", offline->socket, NULL);
+  const char *const argv[] = {"qemu-nbd", "--read-only", "--persistent", "--shared=16", "--image-opts",
+                              socket,     "--",          options,        NULL};
+  offline->server = qemu_child_start(argv, TRUE, error);
+  if (!offline->server || !wait_until_listening(offline, path, cancellable, error))
+    return NULL;
+  return g_steal_pointer(&offline);
+}
+
 QemuOffline *
 qemu_offline_serve(const char *path, const char *format, const char *bitmap, const char *runtime_dir,
                    GCancellable *cancellable, GError **error)
@@ -377,7 +404,7 @@ gboolean
 qemu_offline_check_changed(const QemuOffline *offline, gboolean *changed, GError **error)
 {
   *changed = FALSE;
-  for (guint i = 0; i < offline->chain->images->len && !*changed; i++) {
+  for (guint i = 0; offline->chain && i < offline->chain->images->len && !*changed; i++) {
     const Image *image = offline->chain->images->pdata[i];
     struct stat now;
     if (fsync(image->fd) != 0)

@@ -23,6 +23,10 @@ typedef struct QemuOffline QemuOffline;
  * RUNTIME_DIR, which is ours alone; sockets of dead processes are removed there. */
 QemuOffline *qemu_offline_serve(const char *path, const char *format, const char *bitmap, const char *runtime_dir,
                                 GCancellable *cancellable, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* As above, of a qcow2 image that QEMU may have open, without its locks: for what of it cannot change meanwhile. Its bytes and
+ * its layout may be read torn where it is written. qemu_offline_check_changed() does not apply. */
+QemuOffline *qemu_offline_serve_shared(const char *path, const char *runtime_dir, GCancellable *cancellable,
+                                       GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* For qemu_nbd_source_open(). (transfer none) */
 const char *qemu_offline_uri(const QemuOffline *offline);
 /* Whether somebody wrote to an image of the chain, or replaced it, since it is served; sets *changed. */

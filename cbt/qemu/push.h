@@ -2,9 +2,7 @@
 /*
  * Where QEMU pushes a disk to, and where it is read from then: a qemu-nbd of ours on a scratch image without a name, first
  * to be written, then to be read. A bitmap in it records what was pushed, so that it is read like any other export.
- *
- * Each server has a client before it starts, and ends when its last client has left: the first with QEMU's connection,
- * the second with one of this process. So neither outlives a process that dies.
+ * Neither outlives this object, or this process.
  *
  * Lifecycle: new, steal_client; finish once QEMU has disconnected; free. One thread at a time.
  */
@@ -22,17 +20,19 @@ typedef struct {
   guint64 size_bytes;
   guint64 limit_bytes; /* 0: none */
   const char *bitmap;  /* name of the one that is to record, or NULL */
-  guint timeout_ms;    /* for a server to start, or to end */
+  guint timeout_ms;    /* for what is started here to end when it should */
 } QemuPushOptions;
 
-/* UNREACHABLE if there is no qemu-nbd or qemu-img. */
+/* UNSUPPORTED if there is no qemu-nbd or qemu-img. */
 QemuPush *qemu_push_new(const QemuPushOptions *options, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* The connection that QEMU is to have (transfer full): the caller closes its own. */
 int qemu_push_steal_client(QemuPush *push);
-/* QEMU has disconnected: has the image read-only. *uri is (transfer full). UNREACHABLE if the first server does not end,
- * or the second does not start; IO if the first one failed. */
+/* QEMU has disconnected: offers the image read-only. *uri is (transfer full). UNREACHABLE if the server does not end; IO
+ * if it failed. */
 gboolean qemu_push_finish(QemuPush *push, char **uri, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Ends the server that is written to, for a job that is to end. */
+/* NO_SPACE: as qemu_scratch_check_room(). */
+gboolean qemu_push_check_room(const QemuPush *push, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Ends a server that is still written to, for a job that is to end. */
 void qemu_push_abort(QemuPush *push);
 /* NULL is allowed. */
 void qemu_push_free(QemuPush *push);

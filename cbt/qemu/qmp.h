@@ -40,6 +40,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Qmp, qmp_close)
 void qmp_drop(Qmp *qmp);
 gboolean qmp_is_open(const Qmp *qmp);
 const char *qmp_socket_path(const Qmp *qmp);
+/* Names the process at the other end: another one for another QEMU, also after a boot. (transfer full); NULL if that cannot be
+ * found out. */
+char *qmp_instance(const Qmp *qmp);
 /* The socket (transfer none), for who stands in when this process cannot. */
 int qmp_fd(const Qmp *qmp);
 const QmpVersion *qmp_version(const Qmp *qmp);

@@ -163,6 +163,13 @@ qemu_quiesce_guest_note(const QemuQuiesceGuest *self)
 /* The freeze */
 
 static void
+break_with(QemuQuiesceGuest *self, const GError *error)
+{
+  g_autofree char *message = cbt_error_message(error);
+  qemu_quiesce_facts_break(&self->facts, "%s", message);
+}
+
+static void
 check_count(QemuQuiesceGuest *self)
 {
   const QemuQuiescePlan *plan = self->plan;
@@ -181,7 +188,7 @@ check_status(QemuQuiesceGuest *self)
   gint64 left_us = qemu_quiesce_guest_deadline_us(self) - g_get_monotonic_time();
   gboolean is_frozen = FALSE;
   if (!qga_fsfreeze_status(self->qga, (guint) MAX(left_us / 1000, 1), &is_frozen, &error))
-    qemu_quiesce_facts_break(&self->facts, "%s", error->message);
+    break_with(self, error);
   else if (!is_frozen)
     qemu_quiesce_facts_break(&self->facts,
                              "the agent says that it froze %u file systems, and that it is thawed",
@@ -198,8 +205,7 @@ send_freeze(QemuQuiesceGuest *self)
   self->facts.begin_us = g_get_monotonic_time();
   if (!qga_fsfreeze_freeze(self->qga, plan->is_all ? NULL : (const char *const *) plan->mountpoints,
                            self->request->budget_ms, &self->facts.n_frozen, &error)) {
-    g_autofree char *message = cbt_error_message(error);
-    qemu_quiesce_facts_break(&self->facts, "%s", message);
+    break_with(self, error);
     return;
   }
   check_count(self);
@@ -214,11 +220,10 @@ gboolean
 qemu_quiesce_guest_look(QemuQuiesceGuest *self)
 {
   g_autoptr(GError) error = NULL;
-  if (make_plan(self, &error))
-    return TRUE;
-  g_autofree char *message = cbt_error_message(error);
-  qemu_quiesce_facts_break(&self->facts, "%s", message);
-  return FALSE;
+  gboolean is_good = make_plan(self, &error);
+  if (!is_good)
+    break_with(self, error);
+  return is_good;
 }
 
 gboolean
@@ -257,10 +262,8 @@ qemu_quiesce_guest_thaw(QemuQuiesceGuest *self, QemuQuiesceRetryFunc retry, gpoi
       !qemu_quiesce_thaw_until(&self->qga, self->request->socket, self->request->thaw_timeout_ms, retry,
                                user_data, &self->facts.n_thawed, &error);
   self->facts.end_us = g_get_monotonic_time();
-  if (error) {
-    g_autofree char *message = cbt_error_message(error);
-    qemu_quiesce_facts_break(&self->facts, "%s", message);
-  }
+  if (error)
+    break_with(self, error);
 }
 
 void

@@ -3,10 +3,11 @@
  * Which file systems of a guest are on the disks that are backed up, and so are to be frozen. Pure: decides on what the
  * agent answered and on what QEMU said, so that it can be tried on recorded answers.
  *
- * A disk of QEMU is found in the guest by its serial, if no other has it, else by its PCI address. Slots of QEMU's root bus
- * are the guest's; buses behind bridges are numbered by each in its own way, and say nothing. A file system leads to its
- * disks by their addresses or device names, and on through what LVM, LUKS and partitions are made of. Where this is not
- * sure for all disks, all file systems are frozen: too many cost the guest some seconds, too few the point its worth.
+ * A disk of QEMU is found in the guest by its serial, if no other has it, else by its PCI address. Slots of QEMU's root
+ * bus are the guest's; buses behind bridges are numbered by each in its own way, and say nothing. A file system leads
+ * to its disks by their addresses or device names, and on through what LVM, LUKS and partitions are made of. Where this
+ * is not sure for all disks, all file systems are frozen: too many cost the guest some seconds, too few the point its
+ * worth.
  */
 #pragma once
 
@@ -21,9 +22,10 @@ typedef struct {
   char *unfrozen;     /* which ones are not frozen, for the guest cannot freeze such, or NULL */
 } QemuQuiescePlan;
 
-/* FILESYSTEMS and GUEST_DISKS (NULL if the agent cannot tell) are the agent's: qga_get_fsinfo(), qga_get_disks(). DISKS of
- * QemuDisk are those backed up: name, serial and PCI address of them are looked at; NULL: all file systems are meant. What
- * is on other disks, on the network or in memory is left alone; what spans a disk of these and another is not. */
+/* FILESYSTEMS and GUEST_DISKS (NULL if the agent cannot tell) are the agent's: qga_get_fsinfo(), qga_get_disks().
+ * DISKS of QemuDisk are those backed up: name, serial and PCI address of them are looked at; NULL: all file systems
+ * are meant. What is on other disks, on the network or in memory is left alone; what spans a disk of these and
+ * another is not. */
 QemuQuiescePlan *qemu_quiesce_plan_new(GPtrArray *filesystems, GPtrArray *guest_disks, GPtrArray *disks);
 void qemu_quiesce_plan_free(QemuQuiescePlan *plan);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(QemuQuiescePlan, qemu_quiesce_plan_free)

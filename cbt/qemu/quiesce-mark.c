@@ -57,8 +57,10 @@ gboolean
 qemu_quiesce_mark_is_set(const QemuQuiesceMark *mark)
 {
   char text[128];
+  if (mark->fd < 0)
+    return FALSE;
   g_autofree char *identity = identify(mark->socket);
-  ssize_t n = mark->fd < 0 ? -1 : pread(mark->fd, text, sizeof(text), 0);
+  ssize_t n = pread(mark->fd, text, sizeof(text), 0);
   return identity && n == (ssize_t) strlen(identity) && memcmp(text, identity, (size_t) n) == 0;
 }
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The mark of a freeze: a file beside the agent's socket. Whoever quiesces the guest holds its lock, so that two never do; and
- * from before a freeze to after the thaw it names the socket, so that a guest that was left frozen is found. It names it by
- * inode and time: a QEMU that was started since has another one. Where the file cannot be made or
- * written there is no mark, and all else works. It need not survive a loss of power, which no guest does.
+ * The mark of a freeze: a file beside the agent's socket. Whoever quiesces the guest holds its lock, so that two never
+ * do; and from before a freeze to after the thaw it names the socket, so that a guest that was left frozen is found. It
+ * names it by inode and time: a QEMU that was started since has another one. Where the file cannot be made or written
+ * there is no mark, and all else works. It need not survive a loss of power, which no guest does.
  */
 #pragma once
 

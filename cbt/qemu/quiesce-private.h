@@ -3,10 +3,10 @@
  * What cbt-quiesce and its caller share: what they say to each other, how a guest is thawed, and how what happened is
  * judged.
  *
- * They speak JSON objects, one a line. The caller first sends what qemu_quiesce_request_encode() makes, then {"command":
- * "freeze"} and {"command": "thaw"}; its end of the stream means thaw. cbt-quiesce answers with an "event" each: "prepared",
- * or "failed", which is the end; "freezing", then "frozen" or "not-frozen"; "thawing", and "retry" for each thaw that was
- * not answered; "thawed"; "result", which is the end.
+ * They speak JSON objects, one a line. The caller first sends what qemu_quiesce_request_encode() makes, then
+ * {"command": "freeze"} and {"command": "thaw"}; its end of the stream means thaw. cbt-quiesce answers with an "event"
+ * each: "prepared", or "failed", which is the end; "freezing", then "frozen" or "not-frozen"; "thawing", and "retry"
+ * for each thaw that was not answered; "thawed"; "result", which is the end.
  */
 #pragma once
 
@@ -52,14 +52,15 @@ void qemu_quiesce_facts_clear(QemuQuiesceFacts *facts);
 void qemu_quiesce_facts_break(QemuQuiesceFacts *facts, const char *format, ...) G_GNUC_PRINTF(2, 3);
 void qemu_quiesce_facts_judge(const QemuQuiesceFacts *facts, QemuQuiesceResult *result);
 
-/* Thaws, again and again, until the agent says that it is thawed, or TIMEOUT_MS are over. *qga is the connection, or NULL; it
- * is replaced when need be. *count is raised by what was thawed. RETRY, which may be NULL, is called after each failure. */
+/* Thaws, again and again, until the agent says that it is thawed, or TIMEOUT_MS are over. *qga is the connection, or
+ * NULL; it is replaced when need be. *count is raised by what was thawed. RETRY, which may be NULL, is called after
+ * each failure. */
 typedef void (*QemuQuiesceRetryFunc)(guint attempt, const GError *error, gpointer user_data);
 gboolean qemu_quiesce_thaw_until(Qga **qga, const char *socket, guint timeout_ms, QemuQuiesceRetryFunc retry,
                                  gpointer user_data, guint *count, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/* Runs a script in the guest, with ACTION as its argument. FALSE unless it ended with 0 and, if a MARKER is given, printed
- * that as a line; *why (transfer full) is the reason then. */
+/* Runs a script in the guest, with ACTION as its argument. FALSE unless it ended with 0 and, if a MARKER is given,
+ * printed that as a line; *why (transfer full) is the reason then. */
 gboolean qemu_quiesce_run_script(Qga *qga, const char *path, const char *action, const char *marker,
                                  guint timeout_ms, char **why) G_GNUC_WARN_UNUSED_RESULT;
 /* The script after the thaw; what it says goes into FACTS. */

@@ -3,8 +3,8 @@
  * The caller's side of cbt-quiesce. From the freeze on, a thread (the guard) hears what cbt-quiesce says, so
  * that its end is met with a thaw even while the caller is busy with its transaction. If it falls silent for
  * longer than it should, it is killed: a process that is stopped would keep the agent's connection, and
- * nobody else could thaw. What the guard then finds is judged as cbt-quiesce would: when as many file systems
- * thaw as were frozen, and in time, they were still.
+ * nobody else could thaw. What the guard then finds is judged as cbt-quiesce would: when the caller
+ * had asked for the thaw, and as many file systems thaw as were frozen, they were still until then.
  */
 #include <cbt/qemu/quiesce.h>
 
@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -46,11 +47,12 @@ struct QemuQuiesce {
   QemuQuiesceFacts facts;
   QemuQuiesceResult result;
 
-  GMutex lock;
-  GCond changed;
+  pthread_mutex_t lock;
+  pthread_cond_t changed;
   /* protected by lock */
   Phase phase;
-  char *freeze_why; /* why it is not frozen, set before the phase */
+  char *freeze_why;     /* why it is not frozen, set before the phase */
+  gboolean is_finished; /* the caller has its point, or wants none: it asked for the thaw */
 };
 
 static const QemuChannelKind pipe_kind = {.max_bytes = QEMU_QUIESCE_MAX_MESSAGE_BYTES};
@@ -152,9 +154,8 @@ await_prepared(QemuQuiesce *self, GError **error)
   const QemuQuiesceRequest *request = &self->request;
   guint64 ms = PREPARE_MS + 4 * (guint64) request->connect_timeout_ms + request->script_timeout_ms;
   g_autoptr(GError) local = NULL;
-  g_autoptr(JsonObject) event = NULL;
-  if (qemu_channel_send_object(self->channel, qemu_quiesce_request_encode(request), deadline_after(SEND_MS),
-                               &local))
+  g_autoptr(JsonObject) event = NULL, message = qemu_quiesce_request_encode(request);
+  if (qemu_channel_send_object(self->channel, message, deadline_after(SEND_MS), &local))
     event = qemu_channel_receive(self->channel, deadline_after(ms), &local);
   return event ? take_prepared(self, event, error) : set_lost(local, error);
 }
@@ -170,8 +171,8 @@ release(QemuQuiesce *self)
   qemu_quiesce_facts_clear(&self->facts);
   qemu_quiesce_result_clear(&self->result);
   qemu_quiesce_request_clear(&self->request);
-  g_mutex_clear(&self->lock);
-  g_cond_clear(&self->changed);
+  pthread_mutex_destroy(&self->lock);
+  pthread_cond_destroy(&self->changed);
   g_free(self->freeze_why);
   g_free(self->note);
   g_free(self);
@@ -183,8 +184,8 @@ qemu_quiesce_prepare(const QemuQuiesceOptions *options, GCancellable *cancellabl
   QemuQuiesce *self = g_new0(QemuQuiesce, 1);
   self->pid_fd = self->command_fd = -1;
   self->cancellable = cancellable ? g_object_ref(cancellable) : NULL;
-  g_mutex_init(&self->lock);
-  g_cond_init(&self->changed);
+  pthread_mutex_init(&self->lock, NULL);
+  pthread_cond_init(&self->changed, NULL);
   if (qemu_quiesce_request_init(&self->request, options, error) && spawn(self, options->program, error) &&
       await_prepared(self, error)) {
     qemu_channel_set_cancellable(self->channel, NULL);
@@ -205,10 +206,10 @@ qemu_quiesce_note(const QemuQuiesce *self)
 static void
 set_phase(QemuQuiesce *self, Phase phase)
 {
-  g_mutex_lock(&self->lock);
+  pthread_mutex_lock(&self->lock);
   self->phase = phase;
-  g_cond_broadcast(&self->changed);
-  g_mutex_unlock(&self->lock);
+  pthread_cond_broadcast(&self->changed);
+  pthread_mutex_unlock(&self->lock);
 }
 
 static guint
@@ -319,8 +320,19 @@ thaw_ourselves(QemuQuiesce *self, Qga **qga)
     qemu_quiesce_mark_close(&mark);
   else
     qemu_quiesce_mark_remove(&mark);
-  if (facts->end_us - facts->begin_us > (gint64) self->request.budget_ms * 1000)
-    qemu_quiesce_facts_break(facts, "cbt-quiesce did not answer, and the guest was thawed late");
+}
+
+/* A thaw that the caller did not ask for may come before its point is taken. */
+static void
+check_finished(QemuQuiesce *self)
+{
+  pthread_mutex_lock(&self->lock);
+  gboolean is_frozen = self->phase == FROZEN, is_finished = self->is_finished;
+  pthread_mutex_unlock(&self->lock);
+  if (self->facts.begin_us && !is_frozen)
+    qemu_quiesce_facts_break(&self->facts, "cbt-quiesce ended before it said that the guest is frozen");
+  if (!is_finished)
+    qemu_quiesce_facts_break(&self->facts, "cbt-quiesce ended while the point was being taken");
 }
 
 static void
@@ -330,8 +342,7 @@ replace_process(QemuQuiesce *self, gboolean is_thawed, const GError *cause)
   g_autoptr(Qga) qga = NULL;
   end_process(self);
   g_message("%s: cbt-quiesce: %s; thawing without it", self->request.socket, cause->message);
-  if (facts->begin_us && self->phase != FROZEN) /* the guard alone changes it */
-    qemu_quiesce_facts_break(facts, "cbt-quiesce ended before it said that the guest is frozen");
+  check_finished(self);
   if (facts->begin_us && !is_thawed)
     thaw_ourselves(self, &qga);
   if (!is_thawed && !facts->is_left_frozen && facts->is_pre_run) {
@@ -374,9 +385,9 @@ static void
 on_cancelled(GCancellable *cancellable, QemuQuiesce *self)
 {
   (void) cancellable;
-  g_mutex_lock(&self->lock);
-  g_cond_broadcast(&self->changed);
-  g_mutex_unlock(&self->lock);
+  pthread_mutex_lock(&self->lock);
+  pthread_cond_broadcast(&self->changed);
+  pthread_mutex_unlock(&self->lock);
 }
 
 static Phase
@@ -384,11 +395,11 @@ await_freeze(QemuQuiesce *self)
 {
   gulong handler =
       self->cancellable ? g_cancellable_connect(self->cancellable, G_CALLBACK(on_cancelled), self, NULL) : 0;
-  g_mutex_lock(&self->lock);
+  pthread_mutex_lock(&self->lock);
   while (self->phase == FREEZING && !g_cancellable_is_cancelled(self->cancellable))
-    g_cond_wait(&self->changed, &self->lock);
+    pthread_cond_wait(&self->changed, &self->lock);
   Phase phase = self->phase;
-  g_mutex_unlock(&self->lock);
+  pthread_mutex_unlock(&self->lock);
   if (handler)
     g_cancellable_disconnect(self->cancellable, handler);
   return phase;
@@ -424,9 +435,13 @@ qemu_quiesce_freeze(QemuQuiesce *self, GError **error)
 void
 qemu_quiesce_thaw(QemuQuiesce *self, QemuQuiesceResult *result)
 {
-  if (self->guard || self->phase == PREPARED)
+  pthread_mutex_lock(&self->lock);
+  gboolean is_idle = !self->guard && self->phase == PREPARED;
+  self->is_finished = TRUE;
+  pthread_mutex_unlock(&self->lock);
+  if (is_idle || self->guard)
     tell(self, "thaw");
-  if (!self->guard && self->phase == PREPARED)
+  if (is_idle)
     self->guard = g_thread_new("quiesce", guard, self);
   if (self->guard)
     g_thread_join(g_steal_pointer(&self->guard));

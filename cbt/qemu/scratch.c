@@ -15,6 +15,8 @@
 #include <sys/statvfs.h>
 
 #define FD_OF_CHILD 3
+/* QEMU copies up to 1 MiB at once, of which nothing is there if it did not fit as a whole; and its tables. */
+#define NEARLY ((1u << 20) + (128u << 10))
 
 guint64
 qemu_scratch_worst_bytes(guint64 size_bytes)
@@ -120,4 +122,32 @@ qemu_scratch_open(const QemuScratch *self, GError **error)
     return -1;
   }
   return cbt_steal_fd(&fd);
+}
+
+/* Where the last data ends: QEMU fills a qcow2 from its begin on. */
+static guint64
+end_of_data(int fd)
+{
+  off_t at = 0, end = 0;
+  while ((at = lseek(fd, end, SEEK_DATA)) >= 0 && (at = lseek(fd, at, SEEK_HOLE)) > end)
+    end = at;
+  return (guint64) end;
+}
+
+gboolean
+qemu_scratch_check_room(int fd, const char *folder, guint64 limit_bytes, GError **error)
+{
+  struct statvfs room;
+  if (limit_bytes && end_of_data(fd) + NEARLY > limit_bytes) {
+    g_autofree char *limit = cbt_size_format(limit_bytes);
+    cbt_set_error(error, CBT_ERROR_NO_SPACE, "Raise fleece-limit, or back up when the guest writes less.",
+                  "the fleece limit of %s is too little for what had to be kept until it was read", limit);
+    return FALSE;
+  }
+  if (fstatvfs(fd, &room) != 0 || (guint64) room.f_bavail * room.f_frsize >= NEARLY)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_NO_SPACE,
+                "Make room in fleece-dir or choose another, or back up when the guest writes less.",
+                "no room in %s for what had to be kept until it was read", folder);
+  return FALSE;
 }

@@ -20,5 +20,9 @@ typedef struct {
 /* The descriptor (transfer full), readable and writable; -1 with ERROR: NO_SPACE, also if the limit is less than what is
  * to be reserved; UNREACHABLE if there is no qemu-img; DENIED, IO. */
 int qemu_scratch_open(const QemuScratch *scratch, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* NO_SPACE if the file FD in FOLDER has nearly reached LIMIT_BYTES (0: none), or the file system is nearly full: for saying
+ * why a write into it may have failed. */
+gboolean qemu_scratch_check_room(int fd, const char *folder, guint64 limit_bytes,
+                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Bytes that a file for a disk of SIZE_BYTES can get to have in the worst case. */
 guint64 qemu_scratch_worst_bytes(guint64 size_bytes);

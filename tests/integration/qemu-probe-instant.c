@@ -3,6 +3,10 @@
 
 #include <cbt/qemu/instant.h>
 #include <cbt/qemu/leftovers.h>
+#include <cbt/qemu/nbd-map.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <libnbd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,11 +16,13 @@
 
 #define READY_PAUSE_US 20000
 #define GRANULARITY    65536
+#define CHUNK_BYTES    65536u
 
 typedef struct {
   const char *socket_path;
   guint timeout_ms;
   guint n_steps;
+  Qmp *taking;      /* the connection that the instant is taken by, or NULL */
   GArray *wanted;   /* QemuInstantDisk */
   GPtrArray *disks; /* of QemuDisk */
 } Probe;
@@ -46,6 +52,8 @@ note_step(const char *step, gpointer user_data, GError **error)
   fprintf(stderr, "step %u: %s\n", probe->n_steps, step);
   if (probe->n_steps == number_of("PROBE_DIE_AT"))
     die_in(number_of("PROBE_DIE_US"));
+  if (probe->n_steps == number_of("PROBE_DROP_AT") && probe->taking)
+    qmp_drop(probe->taking);
   if (probe->n_steps != number_of("PROBE_REFUSE_AT"))
     return TRUE;
   cbt_set_error(error, CBT_ERROR_FAILED, NULL, "refused at step %u", probe->n_steps);
@@ -97,8 +105,10 @@ prepare(Probe *probe, char **argv, GError **error)
 static gboolean
 take(Probe *probe, QemuInstant *instant, GError **error)
 {
-  g_autoptr(Qmp) qmp = connect_to(probe, error);
-  return qmp && qemu_instant_take(instant, qmp, error);
+  g_autoptr(Qmp) qmp = probe->taking = connect_to(probe, error);
+  gboolean is_taken = qmp && qemu_instant_take(instant, qmp, error);
+  probe->taking = NULL;
+  return is_taken;
 }
 
 static gboolean
@@ -193,6 +203,94 @@ run_leftovers(Probe *probe, char **argv, GError **error)
   return is_done;
 }
 
+/* Reading */
+
+typedef struct {
+  struct nbd_handle *nbd;
+  int fd;
+  GArray *ranges;   /* CbtExtent */
+  GArray *are_zero; /* gboolean */
+  guint64 n_read, n_zero;
+} Reading;
+
+static gboolean
+note_range(const CbtExtent *range, QemuRangeKind kind, gpointer user_data)
+{
+  Reading *self = user_data;
+  gboolean is_zero = kind == QEMU_RANGE_ZERO;
+  if (kind == QEMU_RANGE_CLEAN)
+    return TRUE;
+  g_array_append_val(self->ranges, *range);
+  g_array_append_val(self->are_zero, is_zero);
+  return TRUE;
+}
+
+/* COUNT bytes, at most CHUNK_BYTES, from the export to the file. */
+static gboolean
+copy_chunk(Reading *self, guint64 offset, gsize count, gboolean is_zero, GError **error)
+{
+  g_autofree guint8 *bytes = g_malloc0(count);
+  if (!is_zero && nbd_pread(self->nbd, bytes, count, offset, 0) != 0) {
+    cbt_set_error(error, CBT_ERROR_IO, NULL, "reading at %" G_GUINT64_FORMAT ": %s", offset, nbd_get_error());
+    return FALSE;
+  }
+  if (pwrite(self->fd, bytes, count, (off_t) offset) == (ssize_t) count)
+    return TRUE;
+  cbt_set_error_errno(error, errno, "writing the file");
+  return FALSE;
+}
+
+static gboolean
+copy_ranges(Reading *self, GError **error)
+{
+  for (guint i = 0; i < self->ranges->len; i++) {
+    const CbtExtent *range = &g_array_index(self->ranges, CbtExtent, i);
+    gboolean is_zero = g_array_index(self->are_zero, gboolean, i);
+    for (guint64 done = 0; done < range->length; done += CHUNK_BYTES)
+      if (!copy_chunk(self, range->offset + done, (gsize) MIN(CHUNK_BYTES, range->length - done), is_zero,
+                      error))
+        return FALSE;
+    *(is_zero ? &self->n_zero : &self->n_read) += range->length;
+  }
+  return TRUE;
+}
+
+static gboolean
+open_both(Reading *self, const char *uri, const char *path, guint64 size_bytes, GError **error)
+{
+  self->nbd = nbd_create();
+  self->fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+  if (self->nbd && self->fd >= 0 && ftruncate(self->fd, (off_t) size_bytes) == 0 &&
+      nbd_connect_uri(self->nbd, uri) == 0)
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_IO, NULL, "cannot open %s or %s", uri, path);
+  return FALSE;
+}
+
+/* BITMAP|- FILE: writes what is marked into the file. */
+static gboolean
+run_read(const char *uri, char **argv, guint timeout_ms, GError **error)
+{
+  guint64 size_bytes;
+  Reading self = {.fd = -1};
+  if (!argv[0] || !argv[1])
+    return FALSE;
+  QemuNbdMapRequest request = {.uri = uri, .timeout_ms = timeout_ms};
+  request.bitmap = g_str_equal(argv[0], "-") ? NULL : argv[0];
+  self.ranges = g_array_new(FALSE, FALSE, sizeof(CbtExtent));
+  self.are_zero = g_array_new(FALSE, FALSE, sizeof(gboolean));
+  gboolean is_done = qemu_nbd_map_read(&request, note_range, &self, &size_bytes, NULL, error) &&
+                     open_both(&self, uri, argv[1], size_bytes, error) && copy_ranges(&self, error);
+  if (is_done)
+    printf("%" G_GUINT64_FORMAT " %" G_GUINT64_FORMAT "\n", self.n_read, self.n_zero);
+  if (self.fd >= 0)
+    close(self.fd);
+  g_clear_pointer(&self.nbd, nbd_close);
+  g_array_unref(self.ranges);
+  g_array_unref(self.are_zero);
+  return is_done;
+}
+
 gboolean
 probe_instant(const char *command, const char *socket_path, char **argv, guint timeout_ms, gboolean *is_known,
               GError **error)
@@ -203,6 +301,8 @@ probe_instant(const char *command, const char *socket_path, char **argv, guint t
     return run_instant(&probe, argv, error);
   if (g_str_equal(command, "leftovers"))
     return run_leftovers(&probe, argv, error);
+  if (g_str_equal(command, "read"))
+    return run_read(socket_path, argv, timeout_ms, error);
   *is_known = FALSE;
   return FALSE;
 }

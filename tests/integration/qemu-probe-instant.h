@@ -8,7 +8,8 @@
   "       qemu-probe instant SOCKET WAY FOLDER PREFIX DISK CHANGES-OF|- RECORDER ...\n" \
   "           prints what it is, then DISK URI [BITMAP] lines, then `ready`; ends when its input does. PROBE_LIMIT:\n" \
   "           bytes of scratch; PROBE_REFUSE_AT, PROBE_DIE_AT: the step that is refused, or at which it is killed,\n" \
-  "           PROBE_DIE_US microseconds later. Steps are told on standard error.\n" \
+  "           PROBE_DIE_US microseconds later; PROBE_DROP_AT: at which the connection is lost. Steps are told on standard error.\n" \
+  "       qemu-probe read URI BITMAP|- FILE    what is marked is written into it; prints bytes of data and of zeros\n" \
   "       qemu-probe leftovers SOCKET PREFIX             prints what it found\n"
 
 /* ARGV begins behind the socket's path. *is_known is FALSE for other commands; FALSE without ERROR: bad arguments. */

@@ -6,7 +6,7 @@
 
 qemu-img create -q -f qcow2 "$WORK/root.qcow2" 64M
 truncate -s 32M "$WORK/data.raw" "$WORK/cd.raw"
-start_qemu g1 -drive "if=none,id=drive-root,file=$WORK/root.qcow2,format=qcow2" \
+start_qemu g1 -drive "if=none,id=drive-root,file=$WORK/root.qcow2,format=qcow2,discard=unmap" \
   -device virtio-blk-pci,drive=drive-root,serial=S-root \
   -blockdev "driver=raw,node-name=data,file.driver=file,file.filename=$WORK/data.raw" \
   -device virtio-blk-pci,drive=data,id=vdb \
@@ -66,6 +66,20 @@ assert_eq "cleared" "$(cbt_json bitmap show g1/drive-root:weekly | state_of)" '[
 cbt --quiet bitmap remove g1/drive-root:weekly
 expect_exit 3 "no bitmap 'weekly'" cbt bitmap show g1/drive-root:weekly
 assert_has "the vendor's is left alone" "$(bitmaps_of drive-root)" vendor-1
+
+say "changes: what is allocated, what came since a point, and the bits of a bitmap; data and zeros"
+extents() { jq -c '[.extents[] | [.offset, .length, .kind]]'; }
+assert_eq "allocated" "$(cbt_json changes g1/drive-root | extents)" '[[1048576,131072,"data"],[4194304,65536,"data"]]'
+backup full g1 >/dev/null
+qmp g1 human-monitor-command '{"command-line":"qemu-io drive-root \"write -P 7 8M 64k\""}' >/dev/null
+qmp g1 human-monitor-command '{"command-line":"qemu-io drive-root \"discard 1M 64k\""}' >/dev/null
+answer=$(cbt_json changes g1/drive-root --from g1@latest --to live)
+assert_eq "since the point" "$(extents <<<"$answer")" '[[1048576,65536,"zero"],[8388608,65536,"data"]]'
+assert_eq "source, proof" "$(jq -c '[.source, .proof]' <<<"$answer")" '["bitmap","superset"]'
+assert_eq "bits" "$(cbt_json changes g1/drive-root --bitmap default | extents)" '[[1048576,65536,"data"],[8388608,65536,"data"]]'
+assert_eq "nothing on the other" "$(cbt_json changes g1/data --from g1@latest --to live | extents)" '[]'
+assert_eq "nodes of ours" "$(qmp g1 query-named-block-nodes | jq -c '[.[]."node-name" | select(startswith("cbt-"))]')" '[]'
+assert_eq "bitmaps of ours" "$(bitmaps_of drive-root | jq -c '[.[] | select(startswith("cbt-"))] | length')" 1
 
 say "persistent where the image can keep them"
 assert_eq "persistent" "$(qmp g1 query-block | jq -c '[.[] | .inserted."dirty-bitmaps" // [] | .[] | select(.name | startswith("cbt-"))

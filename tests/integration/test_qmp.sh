@@ -37,6 +37,18 @@ kill "$holder"
 wait "$holder" 2>/dev/null || true
 assert_eq "the status after it has gone" "$(probe qmp "$socket" query-status | jq -r .status)" running
 
+say "the answer that a client did not wait for is not taken for that of the next one"
+python3 -c 'import json, socket, sys
+client = socket.socket(socket.AF_UNIX)
+client.connect(sys.argv[1])
+client.recv(4096)
+client.sendall(b"""{"execute": "qmp_capabilities"}""")
+client.recv(4096)
+arguments = {"val": 0, "size": 96 << 20, "filename": sys.argv[2]}
+client.sendall(json.dumps({"execute": "pmemsave", "arguments": arguments, "id": 2}).encode())' "$socket" "$WORK/memory"
+assert_eq "the status, asked for behind it" "$(probe qmp "$socket" query-status | jq -r .status)" running
+rm "$WORK/memory"
+
 say "QEMU that hangs, and QEMU that is gone"
 start_qemu q2 -S
 kill -STOP "${VM_PID[q2]}"

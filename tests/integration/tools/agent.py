@@ -11,6 +11,7 @@ It takes one client at a time, as QEMU does, and one command after the other, as
   status=WORD         what it says of itself while it is frozen
   drop-thaws=N        so many thaws are neither carried out nor answered
   dies=SEC            after the freeze it closes the connection, and listens again after so long
+  thaw-dies=SEC       it does so instead of a thaw, once
   silent=FILE         after the freeze it answers nothing until FILE is there
 """
 import json
@@ -58,7 +59,7 @@ class Agent:
             raise Refusal(self.options["freeze-error"])
         if "dies" in self.options and not self.died:
             self.died = True
-            raise Hangup()
+            raise Hangup(self.option("dies", 0.0))
         return self.option("freeze-count", count)
 
     def thaw(self):
@@ -66,6 +67,8 @@ class Agent:
         if drops:
             self.options["drop-thaws"] = drops - 1
             return None
+        if "thaw-dies" in self.options:
+            raise Hangup(float(self.options.pop("thaw-dies")))
         time.sleep(float(self.options.pop("thaw-delay", 0)))
         count = self.option("thaw-count", self.count)
         self.set_frozen(0)
@@ -130,9 +133,9 @@ class Agent:
             connection = listener.accept()[0]
             try:
                 self.serve(connection)
-            except Hangup:
+            except Hangup as hangup:
                 connection.close()
-                time.sleep(self.option("dies", 0.0))
+                time.sleep(hangup.args[0])
             except OSError:
                 pass
             connection.close()

@@ -115,6 +115,24 @@ test_journal_has_the_last_step_of_each_vm(void **state)
 }
 
 static void
+test_instance_is_of_the_base_of_a_bitmap(void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr(CatalogueVm) vm = make_live_vm();
+  assert_true(catalogue_insert_vm(fixture->catalogue, vm, NULL));
+  const CatalogueDisk *disk = vm->disks->pdata[0];
+  const CbtUuid base = cbt_uuid_generate();
+  char *none = NULL;
+  assert_true(catalogue_get_instance(fixture->catalogue, &disk->id, "default", &none, NULL));
+  assert_null(none);
+  assert_true(catalogue_set_base(fixture->catalogue, &disk->id, "default", &base, NULL));
+  assert_true(catalogue_set_instance(fixture->catalogue, &disk->id, "default", "boot/12/34", NULL));
+  g_autofree char *found = NULL;
+  assert_true(catalogue_get_instance(fixture->catalogue, &disk->id, "default", &found, NULL));
+  assert_string_equal(found, "boot/12/34");
+}
+
+static void
 test_consistency_of_a_point_is_kept(void **state)
 {
   Fixture *fixture = *state;
@@ -152,6 +170,7 @@ main(void)
       CATALOGUE_TEST(test_disk_is_added_later_and_follows_what_qemu_says),
       CATALOGUE_TEST(test_sockets_are_absolute_paths),
       CATALOGUE_TEST(test_journal_has_the_last_step_of_each_vm),
+      CATALOGUE_TEST(test_instance_is_of_the_base_of_a_bitmap),
       CATALOGUE_TEST(test_consistency_of_a_point_is_kept),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -228,6 +228,71 @@ test_answers_of_other_shapes_are_corrupt(void **state)
   }
 }
 
+#define BEHIND(filter)                                                                                       \
+  "[{\"device\": \"root\", \"qdev\": \"vd0\", \"inserted\": {\"node-name\": \"" filter                       \
+  "\", \"drv\": \"copy-before-write\", \"image\": {\"virtual-size\": 65536}}}]"
+
+/* FILE: which node is opened on which descriptors; DISK: which one these are noted for. */
+static GPtrArray *
+seen_through(const char *filter_text, const char *file, int disk)
+{
+  g_autofree char *nodes_text = g_strdup_printf(
+      "[{\"node-name\": \"#block1\", \"drv\": \"qcow2\", \"image\": {\"virtual-size\": 65536}, "
+      "\"dirty-bitmaps\": [{\"name\": \"b\"}]}, {\"node-name\": \"%s\", \"file\": "
+      "\"/dev/fdset/4\"}]",
+      file);
+  g_autofree char *fdsets_text = g_strdup_printf(
+      "[{\"fdset-id\": 4, \"fds\": [{\"fd\": 9, \"opaque\": \"{\\\"cbt-prefix\\\": \\\"cbt-a\\\", "
+      "\\\"disk\\\": %d, \\\"node\\\": \\\"#block1\\\"}\"}]}]",
+      disk);
+  g_autoptr(JsonNode) answer = json_from_string(filter_text, NULL),
+                      nodes = json_from_string(nodes_text, NULL);
+  g_autoptr(JsonNode) fdsets = json_from_string(fdsets_text, NULL);
+  assert_non_null(fdsets);
+  g_autoptr(JsonNode) shown = qemu_disks_see_through(answer, nodes, fdsets);
+  GPtrArray *disks = qemu_disks_parse(shown, NULL);
+  assert_non_null(disks);
+  assert_int_equal(disks->len, 1);
+  return disks;
+}
+
+static void
+test_disk_behind_the_filter_of_a_backup_is_told_as_if_it_were_not_there(void **state)
+{
+  (void) state;
+  static const char *const ours[] = {BEHIND("cbt-a-cbw0"), BEHIND("cbt-a-flt0")};
+  for (guint i = 0; i < G_N_ELEMENTS(ours); i++) {
+    g_autoptr(GPtrArray) disks = seen_through(ours[i], "cbt-a-file0", 0);
+    const QemuDisk *disk = disks->pdata[0];
+    assert_string_equal(disk->node, "#block1");
+    assert_string_equal(disk->format, "qcow2");
+    assert_true(g_str_has_prefix(disk->filter, "cbt-a-"));
+    assert_string_equal(disk->qdev, "vd0");
+    assert_null(disk->left_out);
+    assert_non_null(qemu_disk_bitmap(disk, "b"));
+  }
+}
+
+static void
+test_disk_behind_another_filter_is_left_out(void **state)
+{
+  (void) state;
+  static const struct {
+    const char *answer, *file;
+    int disk;
+  } cases[] = {
+      {BEHIND("cbt-b-cbw0"), "cbt-a-file0", 0}, /* nobody noted it */
+      {BEHIND("cbt-a-cbw1"), "cbt-a-file0", 0}, {BEHIND("cbt-a-cbw0"), "cbt-b-file0", 0},
+      {BEHIND("vendor"), "cbt-a-file0", 0},     {BEHIND("cbt-a-snap0"), "cbt-a-file0", 0},
+  };
+  for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
+    g_autoptr(GPtrArray) disks = seen_through(cases[i].answer, cases[i].file, cases[i].disk);
+    const QemuDisk *disk = disks->pdata[0];
+    assert_null(disk->filter);
+    assert_non_null(strstr(disk->left_out, "another program's backup"));
+  }
+}
+
 int
 main(void)
 {
@@ -241,6 +306,8 @@ main(void)
       cmocka_unit_test(test_device_that_cannot_be_asked_is_an_error),
       cmocka_unit_test(test_iothreads_by_queue_count),
       cmocka_unit_test(test_answers_of_other_shapes_are_corrupt),
+      cmocka_unit_test(test_disk_behind_the_filter_of_a_backup_is_told_as_if_it_were_not_there),
+      cmocka_unit_test(test_disk_behind_another_filter_is_left_out),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
