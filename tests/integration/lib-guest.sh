@@ -55,10 +55,7 @@ guest_is_ready() { grep -q GUEST-READY "$WORK/$1.serial" || vm_is_gone "$1"; }
 # guest NAME SCRIPT: by the agent; prints its output.
 guest() { probe qga "$WORK/$1.qga" exec /bin/busybox sh -c "$2"; }
 
-vm_is_gone() {
-  ! kill -0 "${VM_PID[$1]}" 2>/dev/null ||
-    [ "$(sed 's/.*) //; s/ .*//' "/proc/${VM_PID[$1]}/stat" 2>/dev/null)" = Z ]
-}
+vm_is_gone() { process_is_gone "${VM_PID[$1]}"; }
 
 stop_guest_vm() { # NAME: a clean end of QEMU, the guest not being asked
   qmp "$1" quit >/dev/null || fail "QEMU of $1 does not quit"

@@ -173,7 +173,12 @@ pause() { read -rt "$1" -u "$never" || true; } # seconds, with a fraction; for m
 
 ### the daemon and its clients
 
-daemon_is_gone() { ! kill -0 "$DAEMON_PID" 2>/dev/null || [ "$(sed 's/.*) //; s/ .*//' "/proc/$DAEMON_PID/stat" 2>/dev/null)" = Z ]; }
+process_is_gone() { # PID: ended, whether or not the shell has noticed; it may notice between two looks
+  local state
+  state=$(sed 's/.*) //; s/ .*//' "/proc/$1/stat" 2>/dev/null) || return 0
+  [[ $state = [ZX] ]]
+}
+daemon_is_gone() { process_is_gone "$DAEMON_PID"; }
 daemon_answers() { daemon_is_gone || { api GET /v1/status && [ "$status" = 200 ]; }; }
 
 start_daemon() { # with DAEMON_OPTIONS
