@@ -22,8 +22,9 @@
 #include <errno.h>
 #include <unistd.h>
 
-#define POLL_MS  50
-#define STALL_MS 60000 /* without any progress */
+#define POLL_MS   50
+#define COMMITTED "committed into its image" /* told of what was found */
+#define STALL_MS  60000                      /* without any progress */
 
 typedef struct {
   int index;
@@ -231,7 +232,7 @@ commit(Settling *self, Overlay *overlay, const char *node, GError **error)
   g_autofree char *job = qemu_name(self->prefix, QEMU_NAME_COMMIT, overlay->index);
   g_autofree char *filter = qemu_name(self->prefix, QEMU_NAME_COMMITFILTER, overlay->index);
   const char *why = obstacle(self, node, base);
-  note_found(self, overlay, "committed into its image");
+  note_found(self, overlay, COMMITTED);
   if (why) {
     cbt_set_error(&refused, CBT_ERROR_STATE, "See by hand which of the two is right.",
                   "The overlay %s cannot be committed into its image: %s", node, why);
@@ -291,6 +292,7 @@ follow_job(Settling *self, Overlay *overlay, JsonObject *job, const char *id, GE
   const char *status = qemu_json_string(job, "status");
   qemu_json_size(job, "current-progress", &progress);
   self->progress += progress + 1;
+  note_found(self, overlay, COMMITTED);
   if (g_strcmp0(status, "concluded") == 0)
     return end_job(self, overlay, job, id, error);
   return g_strcmp0(status, "ready") != 0 ||
