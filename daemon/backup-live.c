@@ -257,14 +257,20 @@ take_new(BackupLive *live, GHashTable *used, GError **error)
 static void
 warn_of_strays(BackupLive *live, const QemuDisk *disk)
 {
-  g_autoptr(GPtrArray) strays =
-      qemu_overlay_strays(live_vm_path_of(disk), monitors_prefix(live->backup->daemon->monitors));
+  const char *prefix = monitors_prefix(live->backup->daemon->monitors);
+  g_autoptr(GPtrArray) strays = qemu_overlay_strays(live_vm_path_of(disk), prefix);
+  if (qemu_overlay_is_path(disk->filename, prefix))
+    add_note(
+        live,
+        "WARNING: QEMU was started on %s, the overlay of an earlier backup, in which QEMU ended; shut the "
+        "guest down, commit it, and start QEMU on its image: see docs/external-snapshots.md",
+        disk->filename);
   for (guint i = 0; i < strays->len; i++)
     add_note(
         live,
         "WARNING: %s holds what the guest wrote during an earlier backup, in which QEMU ended; QEMU does not "
         "use it, so the guest goes on without that. To get it, shut the guest down and see "
-        "docs/operations.md; "
+        "docs/external-snapshots.md; "
         "remove the file if it is not wanted",
         (const char *) strays->pdata[i]);
 }

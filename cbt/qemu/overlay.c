@@ -32,20 +32,15 @@ qemu_overlay_is_path(const char *path, const char *prefix)
   return name && path[0] == '/' && g_str_has_suffix(name, SUFFIX) && strstr(name, infix) != NULL;
 }
 
-/* Who QEMU is. pid 0: it cannot be seen. */
-static gboolean
-get_peer(Qmp *qmp, struct ucred *peer)
-{
-  socklen_t length = sizeof *peer;
-  return getsockopt(qmp_fd(qmp), SOL_SOCKET, SO_PEERCRED, peer, &length) == 0 && length == sizeof *peer;
-}
-
+/* FALSE, too, where it cannot be seen: another process may have made the socket for QEMU. */
 gboolean
 qemu_has_open(Qmp *qmp, const char *path)
 {
   struct ucred peer;
+  socklen_t length = sizeof peer;
   struct stat wanted, found;
-  if (!get_peer(qmp, &peer) || peer.pid <= 0 || stat(path, &wanted) != 0)
+  if (getsockopt(qmp_fd(qmp), SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 || peer.pid <= 0 ||
+      stat(path, &wanted) != 0)
     return FALSE;
   g_autofree char *folder = g_strdup_printf("/proc/%d/fd", (int) peer.pid);
   g_autoptr(GDir) fds = g_dir_open(folder, 0, NULL);
@@ -76,11 +71,20 @@ check_image(const QemuOverlay *self, GError **error)
   return FALSE;
 }
 
-/* As QEMU's own user, if we may: whoever starts QEMU anew must be able to. */
-static int
-make_file(const QemuSteps *steps, const QemuOverlay *self, GError **error)
+/* Whoever starts QEMU anew must be able to open it. That is told by the image, and not by the monitor's
+ * socket, which another process may have made for QEMU. */
+static void
+copy_owner(const QemuOverlay *self, int fd)
 {
-  struct ucred peer;
+  struct stat status;
+  if (stat(self->image, &status) == 0 && (fchown(fd, status.st_uid, status.st_gid) != 0 ||
+                                          fchmod(fd, status.st_mode & (S_IRWXU | S_IRWXG)) != 0))
+    g_debug("%s: %s", self->path, g_strerror(errno));
+}
+
+static int
+make_file(const QemuOverlay *self, GError **error)
+{
   g_autofree char *folder = g_path_get_dirname(self->path);
   const QemuScratch scratch = {.folder = folder,
                                .size_bytes = self->size_bytes,
@@ -89,8 +93,8 @@ make_file(const QemuSteps *steps, const QemuOverlay *self, GError **error)
                                .backing = self->image,
                                .backing_format = self->format};
   int fd = qemu_scratch_open(&scratch, error);
-  if (fd >= 0 && get_peer(steps->qmp, &peer) && fchown(fd, peer.uid, peer.gid) != 0)
-    g_debug("%s: %s", self->path, g_strerror(errno));
+  if (fd >= 0)
+    copy_owner(self, fd);
   return fd;
 }
 
@@ -146,7 +150,7 @@ qemu_overlay_add(const QemuSteps *steps, const QemuOverlay *self, GError **error
   g_autofree char *file = qemu_name(self->prefix, QEMU_NAME_OVERLAY_FILE, (int) self->index);
   if (!check_image(self, error))
     return FALSE;
-  CBT_AUTO_FD int fd = make_file(steps, self, error);
+  CBT_AUTO_FD int fd = make_file(self, error);
   if (fd < 0 || !hand_over(steps, self, fd, file, &fdset_id, error))
     return FALSE;
   g_autofree char *name = g_strdup_printf("/dev/fdset/%" G_GINT64_FORMAT, fdset_id);

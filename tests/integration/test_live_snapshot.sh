@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Backups with an external snapshot: overlays take what the guest writes meanwhile, the images stand still, and all of it is
-# in them in the end. Each point is of its instant, the next incremental has all that was written before, during and after,
-# and nothing is left. An overlay is never removed while it holds what nothing else does.
+# Backups with an external snapshot: overlays take what the guest writes meanwhile, the images stand still, and all of
+# it is in them in the end. Each point is of its instant, the next incremental has all that was written before, during
+# and after, and nothing is left. An overlay is never removed while it holds what nothing else does.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-guest.sh"
 need nbdkit
@@ -15,7 +15,8 @@ make_images() {
   truncate -s 16M "${image[data]}" "$WORK/root.oracle" "$WORK/data.oracle"
 }
 start_vm() { # FILE-OF-ROOT FILE-OF-DATA FORMAT-OF-DATA
-  start_qemu g1 -device virtio-scsi-pci -drive "if=none,id=root,file=${1:-${image[root]}},format=qcow2" -device virtio-blk-pci,drive=root,id=vd-root \
+  start_qemu g1 -device virtio-scsi-pci \
+    -drive "if=none,id=root,file=${1:-${image[root]}},format=qcow2" -device virtio-blk-pci,drive=root,id=vd-root \
     -drive "if=none,id=data,file=${2:-${image[data]}},format=${3:-raw}" -device virtio-blk-pci,drive=data,id=vd-data
 }
 make_images
@@ -53,7 +54,8 @@ point_is() { # UUID oracle|instant
   for disk in root data; do assert_same_file "$disk of $1" "$WORK/point/$disk.raw" "$WORK/$disk.$2"; done
 }
 nodes_of_disks() { qmp g1 query-block | jq -c '[.[] | select(.inserted) | .inserted.file]'; }
-overlay_is_used() { [ "$(qmp g1 query-block | jq '[.[].inserted."node-name" // "" | select(contains("-ovl"))] | length')" = 2 ]; }
+overlays_used() { qmp g1 query-block | jq '[.[].inserted."node-name" // "" | select(contains("-ovl"))] | length'; }
+overlays_are_used() { [ "$(overlays_used)" = "$1" ]; }
 left() {
   { qmp g1 query-named-block-nodes '{"flat":true}' | jq -r '.[]."node-name"'
     qmp g1 query-jobs | jq -r '.[].id'
@@ -61,19 +63,25 @@ left() {
     qmp g1 query-fdsets | jq -r '.[].fds[].opaque // ""'; } | grep cbt- || true
   find "$WORK/images" -mindepth 1 -name '*cbt-*'
 }
-expect_nothing_left() {
+expect_clear() {
   assert_eq "left" "$(left)" ""
   assert_eq "images" "$(nodes_of_disks)" "[\"${image[root]}\",\"${image[data]}\"]"
-  assert_eq "bitmaps" "$(qmp g1 query-block | jq -c '[.[].inserted | select(.) | ."dirty-bitmaps" // [] | length]')" "[1,1]"
+  assert_eq "bitmaps" "[1,1]" \
+    "$(qmp g1 query-block | jq -c '[.[].inserted | select(.) | ."dirty-bitmaps" // [] | length]')"
 }
 start_external() { # KIND SPEED: in $id, once the guest writes to the overlays
   api POST /v1/vms/g1/backups "{\"kind\":\"$1\",\"snapshot\":\"external\",\"speed\":$2}"
   [ "$status" = 202 ] || fail "the backup: $body"
   id=$(jq -r .id <<<"$body")
-  wait_until 20 overlay_is_used || fail "no overlay is used: $(wait_job "$id")"
+  wait_until 20 overlays_are_used 2 || fail "no overlay is used: $(wait_job "$id")"
 }
-is_done() { # JOB: with the kind and the reason that it should have
+is_done() { # JOB
   assert_eq "status" "$(jq -c '[.status, .errmsg]' <<<"$1")" '["done",null]'
+}
+
+is_incremental() { # JOB CLUSTERS: of both disks
+  assert_eq "kind, reason" "$(jq -c '[.kind, .reason]' <<<"$1")" '["incremental",null]'
+  assert_eq "dirty" "$(jq .dirty <<<"$1")" $(($2 * CLUSTER))
 }
 
 ### what is refused
@@ -102,7 +110,7 @@ job=$(wait_job "$id")
 is_done "$job"
 say "  $(jq -r '.notes | join("; ")' <<<"$job")"
 assert_has "how the raw disk is read" "$job" "disk 'data' is read from ${image[data]}"
-expect_nothing_left
+expect_clear
 point_is "$(jq -r .uuid <<<"$job")" instant
 write_both 7 200
 
@@ -113,21 +121,20 @@ for round in 1 2; do
   write_both $((10 + round)) $((120 + round))
   job=$(wait_job "$id")
   is_done "$job"
-  assert_eq "kind, reason" "$(jq -c '[.kind, .reason]' <<<"$job")" '["incremental",null]'
-  expect_nothing_left
+  expect_clear
   point_is "$(jq -r .uuid <<<"$job")" instant
   # of each disk: 3, 5, 7, 100, 101, 200; then what was written during the last one, and after
-  assert_eq "dirty" "$(jq .dirty <<<"$job")" $((2 * (round == 1 ? 6 : 3) * CLUSTER))
+  is_incremental "$job" $((2 * (round == 1 ? 6 : 3)))
   write_both $((30 + round))
 done
 
 say "with and without are one chain"
 job=$(backup incremental g1)
-assert_eq "kind, reason, dirty" "$(jq -c '[.kind, .reason, .dirty]' <<<"$job")" "[\"incremental\",null,$((6 * CLUSTER))]"
+is_incremental "$job" 6
 point_is "$(jq -r .uuid <<<"$job")" oracle
 write_both 40
 job=$(backup incremental g1 --snapshot external)
-assert_eq "kind, reason, dirty" "$(jq -c '[.kind, .reason, .dirty]' <<<"$job")" "[\"incremental\",null,$((2 * CLUSTER))]"
+is_incremental "$job" 2
 point_is "$(jq -r .uuid <<<"$job")" oracle
 
 say "a backup that is cancelled: committed all the same, and the changes are in the next one"
@@ -137,25 +144,25 @@ write_both 60
 cbt --quiet job cancel "$id" >/dev/null
 job=$(wait_job "$id")
 assert_eq "status" "$(jq -r .status <<<"$job")" cancelled
-expect_nothing_left
+expect_clear
 job=$(backup incremental g1 --snapshot external)
-assert_eq "kind, reason, dirty" "$(jq -c '[.kind, .reason, .dirty]' <<<"$job")" "[\"incremental\",null,$((10 * CLUSTER))]"
+is_incremental "$job" 10
 point_is "$(jq -r .uuid <<<"$job")" oracle
-expect_nothing_left
+expect_clear
 
 ### a disk that is unplugged meanwhile
 
 say "a disk is unplugged and comes back: what was written to its overlay is in its image"
 truncate -s 4M "$WORK/images/extra.raw"
-qmp g1 blockdev-add "{\"driver\":\"raw\",\"node-name\":\"extra\",\"file\":{\"driver\":\"file\",\"filename\":\"$WORK/images/extra.raw\"}}" >/dev/null
+file="{\"driver\":\"file\",\"filename\":\"$WORK/images/extra.raw\"}"
+qmp g1 blockdev-add "{\"driver\":\"raw\",\"node-name\":\"extra\",\"file\":$file}" >/dev/null
 qmp g1 device_add '{"driver":"scsi-hd","drive":"extra","id":"vd-extra"}' >/dev/null
 cbt --quiet vm add g3 --qmp "$WORK/g1.qmp" --disk extra=vd-extra
 io_extra() { qmp g1 human-monitor-command "{\"command-line\":\"qemu-io -d vd-extra \\\"$1\\\"\"}"; }
 assert_eq "the write" "$(io_extra 'write -q -P 1 0 4M')" '""'
 api POST /v1/vms/g3/backups "{\"kind\":\"full\",\"snapshot\":\"external\",\"speed\":$MIB}"
 id=$(jq -r .id <<<"$body")
-extra_is_overlaid() { qmp g1 query-block | jq -e '[.[].inserted."node-name" // "" | select(contains("-ovl"))] | length == 1' >/dev/null; }
-wait_until 20 extra_is_overlaid || fail "no overlay is used: $(wait_job "$id")"
+wait_until 20 overlays_are_used 1 || fail "no overlay is used: $(wait_job "$id")"
 assert_eq "the write" "$(io_extra 'write -q -P 2 1M 64k')" '""'
 qmp g1 device_del '{"id":"vd-extra"}' >/dev/null
 job=$(wait_job "$id")
@@ -186,7 +193,7 @@ if [ "$(id -u)" -eq 0 ]; then
   write_both 1 2 3 4
   keep_oracle
   start_external incremental $((256 * 1024))
-  fallocate -l 60M "$WORK/small/filler" 2>/dev/null || dd if=/dev/zero of="$WORK/small/filler" bs=64K status=none 2>/dev/null || true
+  dd if=/dev/zero of="$WORK/small/filler" bs=4K status=none 2>/dev/null || true # until there is no room
   for at in {150..159}; do write_both "$at"; done
   job=$(wait_job "$id")
   is_done "$job"
@@ -197,9 +204,9 @@ if [ "$(id -u)" -eq 0 ]; then
   expect_exit 1 "could not be committed" cbt --incremental g1
   rm "$WORK/small/filler"
   job=$(backup incremental g1)
-  assert_eq "kind, reason, dirty" "$(jq -c '[.kind, .reason, .dirty]' <<<"$job")" "[\"incremental\",null,$((28 * CLUSTER))]"
+  is_incremental "$job" 28
   point_is "$(jq -r .uuid <<<"$job")" oracle
-  expect_nothing_left
+  expect_clear
 else
   say "the commit without room is left out: it needs root"
 fi
@@ -227,9 +234,17 @@ cbt --quiet restore "$(jq -r .uuid <<<"$job")" --to "$WORK/last" >/dev/null
 assert_same_file "root" "$WORK/last/root.raw" "$WORK/root.instant"
 stop_guest_vm g1
 
-say "committed by hand before the guest starts: all is there, and the bitmap knows"
+say "QEMU is started on the overlays: all is there, and it is said"
 cp "$WORK/aside"/* "$(dirname "${image[root]}")/"
-mapfile -t overlays < <(left)
+mapfile -t overlays < <(left | sort -r)
+assert_eq "their owner" "$(stat -c %U:%G "${overlays[@]}")" "$(stat -c %U:%G "${image[root]}" "${image[data]}")"
+start_vm "${overlays[@]}" qcow2
+job=$(backup incremental g1)
+assert_has "the note" "$(jq -r '.notes | join(" ")' <<<"$job")" "WARNING: QEMU was started on ${overlays[0]}"
+point_is "$(jq -r .uuid <<<"$job")" oracle
+stop_guest_vm g1
+
+say "committed by hand before the guest starts: all is there"
 for overlay in "${overlays[@]}"; do
   qemu-img commit -q "$overlay"
   rm "$overlay"

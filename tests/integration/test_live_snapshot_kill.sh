@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# QEMU is killed right before or after a command of a backup with an external snapshot: image and overlay together have all
-# that the guest wrote, or the image has, where there is no overlay. Whichever its owner goes on with, the next backup is
-# right: the overlays committed by hand, or the images alone.
+# QEMU is killed right before or after a command of a backup with an external snapshot: image and overlay together have
+# all that the guest wrote, or the image has, where there is no overlay. Whichever its owner goes on with, the next
+# backup is right: the overlays committed by hand, or the images alone.
 . "$(dirname "$0")/lib.sh"
 . "$(dirname "$0")/lib-guest.sh"
 need nbdkit
@@ -31,12 +31,12 @@ cbt --quiet vm add g1 --qmp "$WORK/proxy.qmp" --disk root=root --disk data=data
 
 n_writes=0
 write_some() { # FALSE once QEMU is gone: nobody knows what became of it then
-  local disk at
+  local disk at line
   for disk in root data; do
     at=$(random_below 256)
     n_writes=$((n_writes % 250 + 1))
-    [ "$(qmp g1 human-monitor-command \
-      "{\"command-line\":\"qemu-io $disk \\\"write -q -P $n_writes $((at * CLUSTER)) 64k\\\"\"}" 2>/dev/null)" = '""' ] || return 1
+    line="qemu-io $disk \\\"write -q -P $n_writes $((at * CLUSTER)) 64k\\\""
+    [ "$(qmp g1 human-monitor-command "{\"command-line\":\"$line\"}" 2>/dev/null)" = '""' ] || return 1
     head -c "$CLUSTER" /dev/zero | tr '\0' "\\$(printf %o $n_writes)" |
       dd of="$WORK/$disk.oracle" bs="$CLUSTER" seek="$at" conv=notrunc status=none
   done
@@ -88,7 +88,9 @@ strike() { # N before|after
     image_is_oracle "committed"
   else
     n_alone=$((n_alone + 1))
-    for disk in root data; do qemu-img convert -q -f "${format[$disk]}" -O raw "${image[$disk]}" "$WORK/$disk.oracle"; done
+    for disk in root data; do
+      qemu-img convert -q -f "${format[$disk]}" -O raw "${image[$disk]}" "$WORK/$disk.oracle"
+    done
   fi
   start_vm
   write_some
@@ -107,7 +109,8 @@ while :; do
   strike "$n" before || break
   strike "$n" after || break
 done
-say "killed $((n_by_hand + n_alone + n_complete)) times: $n_by_hand committed by hand, $n_alone gone on without, $n_complete had none"
+say "killed $((n_by_hand + n_alone + n_complete)) times:" \
+  "$n_by_hand committed by hand, $n_alone gone on without, $n_complete had none"
 what="at last"
 stop_guest_vm g1
 checked=0
