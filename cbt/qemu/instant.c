@@ -183,8 +183,6 @@ offer_disk(QemuInstant *self, const QemuSteps *steps, guint index, GError **erro
     disk->is_readable = g_strcmp0(disk->format, "raw") == 0 && qemu_has_open(steps->qmp, disk->image);
     return qemu_instant_export(self, steps, NULL, index, error);
   }
-  if (!qemu_instant_add_snap(self, steps, index, error))
-    return FALSE;
   return self->way == QEMU_WAY_PUSH ? qemu_instant_push(self, steps, index, error)
                                     : qemu_instant_export(self, steps, QEMU_NAME_SNAP, index, error);
 }
