@@ -166,8 +166,10 @@ qemu_instant_prepare(Qmp *qmp, const QemuInstantDisk *disks, guint n_disks, cons
     return g_steal_pointer(&self);
   g_autoptr(GError) local = NULL;
   self->step = NULL;
-  if (!qemu_instant_end(self, qmp, &local))
-    g_prefix_error(error, "(And it could not all be undone: %s) ", local->message);
+  if (!qemu_instant_end(self, qmp, &local)) {
+    g_autofree char *why = cbt_error_message(local);
+    g_prefix_error(error, "(And it could not all be undone: %s) ", why);
+  }
   return NULL;
 }
 
