@@ -380,11 +380,11 @@ check_bitmap(const QemuOffline *offline, const char *path, const char *bitmap, G
     if (!found->is_inconsistent)
       return TRUE;
     cbt_set_error(error, CBT_ERROR_INCONSISTENT, "Remove the bitmap: it may miss changes.",
-                  "disk image %s: bitmap %s is inconsistent", path, bitmap);
+                  "disk image %s: bitmap '%s' is inconsistent", path, bitmap);
     return FALSE;
   }
   if (bitmap)
-    cbt_set_error(error, CBT_ERROR_NOT_FOUND, NULL, "disk image %s: bitmap %s is not found", path, bitmap);
+    cbt_set_error(error, CBT_ERROR_NOT_FOUND, NULL, "disk image %s: bitmap '%s' is not found", path, bitmap);
   return bitmap == NULL;
 }
 
