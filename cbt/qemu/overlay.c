@@ -142,6 +142,7 @@ hand_over(const QemuSteps *steps, const QemuOverlay *self, int fd, const char *n
   return FALSE;
 }
 
+/* What the guest discards is noted by the overlay, and the commit needs that; its file keeps the room. */
 gboolean
 qemu_overlay_add(const QemuSteps *steps, const QemuOverlay *self, GError **error)
 {
@@ -156,7 +157,7 @@ qemu_overlay_add(const QemuSteps *steps, const QemuOverlay *self, GError **error
   g_autofree char *name = g_strdup_printf("/dev/fdset/%" G_GINT64_FORMAT, fdset_id);
   return qemu_step(steps, "blockdev-add", file,
                    qmp_args("driver", qmp_str("file"), "node-name", qmp_str(file), "filename", qmp_str(name),
-                            "discard", qmp_str("unmap"), NULL),
+                            "discard", qmp_str("ignore"), NULL),
                    error) &&
          qemu_step(steps, "blockdev-add", node,
                    qmp_args("driver", qmp_str("qcow2"), "node-name", qmp_str(node), "file", qmp_str(file),

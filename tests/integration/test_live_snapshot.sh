@@ -46,6 +46,15 @@ zero_both() { # CLUSTER
     dd if=/dev/zero of="$WORK/$disk.oracle" bs="$CLUSTER" seek="$1" count=1 conv=notrunc status=none
   done
 }
+discard_both() { # CLUSTER: reads as zeros then
+  local disk
+  for disk in root data; do
+    assert_eq "the discard" "$(qmp g1 human-monitor-command \
+      "{\"command-line\":\"qemu-io $disk \\\"discard -q $(($1 * CLUSTER)) 64k\\\"\"}")" '""'
+    dd if=/dev/zero of="$WORK/$disk.oracle" bs="$CLUSTER" seek="$1" count=1 conv=notrunc status=none
+  done
+}
+reserved() { stat -c %b "$WORK"/images/*.cbt-*.qcow2 | jq -s add; } # sectors, of the overlays
 keep_oracle() { cp "$WORK/root.oracle" "$WORK/root.instant" && cp "$WORK/data.oracle" "$WORK/data.instant"; }
 point_is() { # UUID oracle|instant
   local disk
@@ -104,8 +113,12 @@ say "a full: written before, during and after"
 for at in {0..63}; do write_both "$at"; done
 keep_oracle
 start_external full $((4 * MIB))
-write_both 3 100 101
+write_both 3 100 101 102
 zero_both 5
+say "  what the guest discards stays reserved"
+room=$(reserved)
+discard_both 102
+assert_ge "sectors reserved" "$(reserved)" "$room"
 job=$(wait_job "$id")
 is_done "$job"
 say "  $(jq -r '.notes | join("; ")' <<<"$job")"
@@ -123,8 +136,8 @@ for round in 1 2; do
   is_done "$job"
   expect_clear
   point_is "$(jq -r .uuid <<<"$job")" instant
-  # of each disk: 3, 5, 7, 100, 101, 200; then what was written during the last one, and after
-  is_incremental "$job" $((2 * (round == 1 ? 6 : 3)))
+  # of each disk: 3, 5, 7, 100, 101, 102, 200; then what was written during the last one, and after
+  is_incremental "$job" $((2 * (round == 1 ? 7 : 3)))
   write_both $((30 + round))
 done
 
