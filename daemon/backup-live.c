@@ -16,6 +16,7 @@
 #include <cbt/qemu/nbd-source.h>
 #include <cbt/qemu/offline.h>
 #include <cbt/qemu/overlay.h>
+#include <daemon/live-journal.h>
 #include <daemon/live-rest.h>
 #include <daemon/live-vm.h>
 #include <daemon/monitors.h>
@@ -33,7 +34,7 @@ struct BackupLive {
   GPtrArray *disks; /* of QemuDisk, as found last */
   GPtrArray *notes; /* of char *: what the job is to say */
   char *instance;   /* of the QEMU; NULL if it is off or unknown */
-  gboolean is_journalled;
+  LiveJournal *journal;
   gboolean is_off;    /* the guest is: the images are read at rest */
   GPtrArray *servers; /* of QemuOffline: of images at rest */
 };
@@ -43,6 +44,7 @@ backup_live_new(Backup *backup)
 {
   BackupLive *live = g_new0(BackupLive, 1);
   live->backup = backup;
+  live->journal = live_journal_new(backup->daemon, backup->request->vm->name, backup->job->id);
   live->names = g_ptr_array_new_with_free_func(g_free);
   live->notes = g_ptr_array_new_with_free_func(g_free);
   live->servers = g_ptr_array_new_with_free_func((GDestroyNotify) qemu_offline_stop);
@@ -59,6 +61,7 @@ backup_live_free(BackupLive *live)
   g_ptr_array_unref(live->servers);
   g_ptr_array_unref(live->names);
   g_free(live->instance);
+  live_journal_free(live->journal);
   g_ptr_array_unref(live->notes);
   g_free(live);
 }
@@ -87,79 +90,6 @@ static void
 close_monitor(const BackupLive *live, Qmp *qmp)
 {
   monitors_close(live->backup->daemon->monitors, qmp);
-}
-
-/* ---- the journal ---- */
-
-typedef struct {
-  Daemon *daemon;
-  char *vm;
-  gint64 job;
-  char *step; /* NULL: forget */
-  GError *error;
-} Entry;
-
-static Entry *
-entry_new(const BackupLive *live, const char *step)
-{
-  Entry *entry = g_new0(Entry, 1);
-  *entry = (Entry){.daemon = live->backup->daemon, .job = live->backup->job->id, .step = g_strdup(step)};
-  entry->vm = g_strdup(live->backup->request->vm->name);
-  return entry;
-}
-
-static void
-entry_free(Entry *entry)
-{
-  g_clear_error(&entry->error);
-  g_free(entry->vm);
-  g_free(entry->step);
-  g_free(entry);
-}
-
-static void
-write_entry(gpointer data)
-{
-  Entry *entry = data;
-  Catalogue *catalogue = entry->daemon->catalogue;
-  gboolean ok = entry->step
-                    ? catalogue_journal_note(catalogue, entry->vm, entry->job, entry->step, &entry->error)
-                    : catalogue_journal_clear(catalogue, entry->vm, &entry->error);
-  if (!ok)
-    g_warning("cannot write the journal of vm '%s': %s", entry->vm, entry->error->message);
-}
-
-static void
-write_entry_later(gpointer data)
-{
-  write_entry(data);
-  entry_free(data);
-}
-
-static gboolean
-journal(const char *step, gpointer data, GError **error)
-{
-  BackupLive *live = data;
-  MainQueue *queue = live->backup->daemon->queue;
-  Entry *entry = entry_new(live, step);
-  if (live->is_journalled) {
-    main_queue_post(queue, write_entry_later, entry);
-    return TRUE;
-  }
-  main_queue_call(queue, write_entry, entry);
-  live->is_journalled = entry->error == NULL;
-  if (entry->error)
-    g_propagate_error(error, g_steal_pointer(&entry->error));
-  entry_free(entry);
-  return live->is_journalled;
-}
-
-static void
-forget_journal(BackupLive *live)
-{
-  if (live->is_journalled)
-    main_queue_post(live->backup->daemon->queue, write_entry_later, entry_new(live, NULL));
-  live->is_journalled = FALSE;
 }
 
 /* ---- which disks there are ---- */
@@ -398,8 +328,8 @@ prepare(BackupLive *live, Qmp *qmp, GError **error)
                                 .scratch_limit = config->fleece_limit,
                                 .socket_dir = sockets,
                                 .timeout_ms = MONITOR_TIMEOUT_MS,
-                                .step = journal,
-                                .user_data = live};
+                                .step = live_journal_note,
+                                .user_data = live->journal};
   const char *way = backup->request->is_external ? qemu_way_name(QEMU_WAY_EXTERNAL) : config->qemu_way;
   if (!make_folders(live, sockets, error) || !qemu_way_parse(way, &options.way, error) ||
       !plan_all(live, qmp, disks, error))
@@ -672,7 +602,7 @@ backup_live_end(BackupLive *live)
   Monitors *monitors = live->backup->daemon->monitors;
   Qmp *qmp = monitors_open(monitors, live->backup->request->vm->qmp, NULL, &error);
   if (qmp && qemu_instant_end(live->instant, qmp, &error))
-    forget_journal(live);
+    live_journal_forget(live->journal);
   if (qmp)
     monitors_close(monitors, qmp);
   if (error)
