@@ -11,6 +11,7 @@
 
 #include <cbt/qemu/nbd-source.h>
 #include <cbt/qemu/offline.h>
+#include <common/bytes.h>
 #include <store/manifest.h>
 
 #define READ_TIMEOUT_MS 60000
@@ -33,6 +34,16 @@ compare_instance(gpointer data)
     question->is_same = known && g_strcmp0(known, question->instance) == 0;
 }
 
+/* A file's holes begin and end anywhere. */
+static void
+set_whole_clusters(CbtBitmap *zeros, const CbtExtent *hole)
+{
+  guint64 end = hole->offset + hole->length, first = cbt_round_up(hole->offset, CBT_CLUSTER_SIZE);
+  guint64 last = end == cbt_bitmap_size(zeros) ? end : cbt_round_down(end, CBT_CLUSTER_SIZE);
+  if (first < last)
+    cbt_bitmap_set(zeros, first, last - first);
+}
+
 static CbtBitmap *
 zeros_of(CbtSource *source, GError **error)
 {
@@ -43,7 +54,7 @@ zeros_of(CbtSource *source, GError **error)
     if (!cbt_source_next_extent(source, run.offset, source->size - run.offset, &run, &hole, error))
       return NULL;
     if (hole)
-      cbt_bitmap_set(zeros, run.offset, run.length);
+      set_whole_clusters(zeros, &run);
     run.offset += run.length;
   }
   return g_steal_pointer(&zeros);
