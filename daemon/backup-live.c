@@ -230,7 +230,9 @@ look(BackupLive *live, Qmp *qmp, GError **error)
 {
   const char *prefix = monitors_prefix(live->backup->daemon->monitors);
   g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func(g_free);
-  gboolean ok = qemu_leftovers_clear(qmp, prefix, MONITOR_TIMEOUT_MS, found, error);
+  g_autoptr(GPtrArray) images = live_vm_images(live->backup->daemon, live->backup->request->vm->qmp);
+  const QemuSteps steps = {.qmp = qmp, .timeout_ms = MONITOR_TIMEOUT_MS, .images = images};
+  gboolean ok = qemu_leftovers_clear_by(&steps, prefix, found, error);
   for (guint i = 0; i < found->len; i++)
     add_note(live, "left by an earlier backup, and taken away: %s", (const char *) found->pdata[i]);
   if (!ok)
