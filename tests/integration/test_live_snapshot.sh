@@ -207,6 +207,57 @@ assert_eq "byte at 1M" "$(od -An -tu1 -j 1048576 -N 1 "$WORK/images/extra.raw" |
 assert_eq "left" "$(left)" ""
 qmp g1 blockdev-del '{"node-name":"extra"}' >/dev/null
 
+### a commit that takes long
+
+mkdir "$WORK/big"
+truncate -s 512M "$WORK/big/big.raw"
+start_qemu g5 -drive "if=none,id=big,file=$WORK/big/big.raw,format=raw" -device virtio-blk-pci,drive=big
+cbt --quiet vm add g5 --qmp "$WORK/g5.qmp" --disk big=big
+io_big() { qmp g5 human-monitor-command "{\"command-line\":\"qemu-io big \\\"$1\\\"\"}"; }
+byte_of_big() { od -An -tu1 -j $((300 * MIB)) -N 1 "$WORK/big/big.raw" | tr -d ' '; }
+overlay_of_big() { find "$WORK/big" -name '*cbt-*.qcow2'; }
+big_is_overlaid() { qmp g5 query-block | jq -e 'any(.[]; .inserted."node-name" // "" | test("-(ovl|flc)"))'; }
+big_is_clear() { [ -z "$(overlay_of_big)" ] && ! big_is_overlaid; }
+commit_of_big() { qmp g5 query-jobs | jq -er '.[].id | select(contains("-cmt"))'; }
+set_speed() { qmp g5 block-job-set-speed "{\"device\":\"$(commit_of_big)\",\"speed\":$1}"; }
+commit_slowly() { # PATTERN: that the guest writes meanwhile; in $id
+  api POST /v1/vms/g5/backups "{\"kind\":\"full\",\"snapshot\":\"external\",\"speed\":$((2 * MIB))}"
+  id=$(jq -r .id <<<"$body")
+  wait_until 20 big_is_overlaid || fail "no overlay is used: $(wait_job "$id")"
+  assert_eq "the write" "$(io_big "write -q -P $1 64M 256M")" '""'
+  wait_until 60 set_speed 65536 || fail "the commit was over too soon"
+}
+assert_eq "the write" "$(io_big 'write -q -P 1 0 4M')" '""'
+
+say "while a commit lasts others speak to QEMU, and the daemon ends; its next start finishes it"
+commit_slowly 2
+api GET /v1/vms/g5/disks/big/bitmaps
+assert_eq "status" "$status" 200
+assert_eq "the backup" "$(job_status "$id")" active
+stop_daemon
+big_is_overlaid >/dev/null || fail "the overlay is not used any more"
+set_speed 0 >/dev/null
+start_daemon
+wait_until 30 big_is_clear || fail "left: $(find "$WORK/big")"
+assert_eq "byte" "$(byte_of_big)" 2
+
+say "another file in the place of an overlay is not removed"
+fallocate -p -o $((64 * MIB)) -l $((256 * MIB)) "$WORK/big/big.raw" # read sooner
+commit_slowly 3
+overlay=$(overlay_of_big)
+mv "$overlay" "$WORK/big/aside"
+echo other >"$overlay"
+set_speed 0 >/dev/null
+job=$(wait_job "$id")
+assert_has "the note" "$(jq -r '.notes | join(" ")' <<<"$job")" "was not removed: it is another file"
+assert_eq "the other file" "$(cat "$overlay")" other
+rm "$overlay"
+assert_eq "byte" "$(byte_of_big)" 3
+fallocate -p -o $((64 * MIB)) -l $((256 * MIB)) "$WORK/big/big.raw"
+
+stop_guest_vm g5
+rm -r "$WORK/big"
+
 ### the commit has no room
 
 if [ "$(id -u)" -eq 0 ]; then
