@@ -255,6 +255,15 @@ rm "$overlay"
 assert_eq "byte" "$(byte_of_big)" 3
 fallocate -p -o $((64 * MIB)) -l $((256 * MIB)) "$WORK/big/big.raw"
 
+say "a vm is removed whose overlay was left, the commit being cancelled by somebody: it is committed first"
+commit_slowly 4
+qmp g5 block-job-cancel "{\"device\":\"$(commit_of_big)\",\"force\":true}" >/dev/null
+job=$(wait_job "$id")
+assert_has "the note" "$(jq -r '.notes | join(" ")' <<<"$job")" "could not be committed"
+big_is_overlaid >/dev/null || fail "the overlay is not used any more"
+cbt --quiet vm remove g5 --forget-points
+big_is_clear >/dev/null || fail "left: $(find "$WORK/big")"
+assert_eq "byte" "$(byte_of_big)" 4
 stop_guest_vm g5
 rm -r "$WORK/big"
 
@@ -289,6 +298,7 @@ if [ "$(id -u)" -eq 0 ]; then
   assert_ge "overlays that are left" "$(left | wc -l)" 1
   for at in {160..163}; do write_both "$at"; done # the guest does not notice
   expect_exit 1 "could not be committed" cbt --incremental g1
+  expect_exit 4 "is not removed" cbt vm remove g1
   rm "$WORK/small/filler"
   job=$(backup incremental g1)
   is_incremental "$job" 28
