@@ -304,12 +304,25 @@ backup_live_look(BackupLive *live, GError **error)
 
 /* ---- the instant ---- */
 
+/* Since it was looked at, somebody may have cleared it, or made another one of that name. */
+static gboolean
+check_bitmap(const BackupDisk *disk, const char *prefix, const char *parent, GError **error)
+{
+  const char *bitmap = disk->backup->request->bitmap;
+  g_autofree char *expected = disk->changes_only ? qemu_bitmap_name(prefix, bitmap, &disk->parent) : NULL;
+  if (parent && (!expected || strcmp(parent, expected) == 0))
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_STATE, "Run the backup again.",
+                "bitmap '%s' of disk '%s' was changed just now", bitmap, disk->disk->name);
+  return FALSE;
+}
+
 /* The bitmaps as they are now: NAMES keeps what OUT says. */
 static gboolean
 plan_disk(BackupLive *live, const BackupDisk *disk, QemuInstantDisk *out, GError **error)
 {
-  const char *prefix = monitors_prefix(live->backup->daemon->monitors);
   const char *bitmap = live->backup->request->bitmap;
+  g_autofree char *prefix = monitors_bitmap_prefix(live->backup->daemon->monitors, &disk->disk->id);
   char *recorder = qemu_bitmap_name(prefix, bitmap, &live->backup->uuid);
   g_ptr_array_add(live->names, recorder);
   out->disk = qemu_disks_find(live->disks, disk->disk->node, error);
@@ -320,11 +333,7 @@ plan_disk(BackupLive *live, const BackupDisk *disk, QemuInstantDisk *out, GError
   out->recorder = recorder;
   out->granularity =
       out->frozen ? qemu_disk_bitmap(out->disk, out->frozen)->granularity : disk->disk->granularity;
-  if (out->frozen)
-    return TRUE;
-  cbt_set_error(error, CBT_ERROR_STATE, "Run the backup again.", "bitmap '%s' of disk '%s' went away", bitmap,
-                disk->disk->name);
-  return FALSE;
+  return check_bitmap(disk, prefix, out->frozen, error);
 }
 
 static gboolean
@@ -380,12 +389,27 @@ prepare(BackupLive *live, Qmp *qmp, GError **error)
   return live->instant != NULL;
 }
 
+/* Of QEMU's disks those that are backed up (transfer container). */
+static GPtrArray *
+backed_up_disks(const BackupLive *live)
+{
+  GPtrArray *disks = g_ptr_array_new();
+  for (guint i = 0; i < live->backup->disks->len; i++) {
+    const BackupDisk *disk = live->backup->disks->pdata[i];
+    QemuDisk *found = qemu_disks_find(live->disks, disk->disk->node, NULL);
+    if (found)
+      g_ptr_array_add(disks, found);
+  }
+  return disks;
+}
+
 /* All that takes time is done before the guest's file systems stand still. */
 static gboolean
 take(BackupLive *live, Qmp *qmp, GError **error)
 {
   Backup *backup = live->backup;
-  if (!backup_quiesce_prepare(backup, live->disks, error))
+  g_autoptr(GPtrArray) disks = backed_up_disks(live);
+  if (!backup_quiesce_prepare(backup, disks, error))
     return FALSE;
   backup_quiesce_freeze(backup);
   gboolean ok = qemu_instant_take(live->instant, qmp, error);
@@ -505,12 +529,12 @@ open_at_rest(BackupLive *live, BackupDisk *disk, const char *sockets, GError **e
     disk->source = cbt_source_open_file(record->path, error);
     return disk->source != NULL;
   }
-  const char *prefix = monitors_prefix(live->backup->daemon->monitors),
-             *bitmap = live->backup->request->bitmap;
+  const char *bitmap = live->backup->request->bitmap;
+  g_autofree char *prefix = monitors_bitmap_prefix(live->backup->daemon->monitors, &record->id);
   QemuDisk *found = live_rest_look(record, error);
   g_autofree char *parent = found ? g_strdup(qemu_bitmaps_parent(found, prefix, bitmap)) : NULL;
   g_clear_pointer(&found, qemu_disk_free);
-  if (!parent ||
+  if (!check_bitmap(disk, prefix, parent, error) ||
       !disk_ref_apply(disk->ref, bitmap, CBT_BITMAP_CREATE_SUCCESSOR, &live->backup->uuid, NULL, error))
     return FALSE;
   disk->is_frozen = TRUE;

@@ -10,6 +10,7 @@
 
 #include <cbt/qemu/disks.h>
 #include <cbt/qemu/qmp.h>
+#include <common/uuid.h>
 
 typedef struct Monitors Monitors;
 
@@ -19,6 +20,9 @@ typedef struct Monitors Monitors;
 Monitors *monitors_new(const char *prefix);
 void monitors_free(Monitors *monitors);
 const char *monitors_prefix(const Monitors *monitors);
+/* What the names of a disk's bitmaps begin with (transfer full): the image of another disk has none of them, whatever its
+ * device is called. */
+char *monitors_bitmap_prefix(const Monitors *monitors, const CbtUuid *disk_id);
 
 /* Waits for its turn, 30 seconds at most, and connects to SOCKET_PATH. BUSY if somebody else kept it for so long; CANCELLED;
  * errors of qmp_open(). CANCELLABLE may be NULL. */

@@ -501,6 +501,14 @@ tell(const char *step, gpointer user_data, GError **error)
   return !self->is_refused;
 }
 
+/* Nor does a QEMU that hangs get to answer at the next stage: each would wait for it as long. */
+static gboolean
+is_final(const Clearing *self, CbtErrorCode code)
+{
+  return self->is_refused || !qmp_is_open(self->steps.qmp) || code == CBT_ERROR_CANCELLED ||
+         code == CBT_ERROR_UNREACHABLE;
+}
+
 static gboolean
 clear(Clearing *self, GError **error)
 {
@@ -513,7 +521,7 @@ clear(Clearing *self, GError **error)
       continue;
     if (!first)
       first = g_error_copy(local);
-    if (self->is_refused || !qmp_is_open(self->steps.qmp) || cbt_error_code(local) == CBT_ERROR_CANCELLED)
+    if (is_final(self, cbt_error_code(local)))
       break;
   }
   if (!first)

@@ -13,8 +13,9 @@
 /*
  * In this order: a guest that stands still because of us goes on; exports, and the NBD server if it is ours and nobody
  * else's export is on it; jobs; targets and snapshots; filters, the devices being given their disks back first; scratch
- * nodes; overlays, which are committed (cbt/qemu/overlay.h: that may take long); descriptors; the socket's file. Goes on past what fails, and tells the first error then; nothing found is no
- * error. FOUND (or NULL) gets a text for each thing (char *, transfer full).
+ * nodes; overlays, which are committed (cbt/qemu/overlay.h: that may take long); descriptors; the socket's file. Goes on
+ * past what fails, unless QEMU does not answer, and tells the first error then; nothing found is no error. FOUND (or NULL)
+ * gets a text for each thing (char *, transfer full).
  * BUSY, UNREACHABLE if something does not end in time: it may be tried again.
  */
 gboolean qemu_leftovers_clear(Qmp *qmp, const char *prefix, guint timeout_ms, GPtrArray *found,

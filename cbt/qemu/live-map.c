@@ -6,6 +6,7 @@
 #include <cbt/qemu/live-map.h>
 
 #include <cbt/qemu/instant-private.h>
+#include <cbt/qemu/json.h>
 #include <cbt/qemu/leftovers.h>
 #include <cbt/qemu/nbd-source.h>
 #include <common/error.h>
@@ -82,6 +83,38 @@ read_map(QemuInstant *instant, const QemuSteps *steps, const char *bitmap, GErro
   return NULL;
 }
 
+/* Whether MEMBER of an item of ARRAY is one of PREFIX, other than SPARED. */
+static gboolean
+has_ours(JsonArray *array, const char *member, const char *prefix, const char *spared)
+{
+  g_autofree char *begin = g_strconcat(prefix, "-", NULL);
+  for (guint i = 0; array && i < json_array_get_length(array); i++) {
+    const char *name = qemu_json_string(qemu_json_item(array, i), member);
+    if (name && g_str_has_prefix(name, begin) && g_strcmp0(name, spared) != 0)
+      return TRUE;
+  }
+  return FALSE;
+}
+
+/*
+ * The end here takes away all of the prefix: so nothing of a backup may be there. The mark of the server
+ * alone is that of a map whose reader died: a backup has other nodes, too.
+ */
+static gboolean
+check_no_backup(const QemuSteps *steps, const char *prefix, GError **error)
+{
+  g_autofree char *marker = qemu_name(prefix, QEMU_NAME_NBD, -1);
+  g_autoptr(JsonNode) jobs = NULL;
+  g_autoptr(JsonNode) nodes = qemu_nodes_query(steps, error);
+  if (!nodes || !qmp_call(steps->qmp, "query-jobs", NULL, steps->timeout_ms, &jobs, error))
+    return FALSE;
+  if (!has_ours(qemu_json_node_array(nodes), "node-name", prefix, marker) &&
+      !has_ours(qemu_json_node_array(jobs), "id", prefix, NULL))
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_BUSY, "Ask again when it has ended.", "a backup of the vm is under way");
+  return FALSE;
+}
+
 CbtSource *
 qemu_live_map_read(Qmp *qmp, const QemuDisk *disk, const QemuLiveMapRequest *request, GError **error)
 {
@@ -96,7 +129,9 @@ qemu_live_map_read(Qmp *qmp, const QemuDisk *disk, const QemuLiveMapRequest *req
   InstantDisk only = {.node = disk->node, .socket_path = socket_path};
   QemuInstant instant = {.prefix = (char *) request->prefix, .timeout_ms = request->timeout_ms};
   QemuSteps steps = qemu_instant_steps(&instant, qmp);
-  if (!qemu_live_map_clear(qmp, disk, request->prefix, request->timeout_ms, error) ||
+  if (!check_no_backup(&steps, request->prefix, error) ||
+      !qemu_leftovers_clear_by(&steps, request->prefix, NULL, error) ||
+      !qemu_live_map_clear(qmp, disk, request->prefix, request->timeout_ms, error) ||
       (name && !add_bitmap(qmp, disk, request, name, error)))
     return NULL;
   instant.disks = g_ptr_array_new();

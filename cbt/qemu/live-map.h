@@ -3,8 +3,8 @@
  * What changed on a disk of a running QEMU up to now, without a point in time: which clusters a bitmap marks, and which
  * of them have data. For who asks what a backup would read; the bytes go on changing.
  *
- * QEMU tells that over NBD alone: its server is started for the moment that it takes. So it is BUSY while a backup, or
- * somebody else, uses that.
+ * QEMU tells that over NBD alone: its server is started for the moment that it takes. So it is BUSY while a backup is
+ * under way, whose things it must not take away, or somebody else uses that server.
  */
 #pragma once
 

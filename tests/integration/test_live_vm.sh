@@ -35,7 +35,9 @@ vm=$(cbt_json vm show g1)
 assert_eq "disks" "$(jq -c '[.disks[] | [.name, .node, .format, .size, .path]]' <<<"$vm")" \
   "[[\"drive-root\",\"drive-root\",\"qcow2\",67108864,\"$WORK/root.qcow2\"],[\"data\",\"data\",\"raw\",33554432,\"$WORK/data.raw\"]]"
 assert_eq "qmp" "$(jq -r .qmp <<<"$vm")" "$WORK/g1.qmp"
-expect_exit 4 "already disk g1/" cbt vm add g2 --qmp "$WORK/g1.qmp"
+expect_exit 4 "already vm 'g1'" cbt vm add g2 --qmp "$WORK/g1.qmp" --disk x=data
+ln -s g1.qmp "$WORK/other.qmp"
+expect_exit 4 "already disk g1/" cbt vm add g2 --qmp "$WORK/other.qmp"
 expect_exit 4 "QEMU has its disks" cbt export start g1
 
 ### bitmaps
@@ -80,6 +82,14 @@ assert_eq "bits" "$(cbt_json changes g1/drive-root --bitmap default | extents)" 
 assert_eq "nothing on the other" "$(cbt_json changes g1/data --from g1@latest --to live | extents)" '[]'
 assert_eq "nodes of ours" "$(qmp g1 query-named-block-nodes | jq -c '[.[]."node-name" | select(startswith("cbt-"))]')" '[]'
 assert_eq "bitmaps of ours" "$(bitmaps_of drive-root | jq -c '[.[] | select(startswith("cbt-"))] | length')" 1
+
+say "changes, while a backup is under way: refused, and what the backup has in QEMU stays"
+prefix=$(bitmaps_of drive-root | jq -r '.[] | select(startswith("cbt-")) | .[:12]')
+qmp g1 blockdev-add "{\"driver\":\"null-co\",\"node-name\":\"$prefix-tgt0\"}" >/dev/null
+expect_exit 4 "a backup of the vm is under way" cbt changes g1/drive-root
+qmp g1 blockdev-del "{\"node-name\":\"$prefix-tgt0\"}" >/dev/null || fail "a node of the backup was taken away"
+qmp g1 blockdev-add "{\"driver\":\"null-co\",\"node-name\":\"$prefix-nbd\"}" >/dev/null
+assert_eq "what a dead reader left" "$(cbt_json changes g1/data --from g1@latest --to live | extents)" '[]'
 
 say "persistent where the image can keep them"
 assert_eq "persistent" "$(qmp g1 query-block | jq -c '[.[] | .inserted."dirty-bitmaps" // [] | .[] | select(.name | startswith("cbt-"))
