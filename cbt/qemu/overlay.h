@@ -43,11 +43,12 @@ gboolean qemu_overlay_add(const QemuSteps *steps, const QemuOverlay *overlay, GE
 JsonNode *qemu_overlay_action(const char *prefix, int index, const char *node);
 
 /*
- * Commits each overlay of PREFIX that a device uses, has the guest use the image again, and removes overlays that nobody
- * uses: however far somebody came, who began with it. Waits for as long as the commits get on, but no longer than LIMIT_MS
- * (0: no limit): BUSY then, with *committed as of qemu_leftovers_clear_within(), and they go on in QEMU. An overlay that cannot be committed stays as it is; the others are
- * settled, and the first error is told. A file is removed only if it is the one that was handed over, QEMU is seen to
- * have it open, and it stands beside the image below (and that is one of the steps' images). FOUND: as of qemu_leftovers_clear().
+ * Commits each overlay of PREFIX that a device uses, has the guest use the image again, and removes overlays that
+ * nobody uses: however far somebody came, who began with it. Waits for as long as the commits get on, but no longer
+ * than LIMIT_MS (0: no limit): BUSY then, with *committed as of qemu_leftovers_clear_within(), and they go on in QEMU.
+ * An overlay that cannot be committed stays as it is; the others are settled, and the first error is told. A file is
+ * removed only if it is the one that was handed over, QEMU is seen to have it open, and it stands beside the image
+ * below (and that is one of the steps' images). FOUND: as of qemu_leftovers_clear().
  */
 gboolean qemu_overlays_settle(const QemuSteps *steps, const char *prefix, guint limit_ms, guint64 *committed,
                               GPtrArray *found, GError **error) G_GNUC_WARN_UNUSED_RESULT;
