@@ -189,23 +189,26 @@ expect_clear
 ### a disk that is unplugged meanwhile
 
 say "a disk is unplugged and comes back: what was written to its overlay is in its image"
+start_qemu g3 -device virtio-scsi-pci
 truncate -s 4M "$WORK/images/extra.raw"
 file="{\"driver\":\"file\",\"filename\":\"$WORK/images/extra.raw\"}"
-qmp g1 blockdev-add "{\"driver\":\"raw\",\"node-name\":\"extra\",\"file\":$file}" >/dev/null
-qmp g1 device_add '{"driver":"scsi-hd","drive":"extra","id":"vd-extra"}' >/dev/null
-cbt --quiet vm add g3 --qmp "$WORK/g1.qmp" --disk extra=vd-extra
-io_extra() { qmp g1 human-monitor-command "{\"command-line\":\"qemu-io -d vd-extra \\\"$1\\\"\"}"; }
+qmp g3 blockdev-add "{\"driver\":\"raw\",\"node-name\":\"extra\",\"file\":$file}" >/dev/null
+qmp g3 device_add '{"driver":"scsi-hd","drive":"extra","id":"vd-extra"}' >/dev/null
+cbt --quiet vm add g3 --qmp "$WORK/g3.qmp" --disk extra=vd-extra
+extra_is_overlaid() { qmp g3 query-block | jq -e 'any(.[]; .inserted."node-name" // "" | contains("-ovl"))'; }
+io_extra() { qmp g3 human-monitor-command "{\"command-line\":\"qemu-io -d vd-extra \\\"$1\\\"\"}"; }
 assert_eq "the write" "$(io_extra 'write -q -P 1 0 4M')" '""'
 api POST /v1/vms/g3/backups "{\"kind\":\"full\",\"snapshot\":\"external\",\"speed\":$MIB}"
 id=$(jq -r .id <<<"$body")
-wait_until 20 overlays_are_used 1 || fail "no overlay is used: $(wait_job "$id")"
+wait_until 20 extra_is_overlaid || fail "no overlay is used: $(wait_job "$id")"
 assert_eq "the write" "$(io_extra 'write -q -P 2 1M 64k')" '""'
-qmp g1 device_del '{"id":"vd-extra"}' >/dev/null
+qmp g3 device_del '{"id":"vd-extra"}' >/dev/null
 job=$(wait_job "$id")
 say "  $(jq -c '[.status, .errmsg, .notes]' <<<"$job")"
 assert_eq "byte at 1M" "$(od -An -tu1 -j 1048576 -N 1 "$WORK/images/extra.raw" | tr -d ' ')" 2
 assert_eq "left" "$(left)" ""
-qmp g1 blockdev-del '{"node-name":"extra"}' >/dev/null
+qmp g3 blockdev-del '{"node-name":"extra"}' >/dev/null
+stop_guest_vm g3
 
 ### a commit that takes long
 
