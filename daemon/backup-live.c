@@ -16,6 +16,7 @@
 #include <cbt/qemu/nbd-source.h>
 #include <cbt/qemu/offline.h>
 #include <cbt/qemu/overlay.h>
+#include <daemon/engine.h>
 #include <daemon/live-journal.h>
 #include <daemon/live-rest.h>
 #include <daemon/live-vm.h>
@@ -26,6 +27,7 @@
 
 #define READY_INTERVAL_MS    100
 #define LIVE_READ_TIMEOUT_MS 60000 /* without any progress */
+#define COMMIT_STALL_MS      60000
 
 struct BackupLive {
   Backup *backup;
@@ -230,7 +232,9 @@ look(BackupLive *live, Qmp *qmp, GError **error)
 {
   const char *prefix = monitors_prefix(live->backup->daemon->monitors);
   g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func(g_free);
-  gboolean ok = qemu_leftovers_clear(qmp, prefix, MONITOR_TIMEOUT_MS, found, error);
+  g_autoptr(GPtrArray) images = live_vm_images(live->backup->daemon, live->backup->request->vm->qmp);
+  const QemuSteps steps = {.qmp = qmp, .timeout_ms = MONITOR_TIMEOUT_MS, .images = images};
+  gboolean ok = qemu_leftovers_clear_by(&steps, prefix, found, error);
   for (guint i = 0; i < found->len; i++)
     add_note(live, "left by an earlier backup, and taken away: %s", (const char *) found->pdata[i]);
   if (!ok)
@@ -646,6 +650,34 @@ leave_frozen(BackupLive *live)
     ((BackupDisk *) live->backup->disks->pdata[i])->is_frozen = FALSE;
 }
 
+/* Also when the job was cancelled. A commit may take long: others may speak to QEMU between two looks at it,
+ * and the end of the daemon is not kept waiting, for it goes on in QEMU, and the journal has the vm. */
+static gboolean
+end_instant(BackupLive *live, GError **error)
+{
+  Daemon *daemon = live->backup->daemon;
+  gint64 moved_us = g_get_monotonic_time();
+  for (guint64 before = 0;;) {
+    guint64 committed = 0;
+    g_autoptr(GError) local = NULL;
+    Qmp *qmp = monitors_open(daemon->monitors, live->backup->request->vm->qmp, NULL, &local);
+    gboolean ok = qmp && qemu_instant_end_within(live->instant, qmp, READY_INTERVAL_MS, &committed, &local);
+    if (qmp)
+      monitors_close(daemon->monitors, qmp);
+    if (ok)
+      return TRUE;
+    if (committed != before)
+      moved_us = g_get_monotonic_time();
+    before = committed;
+    if (!committed || engine_is_stopping(daemon->engine) ||
+        g_get_monotonic_time() - moved_us >= COMMIT_STALL_MS * G_GINT64_CONSTANT(1000)) {
+      g_propagate_error(error, g_steal_pointer(&local));
+      return FALSE;
+    }
+    g_usleep(READY_INTERVAL_MS * 1000);
+  }
+}
+
 /* What is left in QEMU if this fails, the next backup takes away: nothing of it is needed any more. */
 void
 backup_live_end(BackupLive *live)
@@ -660,13 +692,8 @@ backup_live_end(BackupLive *live)
   g_ptr_array_set_size(live->servers, 0);
   if (!live->instant)
     return;
-  /* Also when the job was cancelled. */
-  Monitors *monitors = live->backup->daemon->monitors;
-  Qmp *qmp = monitors_open(monitors, live->backup->request->vm->qmp, NULL, &error);
-  if (qmp && qemu_instant_end(live->instant, qmp, &error))
+  if (end_instant(live, &error))
     live_journal_forget(live->journal);
-  if (qmp)
-    monitors_close(monitors, qmp);
   if (error)
     add_note(live, "not all of the backup could be taken out of QEMU, the next one does that: %s",
              error->message);

@@ -19,7 +19,7 @@ struct Engine {
   Daemon *daemon;
   GPtrArray *jobs; /* of Job, oldest first */
   guint n_active;
-  gboolean stopping; /* nothing new is taken */
+  gint stopping; /* atomic: nothing new is taken */
 };
 
 Engine *
@@ -31,10 +31,16 @@ engine_new(Daemon *daemon)
   return engine;
 }
 
+gboolean
+engine_is_stopping(Engine *engine)
+{
+  return g_atomic_int_get(&engine->stopping) != 0;
+}
+
 void
 engine_stop(Engine *engine)
 {
-  engine->stopping = TRUE;
+  g_atomic_int_set(&engine->stopping, TRUE);
   for (guint i = 0; i < engine->jobs->len; i++) {
     Job *job = g_ptr_array_index(engine->jobs, i);
     if (!job_is_finished(job) && !engine_cancel(engine, job, NULL))
@@ -301,9 +307,9 @@ engine_submit(Engine *engine, Job *job, GError **error)
     job_unref(job);
     return NULL;
   }
-  if (engine->stopping)
+  if (engine_is_stopping(engine))
     cbt_set_error(error, CBT_ERROR_BUSY, NULL, "the daemon is stopping");
-  if (engine->stopping || !save_job(engine, job, error)) {
+  if (engine_is_stopping(engine) || !save_job(engine, job, error)) {
     job_unref(job);
     return NULL;
   }

@@ -4,13 +4,15 @@
  * uses a vm's images. Upkeep (verify, gc) does not count, so that no backup waits for it: of each kind one runs
  * at a time, beside the others.
  *
- * Threads: main only, but for what it starts.
+ * Threads: main only, but for what it starts and what says so.
  */
 #pragma once
 
 #include <daemon/job.h>
 
 Engine *engine_new(Daemon *daemon);
+/* Whether engine_stop() was called: then a job does not wait for what can wait. Any thread. */
+gboolean engine_is_stopping(Engine *engine);
 /* Takes no more jobs, cancels every one and waits for their threads (running the main loop meanwhile). It
  * still answers. */
 void engine_stop(Engine *engine);

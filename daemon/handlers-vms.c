@@ -4,18 +4,23 @@
 #include <api/json.h>
 #include <cbt/bitmap.h>
 #include <cbt/image-format.h>
+#include <cbt/qemu/leftovers.h>
 #include <cbt/source.h>
 #include <daemon/disks.h>
 #include <daemon/engine.h>
 #include <daemon/exports.h>
 #include <daemon/images.h>
 #include <daemon/json-util.h>
+#include <daemon/live-rest.h>
 #include <daemon/live-vm.h>
+#include <daemon/monitors.h>
 #include <daemon/task.h>
 #include <daemon/vm-files.h>
 #include <errno.h>
 #include <glib/gstdio.h>
 #include <string.h>
+
+#define REMOVE_COMMIT_MS 20000u
 
 /* ---- showing
  * -------------------------------------------------------------------------------------------------- */
@@ -482,6 +487,7 @@ typedef struct {
   Daemon *daemon;
   CatalogueVm *vm;
   gboolean forget;
+  gboolean is_journalled; /* a backup of it did not end well */
   GError *error;
 } Removal;
 
@@ -537,6 +543,66 @@ remove_live_bitmaps(Daemon *daemon, const CatalogueVm *vm)
   }
 }
 
+/* Main thread, before QEMU is touched: what is there may be a running job's, also of another vm that has the
+ * same QEMU. */
+static void
+check_removable(gpointer data)
+{
+  Removal *removal = data;
+  Daemon *daemon = removal->daemon;
+  g_autoptr(GPtrArray) vms = catalogue_list_vms(daemon->catalogue, &removal->error);
+  for (guint i = 0; vms && !removal->error && i < vms->len; i++) {
+    const CatalogueVm *vm = vms->pdata[i];
+    if (g_strcmp0(vm->qmp, removal->vm->qmp) == 0)
+      (void) check_idle(daemon, vm->name, &removal->error);
+  }
+  if (removal->error)
+    return;
+  g_autoptr(GPtrArray) entries = catalogue_journal_list(daemon->catalogue, &removal->error);
+  for (guint i = 0; entries && i < entries->len; i++)
+    removal->is_journalled |=
+        strcmp(((CatalogueJournalEntry *) entries->pdata[i])->vm, removal->vm->name) == 0;
+}
+
+static gboolean
+refuse_removal(Removal *removal, const GError *why)
+{
+  cbt_set_error(
+      &removal->error, CBT_ERROR_BUSY,
+      "See to it that QEMU answers, or end it; then remove the vm again. What a backup left in QEMU, "
+      "such as an overlay, nobody would take away later.",
+      "vm '%s' is not removed: %s", removal->vm->name, why->message);
+  return FALSE;
+}
+
+/*
+ * Once the vm is forgotten, nobody commits its overlays or takes filters away. QMP (transfer full; NULL if it
+ * does not answer) is kept until it is: a job that comes meanwhile waits for it before it does anything.
+ */
+static gboolean
+clear_qemu(Removal *removal, Qmp **qmp)
+{
+  Daemon *daemon = removal->daemon;
+  g_autoptr(GError) local = NULL;
+  if (live_is_off(removal->vm->qmp))
+    return TRUE;
+  g_autoptr(GPtrArray) images = live_vm_images(daemon, removal->vm->qmp);
+  *qmp = monitors_open(daemon->monitors, removal->vm->qmp, tasks_cancellable(daemon->tasks), &local);
+  main_queue_call(daemon->queue, check_removable, removal);
+  if (removal->error)
+    return FALSE;
+  const QemuSteps steps = {.qmp = *qmp, .timeout_ms = MONITOR_TIMEOUT_MS, .images = images};
+  if (*qmp && qemu_leftovers_clear_within(&steps, monitors_prefix(daemon->monitors), REMOVE_COMMIT_MS, NULL,
+                                          NULL, &local))
+    return TRUE;
+  gboolean answers =
+      *qmp ? cbt_error_code(local) != CBT_ERROR_UNREACHABLE : cbt_error_code(local) == CBT_ERROR_BUSY;
+  if (answers || removal->is_journalled)
+    return refuse_removal(removal, local);
+  g_message("vm '%s' is removed though its QEMU does not answer: %s", removal->vm->name, local->message);
+  return TRUE;
+}
+
 /* Requests that have a disk open at this moment end soon. */
 static JsonNode *
 remove_when_free(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError **error)
@@ -544,7 +610,11 @@ remove_when_free(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GEr
   Removal *removal = data;
   if (!disks_reserve(daemon->disks, removal->vm->name, error))
     return NULL;
-  main_queue_call(daemon->queue, remove_vm, removal);
+  Qmp *qmp = NULL;
+  if (!catalogue_vm_is_live(removal->vm) || clear_qemu(removal, &qmp))
+    main_queue_call(daemon->queue, remove_vm, removal);
+  if (qmp)
+    monitors_close(daemon->monitors, qmp);
   disks_unreserve(daemon->disks, removal->vm->name);
   if (!removal->error && catalogue_vm_is_live(removal->vm))
     remove_live_bitmaps(daemon, removal->vm);

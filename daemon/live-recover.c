@@ -3,6 +3,7 @@
 
 #include <cbt/qemu/leftovers.h>
 #include <cbt/qemu/quiesce.h>
+#include <daemon/live-vm.h>
 #include <daemon/monitors.h>
 #include <string.h>
 
@@ -57,8 +58,10 @@ clear(Daemon *daemon, const CatalogueVm *vm, GError **error)
   Qmp *qmp = monitors_open(daemon->monitors, vm->qmp, NULL, error);
   if (!qmp)
     return FALSE;
-  gboolean ok = qemu_leftovers_clear_within(qmp, monitors_prefix(daemon->monitors), MONITOR_TIMEOUT_MS,
-                                            COMMIT_MS, found, error);
+  g_autoptr(GPtrArray) images = live_vm_images(daemon, vm->qmp);
+  const QemuSteps steps = {.qmp = qmp, .timeout_ms = MONITOR_TIMEOUT_MS, .images = images};
+  gboolean ok =
+      qemu_leftovers_clear_within(&steps, monitors_prefix(daemon->monitors), COMMIT_MS, NULL, found, error);
   monitors_close(daemon->monitors, qmp);
   for (guint i = 0; i < found->len; i++)
     g_message("vm '%s': taken out of QEMU: %s", vm->name, (const char *) found->pdata[i]);

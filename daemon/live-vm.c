@@ -109,3 +109,32 @@ live_vm_find_disks(Monitors *monitors, CatalogueVm *vm, const GPtrArray *named, 
   return named->len > 0 ? take_named(vm, disks, named, granularity, error)
                         : take_all(vm, disks, granularity, error);
 }
+
+typedef struct {
+  Daemon *daemon;
+  const char *qmp;
+  GPtrArray *paths;
+} Images;
+
+static void
+list_images(gpointer data)
+{
+  Images *images = data;
+  g_autoptr(GError) error = NULL;
+  g_autoptr(GPtrArray) vms = catalogue_list_vms(images->daemon->catalogue, &error);
+  for (guint i = 0; vms && i < vms->len; i++) {
+    const CatalogueVm *vm = vms->pdata[i];
+    for (guint k = 0; g_strcmp0(vm->qmp, images->qmp) == 0 && k < vm->disks->len; k++)
+      g_ptr_array_add(images->paths, g_strdup(((CatalogueDisk *) vm->disks->pdata[k])->path));
+  }
+  if (error)
+    g_warning("cannot list the vms: %s", error->message);
+}
+
+GPtrArray *
+live_vm_images(Daemon *daemon, const char *qmp)
+{
+  Images images = {daemon, qmp, g_ptr_array_new_with_free_func(g_free)};
+  main_queue_call(daemon->queue, list_images, &images);
+  return images.paths;
+}

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cbt/qemu/disks.h>
+#include <daemon/daemon.h>
 #include <daemon/monitors.h>
 #include <store/catalogue.h>
 
@@ -25,5 +26,7 @@ gboolean live_vm_find_disks(Monitors *monitors, CatalogueVm *vm, const GPtrArray
 /* Adds DISK to VM under a name made of what QEMU calls it, and returns it (transfer none). INVALID if nothing lasts. */
 CatalogueDisk *live_vm_take_disk(CatalogueVm *vm, const QemuDisk *disk, guint64 granularity,
                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* The images of all disks, of any vm, that are known to be of the QEMU with the monitor QMP: of char * (transfer full). */
+GPtrArray *live_vm_images(Daemon *daemon, const char *qmp);
 /* What to show as the path of DISK's image (transfer none). */
 const char *live_vm_path_of(const QemuDisk *disk);

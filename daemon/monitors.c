@@ -2,6 +2,10 @@
 #include <daemon/monitors.h>
 
 #include <pthread.h>
+#include <time.h>
+
+#define TURN_MS  30000
+#define SLICE_MS 100 /* between two looks at a cancellable */
 
 struct Monitors {
   char *prefix; /* constant */
@@ -16,7 +20,11 @@ monitors_new(const char *prefix)
   Monitors *monitors = g_new0(Monitors, 1);
   monitors->prefix = g_strdup(prefix);
   pthread_mutex_init(&monitors->lock, NULL);
-  pthread_cond_init(&monitors->freed, NULL);
+  pthread_condattr_t attributes;
+  pthread_condattr_init(&attributes);
+  pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+  pthread_cond_init(&monitors->freed, &attributes);
+  pthread_condattr_destroy(&attributes);
   monitors->taken = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
   return monitors;
 }
@@ -53,14 +61,47 @@ give_up(Monitors *monitors, const char *socket_path)
   pthread_mutex_unlock(&monitors->lock);
 }
 
+static void
+wait_slice(Monitors *monitors)
+{
+  struct timespec until;
+  clock_gettime(CLOCK_MONOTONIC, &until);
+  until.tv_nsec += SLICE_MS * 1000000L;
+  until.tv_sec += until.tv_nsec / 1000000000L;
+  until.tv_nsec %= 1000000000L;
+  pthread_cond_timedwait(&monitors->freed, &monitors->lock, &until);
+}
+
+/* Under the lock. */
+static gboolean
+wait_for_turn(Monitors *monitors, const char *socket_path, GCancellable *cancellable, GError **error)
+{
+  gint64 until_us = g_get_monotonic_time() + TURN_MS * (gint64) 1000;
+  while (g_hash_table_contains(monitors->taken, socket_path)) {
+    if (g_cancellable_is_cancelled(cancellable)) {
+      cbt_set_error(error, CBT_ERROR_CANCELLED, NULL, "cancelled while %s was in use", socket_path);
+      return FALSE;
+    }
+    if (g_get_monotonic_time() >= until_us) {
+      cbt_set_error(error, CBT_ERROR_BUSY, "Try again later. Jobs are shown by: cbt-backup job list",
+                    "a backup speaks to QEMU on %s just now", socket_path);
+      return FALSE;
+    }
+    wait_slice(monitors);
+  }
+  return TRUE;
+}
+
 Qmp *
 monitors_open(Monitors *monitors, const char *socket_path, GCancellable *cancellable, GError **error)
 {
   pthread_mutex_lock(&monitors->lock);
-  while (g_hash_table_contains(monitors->taken, socket_path))
-    pthread_cond_wait(&monitors->freed, &monitors->lock);
-  g_hash_table_add(monitors->taken, g_strdup(socket_path));
+  gboolean is_ours = wait_for_turn(monitors, socket_path, cancellable, error);
+  if (is_ours)
+    g_hash_table_add(monitors->taken, g_strdup(socket_path));
   pthread_mutex_unlock(&monitors->lock);
+  if (!is_ours)
+    return NULL;
   Qmp *qmp = qmp_open(socket_path, MONITOR_TIMEOUT_MS, cancellable, error);
   if (!qmp)
     give_up(monitors, socket_path);

@@ -24,7 +24,8 @@ const char *monitors_prefix(const Monitors *monitors);
  * device is called. */
 char *monitors_bitmap_prefix(const Monitors *monitors, const CbtUuid *disk_id);
 
-/* Waits for its turn and connects to SOCKET_PATH. Errors of qmp_open(). CANCELLABLE may be NULL. */
+/* Waits for its turn, 30 seconds at most, and connects to SOCKET_PATH. BUSY if somebody else kept it for so long; CANCELLED;
+ * errors of qmp_open(). CANCELLABLE may be NULL. */
 Qmp *monitors_open(Monitors *monitors, const char *socket_path, GCancellable *cancellable,
                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Lets the next one have it. */

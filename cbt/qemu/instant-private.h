@@ -30,6 +30,7 @@ struct QemuInstant {
   QemuWay way;
   char *why;
   GPtrArray *disks; /* InstantDisk */
+  GPtrArray *images; /* of those (of char *, theirs) */
   gint64 time_us, pause_us;
   gboolean is_cleared; /* nothing of it is in QEMU any more */
 };

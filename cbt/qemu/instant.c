@@ -27,8 +27,11 @@ disk_free(gpointer data)
 QemuSteps
 qemu_instant_steps(const QemuInstant *self, Qmp *qmp)
 {
-  return (QemuSteps){
-      .qmp = qmp, .timeout_ms = self->timeout_ms, .func = self->step, .user_data = self->user_data};
+  return (QemuSteps){.qmp = qmp,
+                     .timeout_ms = self->timeout_ms,
+                     .func = self->step,
+                     .user_data = self->user_data,
+                     .images = self->images};
 }
 
 /* Preparing */
@@ -101,6 +104,14 @@ copy_disk(const QemuInstant *self, const QemuInstantDisk *wanted, guint index)
   return disk;
 }
 
+static void
+add_disk(QemuInstant *self, InstantDisk *disk)
+{
+  g_ptr_array_add(self->disks, disk);
+  if (disk->image)
+    g_ptr_array_add(self->images, disk->image);
+}
+
 static QemuInstant *
 new_instant(const QemuInstantOptions *options)
 {
@@ -114,6 +125,7 @@ new_instant(const QemuInstantOptions *options)
   self->step = options->step;
   self->user_data = options->user_data;
   self->disks = g_ptr_array_new_with_free_func(disk_free);
+  self->images = g_ptr_array_new();
   return self;
 }
 
@@ -161,7 +173,7 @@ qemu_instant_prepare(Qmp *qmp, const QemuInstantDisk *disks, guint n_disks, cons
   if (!qemu_instant_choose(qmp, disks, n_disks, options, &self->way, &self->why, error))
     return NULL;
   for (guint i = 0; i < n_disks; i++)
-    g_ptr_array_add(self->disks, copy_disk(self, &disks[i], i));
+    add_disk(self, copy_disk(self, &disks[i], i));
   if (prepare(self, qmp, error))
     return g_steal_pointer(&self);
   g_autoptr(GError) local = NULL;
@@ -342,6 +354,12 @@ qemu_instant_pause_us(const QemuInstant *self)
 gboolean
 qemu_instant_end(QemuInstant *self, Qmp *qmp, GError **error)
 {
+  return qemu_instant_end_within(self, qmp, 0, NULL, error);
+}
+
+gboolean
+qemu_instant_end_within(QemuInstant *self, Qmp *qmp, guint commit_ms, guint64 *committed, GError **error)
+{
   QemuSteps steps = qemu_instant_steps(self, qmp);
   for (guint i = 0; i < self->disks->len; i++) {
     InstantDisk *disk = self->disks->pdata[i];
@@ -351,7 +369,7 @@ qemu_instant_end(QemuInstant *self, Qmp *qmp, GError **error)
   if (self->is_cleared)
     return TRUE;
   qmp_ignore_cancel(qmp, TRUE);
-  self->is_cleared = qemu_leftovers_clear_by(&steps, self->prefix, NULL, error);
+  self->is_cleared = qemu_leftovers_clear_within(&steps, self->prefix, commit_ms, committed, NULL, error);
   qmp_ignore_cancel(qmp, FALSE);
   return self->is_cleared;
 }
@@ -364,6 +382,7 @@ qemu_instant_free(QemuInstant *self)
   char *const texts[] = {self->prefix, self->scratch_dir, self->socket_dir, self->why};
   for (guint i = 0; i < G_N_ELEMENTS(texts); i++)
     g_free(texts[i]);
+  g_ptr_array_unref(self->images);
   g_ptr_array_unref(self->disks);
   g_free(self);
 }

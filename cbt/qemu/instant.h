@@ -104,6 +104,9 @@ gint64 qemu_instant_pause_us(const QemuInstant *instant);
 /* Takes all of it down, which may take long (EXTERNAL); the bitmaps stay. Nobody should read any more. Is not ended by the connection's cancellable. On
  * failure it may be called again; or qemu_leftovers_clear(), later. */
 gboolean qemu_instant_end(QemuInstant *instant, Qmp *qmp, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* As above, but waits no longer than COMMIT_MS for what takes long; see qemu_leftovers_clear_within(). Call it again. */
+gboolean qemu_instant_end_within(QemuInstant *instant, Qmp *qmp, guint commit_ms, guint64 *committed,
+                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Frees memory, and ends servers of PUSH; does nothing in QEMU. */
 void qemu_instant_free(QemuInstant *instant);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(QemuInstant, qemu_instant_free)

@@ -35,6 +35,7 @@ typedef struct {
   const char *prefix;
   GPtrArray *found; /* or NULL */
   guint commit_ms;
+  guint64 committed;
   gboolean is_refused;
 } Clearing;
 
@@ -43,10 +44,10 @@ typedef gboolean (*Stage)(Clearing *clearing, GError **error);
 char *
 qemu_leftovers_note(const QemuNote *self)
 {
-  g_autoptr(JsonNode) note =
-      qmp_dict(NOTE_PREFIX, qmp_str(self->prefix), NOTE_DISK, qmp_int(self->disk), NOTE_NODE,
-               qmp_str(self->node), NOTE_SOCKET, qmp_str(self->socket_path), QEMU_NOTE_OVERLAY,
-               qmp_str(self->overlay_path), NOTE_PUSHED, qmp_bool(self->is_pushed), NULL);
+  g_autoptr(JsonNode) note = qmp_dict(
+      NOTE_PREFIX, qmp_str(self->prefix), NOTE_DISK, qmp_int(self->disk), NOTE_NODE, qmp_str(self->node),
+      NOTE_SOCKET, qmp_str(self->socket_path), QEMU_NOTE_OVERLAY, qmp_str(self->overlay_path),
+      QEMU_NOTE_OVERLAY_ID, qmp_str(self->overlay_id), NOTE_PUSHED, qmp_bool(self->is_pushed), NULL);
   return json_to_string(note, FALSE);
 }
 
@@ -326,7 +327,8 @@ clear_scratch(Clearing *self, GError **error)
 static gboolean
 clear_overlays(Clearing *self, GError **error)
 {
-  return qemu_overlays_settle(&self->steps, self->prefix, self->commit_ms, self->found, error);
+  return qemu_overlays_settle(&self->steps, self->prefix, self->commit_ms, &self->committed, self->found,
+                              error);
 }
 
 /* Descriptors and their notes */
@@ -528,31 +530,28 @@ clear(Clearing *self, GError **error)
   return FALSE;
 }
 
-static gboolean
-clear_by(const QemuSteps *steps, const char *prefix, guint commit_ms, GPtrArray *found, GError **error)
+gboolean
+qemu_leftovers_clear_within(const QemuSteps *steps, const char *prefix, guint commit_ms, guint64 *committed,
+                            GPtrArray *found, GError **error)
 {
   Clearing self = {.told = steps, .prefix = prefix, .found = found, .steps = *steps, .commit_ms = commit_ms};
   self.steps.func = tell;
   self.steps.user_data = &self;
-  return clear(&self, error);
+  gboolean ok = qemu_prefix_check(prefix, error) && clear(&self, error);
+  if (committed)
+    *committed = self.committed;
+  return ok;
 }
 
 gboolean
 qemu_leftovers_clear_by(const QemuSteps *steps, const char *prefix, GPtrArray *found, GError **error)
 {
-  return clear_by(steps, prefix, 0, found, error);
-}
-
-gboolean
-qemu_leftovers_clear_within(Qmp *qmp, const char *prefix, guint timeout_ms, guint commit_ms, GPtrArray *found,
-                            GError **error)
-{
-  QemuSteps steps = {.qmp = qmp, .timeout_ms = timeout_ms};
-  return qemu_prefix_check(prefix, error) && clear_by(&steps, prefix, commit_ms, found, error);
+  return qemu_leftovers_clear_within(steps, prefix, 0, NULL, found, error);
 }
 
 gboolean
 qemu_leftovers_clear(Qmp *qmp, const char *prefix, guint timeout_ms, GPtrArray *found, GError **error)
 {
-  return qemu_leftovers_clear_within(qmp, prefix, timeout_ms, 0, found, error);
+  const QemuSteps steps = {.qmp = qmp, .timeout_ms = timeout_ms};
+  return qemu_leftovers_clear_by(&steps, prefix, found, error);
 }

@@ -27,9 +27,10 @@ gboolean qemu_leftovers_clear_by(const QemuSteps *steps, const char *prefix, GPt
 /* The node that FILTER, of a backup with any prefix, hides from its device (transfer full), by the answers of
  * query-named-block-nodes and query-fdsets; NULL if it is no such filter. */
 char *qemu_leftovers_hidden(const char *filter, JsonNode *nodes, JsonNode *fdsets);
-/* As the first, but waits no longer than COMMIT_MS (0: for as long as they get on) for overlays to be committed. */
-gboolean qemu_leftovers_clear_within(Qmp *qmp, const char *prefix, guint timeout_ms, guint commit_ms, GPtrArray *found,
-                                     GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* As above, but waits no longer than COMMIT_MS (0: for as long as they get on) for overlays to be committed. *committed (or
+ * NULL) is not 0 if that is why it is BUSY: another value than the last time if they got on since. */
+gboolean qemu_leftovers_clear_within(const QemuSteps *steps, const char *prefix, guint commit_ms, guint64 *committed,
+                                     GPtrArray *found, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* What is noted with each descriptor, as `opaque` of add-fd: QEMU does not tell which node stands below a filter, nor
  * where a server listens or a file is, nor which descriptors it was given for a target. */
@@ -39,12 +40,14 @@ typedef struct {
   const char *node;
   const char *socket_path;
   const char *overlay_path; /* or NULL */
+  const char *overlay_id;   /* qemu_overlay_id() of it, or NULL */
   gboolean is_pushed;
 } QemuNote;
 
 #define QEMU_NOTE_DISK    "disk"
 #define QEMU_NOTE_NODE    "node"
 #define QEMU_NOTE_OVERLAY "overlay"
+#define QEMU_NOTE_OVERLAY_ID "overlay-id"
 
 /* (transfer full) */
 char *qemu_leftovers_note(const QemuNote *note);

@@ -20,6 +20,7 @@
 #include <cbt/qemu/json.h>
 #include <cbt/qemu/leftovers.h>
 #include <errno.h>
+#include <string.h>
 #include <unistd.h>
 
 #define POLL_MS   50
@@ -170,18 +171,66 @@ path_of(const Settling *self, const Overlay *overlay)
   return g_strdup(qemu_json_string(qemu_json_node_object(note), QEMU_NOTE_OVERLAY));
 }
 
+/* The image that the overlay of NOTE stands beside, or NULL: QEMU's word alone is not enough. */
+static const char *
+image_of(const Settling *self, JsonObject *note, const char *path)
+{
+  const GPtrArray *known = self->steps.images;
+  JsonObject *node = find(self->nodes, "node-name", qemu_json_string(note, QEMU_NOTE_NODE));
+  const char *told = qemu_json_string(node, "file");
+  if (told && !qemu_overlay_is_of(path, told, self->prefix))
+    return NULL;
+  for (guint i = 0; known && i < known->len; i++)
+    if (qemu_overlay_is_of(path, known->pdata[i], self->prefix) &&
+        (!told || strcmp(told, known->pdata[i]) == 0))
+      return known->pdata[i];
+  return known ? NULL : told;
+}
+
+/* Why the file PATH, as QEMU's note says, is not to be removed (transfer none), or NULL; or it is not there.
+ */
+static const char *
+doubt(const Settling *self, JsonObject *note, const char *path, gboolean *is_there)
+{
+  struct stat status;
+  *is_there = lstat(path, &status) == 0;
+  if (!*is_there)
+    return errno == ENOENT ? NULL : g_strerror(errno);
+  g_autofree char *id = qemu_overlay_id(&status);
+  return !image_of(self, note, path) ? "it is beside no image of the vm"
+         : !S_ISREG(status.st_mode)  ? "it is no regular file"
+         : g_strcmp0(id, qemu_json_string(note, QEMU_NOTE_OVERLAY_ID)) != 0 ? "it is another file"
+         : !qemu_has_open(self->steps.qmp, path)                            ? "QEMU does not have it open"
+                                                                            : NULL;
+}
+
+/* FALSE: it stays, and the overlay was given up. */
+static gboolean
+unlink_file(Settling *self, Overlay *overlay)
+{
+  gboolean is_there;
+  GError *failure = NULL;
+  g_autoptr(JsonNode) note = note_of(self, overlay->index);
+  JsonObject *object = qemu_json_node_object(note);
+  const char *path = qemu_json_string(object, QEMU_NOTE_OVERLAY);
+  const char *why = path ? doubt(self, object, path, &is_there) : NULL;
+  if (!why && (!path || !is_there || unlink(path) == 0))
+    return TRUE;
+  cbt_set_error(&failure, CBT_ERROR_STATE,
+                "See what it is. If it is that overlay, remove it; the next backup does the rest.",
+                "The file %s, by QEMU's word an overlay that is not used any more, was not removed: %s", path,
+                why ? why : g_strerror(errno));
+  give_up(self, overlay, failure);
+  return FALSE;
+}
+
 static gboolean
 remove_file(Settling *self, Overlay *overlay, GError **error)
 {
   g_autoptr(GError) refused = NULL;
-  g_autofree char *path = path_of(self, overlay);
   g_autofree char *file = qemu_name(self->prefix, QEMU_NAME_OVERLAY_FILE, overlay->index);
-  if (qemu_overlay_is_path(path, self->prefix) && unlink(path) != 0 && errno != ENOENT) {
-    GError *failure = NULL;
-    cbt_set_error_errno(&failure, errno, "Cannot remove the overlay %s, which is not used any more", path);
-    give_up(self, overlay, failure);
+  if (!unlink_file(self, overlay))
     return TRUE;
-  }
   note_found(self, overlay, "not in use");
   if (!find(self->nodes, "node-name", file))
     return TRUE;
@@ -354,7 +403,7 @@ advance_all(Settling *self, guint *n_open, GError **error)
 }
 
 static gboolean
-settle_all(Settling *self, guint limit_ms, GError **error)
+settle_all(Settling *self, guint limit_ms, guint64 *committed, GError **error)
 {
   guint n_open;
   gboolean ok;
@@ -370,6 +419,7 @@ settle_all(Settling *self, guint limit_ms, GError **error)
     progress = self->progress;
     if (now_us - moved_us >= (gint64) STALL_MS * 1000 ||
         (limit_ms && now_us - start_us >= (gint64) limit_ms * 1000)) {
+      *committed = self->progress + n_open;
       cbt_set_error(error, CBT_ERROR_BUSY, "It goes on in QEMU; what comes next finishes it.",
                     "%u overlays are not yet committed into their images", n_open);
       return FALSE;
@@ -381,14 +431,14 @@ settle_all(Settling *self, guint limit_ms, GError **error)
 }
 
 gboolean
-qemu_overlays_settle(const QemuSteps *steps, const char *prefix, guint limit_ms, GPtrArray *found,
-                     GError **error)
+qemu_overlays_settle(const QemuSteps *steps, const char *prefix, guint limit_ms, guint64 *committed,
+                     GPtrArray *found, GError **error)
 {
   Settling self = {.steps = *steps, .told = steps, .prefix = prefix, .found = found};
   self.steps.func = tell;
   self.steps.user_data = &self;
   self.overlays = g_array_new(FALSE, TRUE, sizeof(Overlay));
-  gboolean is_done = settle_all(&self, limit_ms, error);
+  gboolean is_done = settle_all(&self, limit_ms, committed, error);
   forget_look(&self);
   g_array_unref(self.overlays);
   if (is_done && self.first)

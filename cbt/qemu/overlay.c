@@ -11,6 +11,7 @@
 #include <common/fd.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdint.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -30,6 +31,20 @@ qemu_overlay_is_path(const char *path, const char *prefix)
   g_autofree char *name = path ? g_path_get_basename(path) : NULL;
   g_autofree char *infix = g_strdup_printf(".%s-", prefix);
   return name && path[0] == '/' && g_str_has_suffix(name, SUFFIX) && strstr(name, infix) != NULL;
+}
+
+gboolean
+qemu_overlay_is_of(const char *path, const char *image, const char *prefix)
+{
+  g_autofree char *begin = g_strdup_printf("%s.%s-", image, prefix);
+  return path[0] == '/' && g_str_has_prefix(path, begin) && !strchr(path + strlen(begin), '/') &&
+         g_str_has_suffix(path, SUFFIX);
+}
+
+char *
+qemu_overlay_id(const struct stat *status)
+{
+  return g_strdup_printf("%jx:%jx", (uintmax_t) status->st_dev, (uintmax_t) status->st_ino);
 }
 
 /* FALSE, too, where it cannot be seen: another process may have made the socket for QEMU. */
@@ -129,12 +144,19 @@ static gboolean
 hand_over(const QemuSteps *steps, const QemuOverlay *self, int fd, const char *name, gint64 *fdset_id,
           GError **error)
 {
+  struct stat status;
   g_autoptr(JsonNode) answer = NULL;
+  if (fstat(fd, &status) != 0) {
+    cbt_set_error_errno(error, errno, "Cannot look at %s", self->path);
+    return FALSE;
+  }
+  g_autofree char *id = qemu_overlay_id(&status);
   const QemuNote note = {.prefix = self->prefix,
                          .disk = self->index,
                          .node = self->node,
                          .socket_path = self->socket_path,
-                         .overlay_path = self->path};
+                         .overlay_path = self->path,
+                         .overlay_id = id};
   g_autofree char *text = qemu_leftovers_note(&note);
   if (!qemu_step_with_fd(steps, "add-fd", name, qmp_args("opaque", qmp_str(text), NULL), fd, &answer, error))
     return FALSE;

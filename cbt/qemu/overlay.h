@@ -14,6 +14,7 @@
 #pragma once
 
 #include <cbt/qemu/steps.h>
+#include <sys/stat.h>
 
 typedef struct {
   const char *prefix;
@@ -30,6 +31,10 @@ typedef struct {
 char *qemu_overlay_path(const char *image, const char *name);
 /* Whether PATH could be of an overlay that PREFIX made. */
 gboolean qemu_overlay_is_path(const char *path, const char *prefix);
+/* Whether it is what qemu_overlay_path() gives for IMAGE and a name that begins with PREFIX. */
+gboolean qemu_overlay_is_of(const char *path, const char *image, const char *prefix);
+/* Tells a file from all others that are there (transfer full). */
+char *qemu_overlay_id(const struct stat *status);
 /* Makes file and nodes, which nothing uses yet. Room for all of the disk is reserved, so that no write of the guest fails.
  * UNSUPPORTED if the image is no file here, QEMU is not seen to have it open (qemu_has_open()), or its file system has no
  * files without names; NO_SPACE; DENIED. */
@@ -38,13 +43,15 @@ gboolean qemu_overlay_add(const QemuSteps *steps, const QemuOverlay *overlay, GE
 JsonNode *qemu_overlay_action(const char *prefix, int index, const char *node);
 
 /*
- * Commits each overlay of PREFIX that a device uses, has the guest use the image again, and removes overlays that nobody
- * uses: however far somebody came, who began with it. Waits for as long as the commits get on, but no longer than LIMIT_MS
- * (0: no limit): BUSY then, and they go on in QEMU. An overlay that cannot be committed stays as it is; the others are
- * settled, and the first error is told. FOUND: as of qemu_leftovers_clear().
+ * Commits each overlay of PREFIX that a device uses, has the guest use the image again, and removes overlays that
+ * nobody uses: however far somebody came, who began with it. Waits for as long as the commits get on, but no longer
+ * than LIMIT_MS (0: no limit): BUSY then, with *committed as of qemu_leftovers_clear_within(), and they go on in QEMU.
+ * An overlay that cannot be committed stays as it is; the others are settled, and the first error is told. A file is
+ * removed only if it is the one that was handed over, QEMU is seen to have it open, and it stands beside the image
+ * below (and that is one of the steps' images). FOUND: as of qemu_leftovers_clear().
  */
-gboolean qemu_overlays_settle(const QemuSteps *steps, const char *prefix, guint limit_ms, GPtrArray *found,
-                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean qemu_overlays_settle(const QemuSteps *steps, const char *prefix, guint limit_ms, guint64 *committed,
+                              GPtrArray *found, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* Files of overlays beside IMAGE, of char * (transfer full): after settling, those that this QEMU does not know. It was
  * started anew in the middle of a backup, and what the guest wrote from the instant on stands in there only. */

@@ -17,6 +17,7 @@ typedef struct {
   guint timeout_ms; /* of each command */
   QemuStepFunc func; /* or NULL */
   gpointer user_data;
+  const GPtrArray *images; /* of char *: overlays of no others are removed; NULL: of those that QEMU names */
 } QemuSteps;
 
 /* Tells the step, then carries it out as qmp_call() does. SUBJECT is a name, or NULL. ARGUMENTS are (transfer full). */

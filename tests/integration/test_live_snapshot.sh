@@ -189,23 +189,86 @@ expect_clear
 ### a disk that is unplugged meanwhile
 
 say "a disk is unplugged and comes back: what was written to its overlay is in its image"
+start_qemu g3 -device virtio-scsi-pci
 truncate -s 4M "$WORK/images/extra.raw"
 file="{\"driver\":\"file\",\"filename\":\"$WORK/images/extra.raw\"}"
-qmp g1 blockdev-add "{\"driver\":\"raw\",\"node-name\":\"extra\",\"file\":$file}" >/dev/null
-qmp g1 device_add '{"driver":"scsi-hd","drive":"extra","id":"vd-extra"}' >/dev/null
-cbt --quiet vm add g3 --qmp "$WORK/g1.qmp" --disk extra=vd-extra
-io_extra() { qmp g1 human-monitor-command "{\"command-line\":\"qemu-io -d vd-extra \\\"$1\\\"\"}"; }
+qmp g3 blockdev-add "{\"driver\":\"raw\",\"node-name\":\"extra\",\"file\":$file}" >/dev/null
+qmp g3 device_add '{"driver":"scsi-hd","drive":"extra","id":"vd-extra"}' >/dev/null
+cbt --quiet vm add g3 --qmp "$WORK/g3.qmp" --disk extra=vd-extra
+extra_is_overlaid() { qmp g3 query-block | jq -e 'any(.[]; .inserted."node-name" // "" | contains("-ovl"))'; }
+io_extra() { qmp g3 human-monitor-command "{\"command-line\":\"qemu-io -d vd-extra \\\"$1\\\"\"}"; }
 assert_eq "the write" "$(io_extra 'write -q -P 1 0 4M')" '""'
 api POST /v1/vms/g3/backups "{\"kind\":\"full\",\"snapshot\":\"external\",\"speed\":$MIB}"
 id=$(jq -r .id <<<"$body")
-wait_until 20 overlays_are_used 1 || fail "no overlay is used: $(wait_job "$id")"
+wait_until 20 extra_is_overlaid || fail "no overlay is used: $(wait_job "$id")"
 assert_eq "the write" "$(io_extra 'write -q -P 2 1M 64k')" '""'
-qmp g1 device_del '{"id":"vd-extra"}' >/dev/null
+qmp g3 device_del '{"id":"vd-extra"}' >/dev/null
 job=$(wait_job "$id")
 say "  $(jq -c '[.status, .errmsg, .notes]' <<<"$job")"
 assert_eq "byte at 1M" "$(od -An -tu1 -j 1048576 -N 1 "$WORK/images/extra.raw" | tr -d ' ')" 2
 assert_eq "left" "$(left)" ""
-qmp g1 blockdev-del '{"node-name":"extra"}' >/dev/null
+qmp g3 blockdev-del '{"node-name":"extra"}' >/dev/null
+stop_guest_vm g3
+
+### a commit that takes long
+
+mkdir "$WORK/big"
+truncate -s 512M "$WORK/big/big.raw"
+start_qemu g5 -drive "if=none,id=big,file=$WORK/big/big.raw,format=raw" -device virtio-blk-pci,drive=big
+cbt --quiet vm add g5 --qmp "$WORK/g5.qmp" --disk big=big
+io_big() { qmp g5 human-monitor-command "{\"command-line\":\"qemu-io big \\\"$1\\\"\"}"; }
+byte_of_big() { od -An -tu1 -j $((300 * MIB)) -N 1 "$WORK/big/big.raw" | tr -d ' '; }
+overlay_of_big() { find "$WORK/big" -name '*cbt-*.qcow2'; }
+big_is_overlaid() { qmp g5 query-block | jq -e 'any(.[]; .inserted."node-name" // "" | test("-(ovl|flc)"))'; }
+big_is_clear() { [ -z "$(overlay_of_big)" ] && ! big_is_overlaid; }
+commit_of_big() { qmp g5 query-jobs | jq -er '.[].id | select(contains("-cmt"))'; }
+set_speed() { qmp g5 block-job-set-speed "{\"device\":\"$(commit_of_big)\",\"speed\":$1}"; }
+commit_slowly() { # PATTERN: that the guest writes meanwhile; in $id
+  api POST /v1/vms/g5/backups "{\"kind\":\"full\",\"snapshot\":\"external\",\"speed\":$((2 * MIB))}"
+  id=$(jq -r .id <<<"$body")
+  wait_until 20 big_is_overlaid || fail "no overlay is used: $(wait_job "$id")"
+  assert_eq "the write" "$(io_big "write -q -P $1 64M 256M")" '""'
+  wait_until 60 set_speed 65536 || fail "the commit was over too soon"
+}
+assert_eq "the write" "$(io_big 'write -q -P 1 0 4M')" '""'
+
+say "while a commit lasts others speak to QEMU, and the daemon ends; its next start finishes it"
+commit_slowly 2
+api GET /v1/vms/g5/disks/big/bitmaps
+assert_eq "status" "$status" 200
+assert_eq "the backup" "$(job_status "$id")" active
+stop_daemon
+big_is_overlaid >/dev/null || fail "the overlay is not used any more"
+set_speed 0 >/dev/null
+start_daemon
+wait_until 30 big_is_clear || fail "left: $(find "$WORK/big")"
+assert_eq "byte" "$(byte_of_big)" 2
+
+say "another file in the place of an overlay is not removed"
+fallocate -p -o $((64 * MIB)) -l $((256 * MIB)) "$WORK/big/big.raw" # read sooner
+commit_slowly 3
+overlay=$(overlay_of_big)
+mv "$overlay" "$WORK/big/aside"
+echo other >"$overlay"
+set_speed 0 >/dev/null
+job=$(wait_job "$id")
+assert_has "the note" "$(jq -r '.notes | join(" ")' <<<"$job")" "was not removed: it is another file"
+assert_eq "the other file" "$(cat "$overlay")" other
+rm "$overlay"
+assert_eq "byte" "$(byte_of_big)" 3
+fallocate -p -o $((64 * MIB)) -l $((256 * MIB)) "$WORK/big/big.raw"
+
+say "a vm is removed whose overlay was left, the commit being cancelled by somebody: it is committed first"
+commit_slowly 4
+qmp g5 block-job-cancel "{\"device\":\"$(commit_of_big)\",\"force\":true}" >/dev/null
+job=$(wait_job "$id")
+assert_has "the note" "$(jq -r '.notes | join(" ")' <<<"$job")" "could not be committed"
+big_is_overlaid >/dev/null || fail "the overlay is not used any more"
+cbt --quiet vm remove g5 --forget-points
+big_is_clear >/dev/null || fail "left: $(find "$WORK/big")"
+assert_eq "byte" "$(byte_of_big)" 4
+stop_guest_vm g5
+rm -r "$WORK/big"
 
 ### the commit has no room
 
@@ -238,6 +301,7 @@ if [ "$(id -u)" -eq 0 ]; then
   assert_ge "overlays that are left" "$(left | wc -l)" 1
   for at in {160..163}; do write_both "$at"; done # the guest does not notice
   expect_exit 1 "could not be committed" cbt --incremental g1
+  expect_exit 4 "is not removed" cbt vm remove g1
   rm "$WORK/small/filler"
   job=$(backup incremental g1)
   is_incremental "$job" 28
