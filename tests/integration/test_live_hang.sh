@@ -82,6 +82,24 @@ assert_eq "status, code" "$(jq -r '.status, .code' <<<"$ended" | xargs)" "error 
 say "after $((SECONDS - start)) s: $(jq -r .errmsg <<<"$ended"); journal: $(journal_of g1)"
 kill -CONT "${VM_PID[g1]}"
 wait_until 10 guest_is g1 running || fail "the guest is $(guest_state g1)"
+is_cleared() { [ -z "$(journal_of g1)" ]; }
+wait_until 30 is_cleared || fail "without another backup, the journal has: $(journal_of g1)"
+assert_eq "left in QEMU" "$(live_left g1)" ""
+next_is_right g1
+
+say "while that is tried, backups come and the daemon stops as ever"
+begin_slowly g1
+freeze_qemu g1
+api DELETE "/v1/jobs/$id"
+wait_job "$id" 40 >/dev/null
+is_tried_again() { grep -q "it is tried again" "$WORK/daemon.log"; }
+wait_until 30 is_tried_again || fail "it is not tried again"
+id=$(start_backup incremental g1)
+assert_eq "code" "$(wait_job "$id" 40 | jq -r .code)" unreachable
+assert_has "journal" "$(journal_of g1)" g1
+stop_daemon
+start_daemon
+kill -CONT "${VM_PID[g1]}"
 next_is_right g1
 
 say "a backup is cancelled"
@@ -91,7 +109,7 @@ api DELETE "/v1/jobs/$id"
 ended=$(wait_job "$id" 30)
 assert_eq "status" "$(jq -r .status <<<"$ended")" cancelled
 expect_nothing_of_backup g1 "after a cancel"
-assert_eq "points" "$(points g1 | wc -l)" 4
+assert_eq "points" "$(points g1 | wc -l)" 5
 next_is_right g1
 assert_eq "dirty of root" "$(dirty_of root)" $((130 * CLUSTER))
 
