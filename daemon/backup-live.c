@@ -16,6 +16,7 @@
 #include <cbt/qemu/nbd-source.h>
 #include <cbt/qemu/offline.h>
 #include <cbt/qemu/overlay.h>
+#include <daemon/live-journal.h>
 #include <daemon/live-rest.h>
 #include <daemon/live-vm.h>
 #include <daemon/monitors.h>
@@ -31,9 +32,10 @@ struct BackupLive {
   QemuInstant *instant;
   GPtrArray *names; /* of char *: QEMU's, of the bitmaps that record from the instant on */
   GPtrArray *disks; /* of QemuDisk, as found last */
+  GHashTable *open; /* those of them whose file QEMU is seen to have open */
   GPtrArray *notes; /* of char *: what the job is to say */
   char *instance;   /* of the QEMU; NULL if it is off or unknown */
-  gboolean is_journalled;
+  LiveJournal *journal;
   gboolean is_off;    /* the guest is: the images are read at rest */
   GPtrArray *servers; /* of QemuOffline: of images at rest */
 };
@@ -43,7 +45,9 @@ backup_live_new(Backup *backup)
 {
   BackupLive *live = g_new0(BackupLive, 1);
   live->backup = backup;
+  live->journal = live_journal_new(backup->daemon, backup->request->vm->name, backup->job->id);
   live->names = g_ptr_array_new_with_free_func(g_free);
+  live->open = g_hash_table_new(NULL, NULL);
   live->notes = g_ptr_array_new_with_free_func(g_free);
   live->servers = g_ptr_array_new_with_free_func((GDestroyNotify) qemu_offline_stop);
   return live;
@@ -56,9 +60,11 @@ backup_live_free(BackupLive *live)
     return;
   g_clear_pointer(&live->instant, qemu_instant_free);
   g_clear_pointer(&live->disks, g_ptr_array_unref);
+  g_hash_table_unref(live->open);
   g_ptr_array_unref(live->servers);
   g_ptr_array_unref(live->names);
   g_free(live->instance);
+  live_journal_free(live->journal);
   g_ptr_array_unref(live->notes);
   g_free(live);
 }
@@ -87,79 +93,6 @@ static void
 close_monitor(const BackupLive *live, Qmp *qmp)
 {
   monitors_close(live->backup->daemon->monitors, qmp);
-}
-
-/* ---- the journal ---- */
-
-typedef struct {
-  Daemon *daemon;
-  char *vm;
-  gint64 job;
-  char *step; /* NULL: forget */
-  GError *error;
-} Entry;
-
-static Entry *
-entry_new(const BackupLive *live, const char *step)
-{
-  Entry *entry = g_new0(Entry, 1);
-  *entry = (Entry){.daemon = live->backup->daemon, .job = live->backup->job->id, .step = g_strdup(step)};
-  entry->vm = g_strdup(live->backup->request->vm->name);
-  return entry;
-}
-
-static void
-entry_free(Entry *entry)
-{
-  g_clear_error(&entry->error);
-  g_free(entry->vm);
-  g_free(entry->step);
-  g_free(entry);
-}
-
-static void
-write_entry(gpointer data)
-{
-  Entry *entry = data;
-  Catalogue *catalogue = entry->daemon->catalogue;
-  gboolean ok = entry->step
-                    ? catalogue_journal_note(catalogue, entry->vm, entry->job, entry->step, &entry->error)
-                    : catalogue_journal_clear(catalogue, entry->vm, &entry->error);
-  if (!ok)
-    g_warning("cannot write the journal of vm '%s': %s", entry->vm, entry->error->message);
-}
-
-static void
-write_entry_later(gpointer data)
-{
-  write_entry(data);
-  entry_free(data);
-}
-
-static gboolean
-journal(const char *step, gpointer data, GError **error)
-{
-  BackupLive *live = data;
-  MainQueue *queue = live->backup->daemon->queue;
-  Entry *entry = entry_new(live, step);
-  if (live->is_journalled) {
-    main_queue_post(queue, write_entry_later, entry);
-    return TRUE;
-  }
-  main_queue_call(queue, write_entry, entry);
-  live->is_journalled = entry->error == NULL;
-  if (entry->error)
-    g_propagate_error(error, g_steal_pointer(&entry->error));
-  entry_free(entry);
-  return live->is_journalled;
-}
-
-static void
-forget_journal(BackupLive *live)
-{
-  if (live->is_journalled)
-    main_queue_post(live->backup->daemon->queue, write_entry_later, entry_new(live, NULL));
-  live->is_journalled = FALSE;
 }
 
 /* ---- which disks there are ---- */
@@ -194,19 +127,28 @@ tell_catalogue(Backup *backup, CatalogueDisk *disk, gboolean is_new, GError **er
   return update.error == NULL;
 }
 
+/* The path is read later on while no QEMU has it, by who may read everything: that QEMU says it is not
+ * enough. */
 static gboolean
-follow_disk(Backup *backup, CatalogueDisk *disk, const QemuDisk *found, GError **error)
+follow_disk(BackupLive *live, CatalogueDisk *disk, const QemuDisk *found, GError **error)
 {
   const char *path = live_vm_path_of(found);
-  if (strcmp(disk->path, path) == 0 && g_strcmp0(disk->format, found->format) == 0 &&
-      disk->size == found->size_bytes)
+  gboolean is_other = strcmp(disk->path, path) != 0 || g_strcmp0(disk->format, found->format) != 0;
+  if (is_other && !g_hash_table_contains(live->open, found)) {
+    add_note(live, "disk '%s' is %s (%s) by what QEMU tells, but is not seen to be open there: it stays %s",
+             disk->name, path, found->format ? found->format : "?", disk->path);
+    is_other = FALSE;
+  }
+  if (!is_other && disk->size == found->size_bytes)
     return TRUE;
-  g_free(disk->path);
-  g_free(disk->format);
-  disk->path = g_strdup(path);
-  disk->format = g_strdup(found->format);
+  if (is_other) {
+    g_free(disk->path);
+    g_free(disk->format);
+    disk->path = g_strdup(path);
+    disk->format = g_strdup(found->format);
+  }
   disk->size = found->size_bytes;
-  return tell_catalogue(backup, disk, FALSE, error);
+  return tell_catalogue(live->backup, disk, FALSE, error);
 }
 
 /* Those that are registered; USED gets the QemuDisks that they are. */
@@ -221,7 +163,7 @@ match_known(BackupLive *live, GHashTable *used, GError **error)
     const QemuDisk *found = qemu_disks_find(live->disks, disk->node, &local);
     if (found) {
       g_hash_table_add(used, (gpointer) found);
-      if (!follow_disk(backup, disk, found, error))
+      if (!follow_disk(live, disk, found, error))
         return FALSE;
       i++;
     } else if (vm->follows && !backup->request->disks &&
@@ -275,6 +217,14 @@ warn_of_strays(BackupLive *live, const QemuDisk *disk)
         (const char *) strays->pdata[i]);
 }
 
+static void
+look_at_file(BackupLive *live, Qmp *qmp, const QemuDisk *disk)
+{
+  warn_of_strays(live, disk);
+  if (disk->filename && qemu_has_open(qmp, disk->filename))
+    g_hash_table_add(live->open, (gpointer) disk);
+}
+
 static gboolean
 look(BackupLive *live, Qmp *qmp, GError **error)
 {
@@ -291,8 +241,25 @@ look(BackupLive *live, Qmp *qmp, GError **error)
     if (!qemu_live_map_clear(qmp, live->disks->pdata[i], prefix, MONITOR_TIMEOUT_MS, error))
       return FALSE;
   for (guint i = 0; live->disks && i < live->disks->len; i++)
-    warn_of_strays(live, live->disks->pdata[i]);
+    look_at_file(live, qmp, live->disks->pdata[i]);
   return live->disks != NULL;
+}
+
+/* Without it, the image is of no moment if the commit had begun: its owner has to say. */
+static gboolean
+check_no_strays(const BackupLive *live, const CatalogueDisk *disk, GError **error)
+{
+  g_autoptr(GPtrArray) strays =
+      qemu_overlay_strays(disk->path, monitors_prefix(live->backup->daemon->monitors));
+  if (strays->len == 0)
+    return TRUE;
+  cbt_set_error(
+      error, CBT_ERROR_STATE,
+      "Commit it, or remove it if the guest was used without it: docs/external-snapshots.md says how.",
+      "disk '%s' is off, and %s holds what its guest wrote during an earlier backup, in which QEMU "
+      "ended",
+      disk->name, (const char *) strays->pdata[0]);
+  return FALSE;
 }
 
 static gboolean
@@ -306,11 +273,11 @@ look_at_rest(BackupLive *live, GError **error)
     const CatalogueDisk *disk = vm->disks->pdata[i];
     if (!backup_request_has_disk(live->backup->request, disk->name))
       continue;
-    QemuDisk *found = live_rest_look(disk, error);
+    QemuDisk *found = check_no_strays(live, disk, error) ? live_rest_look(disk, error) : NULL;
     if (!found)
       return FALSE;
     g_ptr_array_add(live->disks, found);
-    if (!follow_disk(live->backup, vm->disks->pdata[i], found, error))
+    if (!follow_disk(live, vm->disks->pdata[i], found, error))
       return FALSE;
   }
   return TRUE;
@@ -333,12 +300,25 @@ backup_live_look(BackupLive *live, GError **error)
 
 /* ---- the instant ---- */
 
+/* Since it was looked at, somebody may have cleared it, or made another one of that name. */
+static gboolean
+check_bitmap(const BackupDisk *disk, const char *prefix, const char *parent, GError **error)
+{
+  const char *bitmap = disk->backup->request->bitmap;
+  g_autofree char *expected = disk->changes_only ? qemu_bitmap_name(prefix, bitmap, &disk->parent) : NULL;
+  if (parent && (!expected || strcmp(parent, expected) == 0))
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_STATE, "Run the backup again.",
+                "bitmap '%s' of disk '%s' was changed just now", bitmap, disk->disk->name);
+  return FALSE;
+}
+
 /* The bitmaps as they are now: NAMES keeps what OUT says. */
 static gboolean
 plan_disk(BackupLive *live, const BackupDisk *disk, QemuInstantDisk *out, GError **error)
 {
-  const char *prefix = monitors_prefix(live->backup->daemon->monitors);
   const char *bitmap = live->backup->request->bitmap;
+  g_autofree char *prefix = monitors_bitmap_prefix(live->backup->daemon->monitors, &disk->disk->id);
   char *recorder = qemu_bitmap_name(prefix, bitmap, &live->backup->uuid);
   g_ptr_array_add(live->names, recorder);
   out->disk = qemu_disks_find(live->disks, disk->disk->node, error);
@@ -349,17 +329,14 @@ plan_disk(BackupLive *live, const BackupDisk *disk, QemuInstantDisk *out, GError
   out->recorder = recorder;
   out->granularity =
       out->frozen ? qemu_disk_bitmap(out->disk, out->frozen)->granularity : disk->disk->granularity;
-  if (out->frozen)
-    return TRUE;
-  cbt_set_error(error, CBT_ERROR_STATE, "Run the backup again.", "bitmap '%s' of disk '%s' went away", bitmap,
-                disk->disk->name);
-  return FALSE;
+  return check_bitmap(disk, prefix, out->frozen, error);
 }
 
 static gboolean
 plan_all(BackupLive *live, Qmp *qmp, QemuInstantDisk *disks, GError **error)
 {
   const GPtrArray *backed_up = live->backup->disks;
+  g_hash_table_remove_all(live->open);
   g_clear_pointer(&live->disks, g_ptr_array_unref);
   live->disks = qemu_disks_query(qmp, MONITOR_TIMEOUT_MS, error);
   for (guint i = 0; live->disks && i < backed_up->len; i++)
@@ -398,8 +375,8 @@ prepare(BackupLive *live, Qmp *qmp, GError **error)
                                 .scratch_limit = config->fleece_limit,
                                 .socket_dir = sockets,
                                 .timeout_ms = MONITOR_TIMEOUT_MS,
-                                .step = journal,
-                                .user_data = live};
+                                .step = live_journal_note,
+                                .user_data = live->journal};
   const char *way = backup->request->is_external ? qemu_way_name(QEMU_WAY_EXTERNAL) : config->qemu_way;
   if (!make_folders(live, sockets, error) || !qemu_way_parse(way, &options.way, error) ||
       !plan_all(live, qmp, disks, error))
@@ -408,12 +385,27 @@ prepare(BackupLive *live, Qmp *qmp, GError **error)
   return live->instant != NULL;
 }
 
+/* Of QEMU's disks those that are backed up (transfer container). */
+static GPtrArray *
+backed_up_disks(const BackupLive *live)
+{
+  GPtrArray *disks = g_ptr_array_new();
+  for (guint i = 0; i < live->backup->disks->len; i++) {
+    const BackupDisk *disk = live->backup->disks->pdata[i];
+    QemuDisk *found = qemu_disks_find(live->disks, disk->disk->node, NULL);
+    if (found)
+      g_ptr_array_add(disks, found);
+  }
+  return disks;
+}
+
 /* All that takes time is done before the guest's file systems stand still. */
 static gboolean
 take(BackupLive *live, Qmp *qmp, GError **error)
 {
   Backup *backup = live->backup;
-  if (!backup_quiesce_prepare(backup, live->disks, error))
+  g_autoptr(GPtrArray) disks = backed_up_disks(live);
+  if (!backup_quiesce_prepare(backup, disks, error))
     return FALSE;
   backup_quiesce_freeze(backup);
   gboolean ok = qemu_instant_take(live->instant, qmp, error);
@@ -533,12 +525,12 @@ open_at_rest(BackupLive *live, BackupDisk *disk, const char *sockets, GError **e
     disk->source = cbt_source_open_file(record->path, error);
     return disk->source != NULL;
   }
-  const char *prefix = monitors_prefix(live->backup->daemon->monitors),
-             *bitmap = live->backup->request->bitmap;
+  const char *bitmap = live->backup->request->bitmap;
+  g_autofree char *prefix = monitors_bitmap_prefix(live->backup->daemon->monitors, &record->id);
   QemuDisk *found = live_rest_look(record, error);
   g_autofree char *parent = found ? g_strdup(qemu_bitmaps_parent(found, prefix, bitmap)) : NULL;
   g_clear_pointer(&found, qemu_disk_free);
-  if (!parent ||
+  if (!check_bitmap(disk, prefix, parent, error) ||
       !disk_ref_apply(disk->ref, bitmap, CBT_BITMAP_CREATE_SUCCESSOR, &live->backup->uuid, NULL, error))
     return FALSE;
   disk->is_frozen = TRUE;
@@ -672,7 +664,7 @@ backup_live_end(BackupLive *live)
   Monitors *monitors = live->backup->daemon->monitors;
   Qmp *qmp = monitors_open(monitors, live->backup->request->vm->qmp, NULL, &error);
   if (qmp && qemu_instant_end(live->instant, qmp, &error))
-    forget_journal(live);
+    live_journal_forget(live->journal);
   if (qmp)
     monitors_close(monitors, qmp);
   if (error)

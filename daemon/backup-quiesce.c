@@ -10,6 +10,7 @@ backup_quiesce_prepare(Backup *backup, GPtrArray *disks, GError **error)
 {
   const CatalogueVm *vm = backup->request->vm;
   QemuQuiesceLevel level = backup->request->quiesce;
+  g_clear_pointer(&backup->consistency_reason, g_free); /* of an instant that was given up */
   if (level == QEMU_QUIESCE_NONE || !vm->qga)
     return job_check(backup->job, error);
   const DaemonConfig *config = backup->daemon->config;

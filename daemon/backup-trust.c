@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Whether a bitmap of QEMU's can be believed. While one QEMU has an image, its locks keep others away. Before
- * it was started, and after it has ended, the image may be cut and grown again: what was behind the cut is
- * zeros then, and the bitmap calls it clean. Anything else that changes an image at rest is as bad, but this
- * is what tools do, and it can be seen without reading: a cluster that is clean, has no data any more, and
- * was not zero at the base.
+ * Whether a bitmap of QEMU's can be believed. An image may be cut and grown again, at rest or by QEMU itself:
+ * what was behind the cut is zeros then, and the bitmap calls it clean. Anything else that changes an image
+ * at rest is as bad, but this is what tools do, and it can be seen without reading: a cluster that is clean,
+ * has no data any more, and was not zero at the base.
  *
  * The layout is looked at before the instant. What becomes zeros between the two is marked as dirty by then.
  */
@@ -35,16 +34,8 @@ compare_instance(gpointer data)
 }
 
 static CbtBitmap *
-read_zeros(const BackupDisk *disk, const char *sockets, GError **error)
+zeros_of(CbtSource *source, GError **error)
 {
-  GCancellable *stop = disk->backup->stop;
-  g_autoptr(QemuOffline) server = qemu_offline_serve_shared(disk->disk->path, sockets, stop, error);
-  if (!server)
-    return NULL;
-  const QemuNbdSourceOptions options = {.uri = qemu_offline_uri(server), .timeout_ms = READ_TIMEOUT_MS};
-  g_autoptr(CbtSource) source = qemu_nbd_source_open(&options, stop, error);
-  if (!source)
-    return NULL;
   g_autoptr(CbtBitmap) zeros = cbt_bitmap_new(source->size, CBT_CLUSTER_SIZE);
   CbtExtent run = {0, 0};
   while (run.offset < source->size) {
@@ -58,6 +49,22 @@ read_zeros(const BackupDisk *disk, const char *sockets, GError **error)
   return g_steal_pointer(&zeros);
 }
 
+static CbtBitmap *
+read_zeros(const BackupDisk *disk, const char *sockets, GError **error)
+{
+  GCancellable *stop = disk->backup->stop;
+  if (g_strcmp0(disk->disk->format, "raw") == 0) {
+    g_autoptr(CbtSource) file = cbt_source_open_file(disk->disk->path, error);
+    return file ? zeros_of(file, error) : NULL;
+  }
+  g_autoptr(QemuOffline) server = qemu_offline_serve_shared(disk->disk->path, sockets, stop, error);
+  if (!server)
+    return NULL;
+  const QemuNbdSourceOptions options = {.uri = qemu_offline_uri(server), .timeout_ms = READ_TIMEOUT_MS};
+  g_autoptr(CbtSource) source = qemu_nbd_source_open(&options, stop, error);
+  return source ? zeros_of(source, error) : NULL;
+}
+
 gboolean
 backup_trust_look(BackupDisk *disk, const char *instance, const char *sockets, GError **error)
 {
@@ -66,13 +73,6 @@ backup_trust_look(BackupDisk *disk, const char *instance, const char *sockets, G
   g_clear_pointer(&disk->zeros, cbt_bitmap_free);
   if (!disk->changes_only)
     return TRUE;
-  main_queue_call(disk->backup->daemon->queue, compare_instance, &question);
-  if (question.error) {
-    g_propagate_error(error, question.error);
-    return FALSE;
-  }
-  if (question.is_same)
-    return TRUE;
   disk->zeros = read_zeros(disk, sockets, &local);
   if (disk->zeros)
     return TRUE;
@@ -80,6 +80,14 @@ backup_trust_look(BackupDisk *disk, const char *instance, const char *sockets, G
     g_propagate_error(error, g_steal_pointer(&local));
     return FALSE;
   }
+  main_queue_call(disk->backup->daemon->queue, compare_instance, &question);
+  if (question.error) {
+    g_propagate_error(error, question.error);
+    return FALSE;
+  }
+  /* An image that is none of this host's: its QEMU had it all the time. */
+  if (question.is_same)
+    return TRUE;
   g_autofree char *why = cbt_error_message(local);
   disk->changes_only = FALSE;
   disk->reason =
@@ -124,9 +132,9 @@ backup_trust_check(BackupDisk *disk, gboolean *lies, GError **error)
   if (!search.found)
     return TRUE;
   disk->changes_only = FALSE;
-  disk->reason =
-      g_strdup_printf("bitmap '%s' missed that its image was changed while no QEMU had it: there is no data "
-                      "at offset %" G_GUINT64_FORMAT " any more",
-                      disk->backup->request->bitmap, search.cluster * CBT_CLUSTER_SIZE);
+  disk->reason = g_strdup_printf(
+      "bitmap '%s' missed that its image was cut and grown again, or changed behind QEMU: there is no data "
+      "at offset %" G_GUINT64_FORMAT " any more",
+      disk->backup->request->bitmap, search.cluster * CBT_CLUSTER_SIZE);
   return TRUE;
 }

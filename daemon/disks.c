@@ -307,7 +307,7 @@ disk_ref_bitmap_path(const DiskRef *ref, const char *bitmap)
 static gboolean
 talk_to_qemu(DiskRef *ref, Qmp *qmp, const CbtControlRequest *request, CbtControlReply *reply, GError **error)
 {
-  const char *prefix = monitors_prefix(ref->disks->monitors);
+  g_autofree char *prefix = monitors_bitmap_prefix(ref->disks->monitors, &ref->disk_id);
   g_autoptr(GPtrArray) disks = qemu_disks_query(qmp, MONITOR_TIMEOUT_MS, error);
   QemuDisk *disk = disks ? qemu_disks_find(disks, ref->live->node, error) : NULL;
   g_autoptr(GPtrArray) steps = disk ? qemu_bitmaps_plan(disk, prefix, request, error) : NULL;
@@ -340,7 +340,7 @@ ask_qemu(DiskRef *ref, const CbtControlRequest *request, CbtControlReply *reply,
 static gboolean
 change_at_rest(DiskRef *ref, const CbtControlRequest *request, CbtControlReply *reply, GError **error)
 {
-  const char *prefix = monitors_prefix(ref->disks->monitors);
+  g_autofree char *prefix = monitors_bitmap_prefix(ref->disks->monitors, &ref->disk_id);
   QemuDisk *disk = live_rest_look(ref->live, error);
   g_autoptr(GPtrArray) steps = disk ? qemu_bitmaps_plan(disk, prefix, request, error) : NULL;
   gboolean ok = steps && live_rest_run(ref->live, steps, error);

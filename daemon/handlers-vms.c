@@ -385,11 +385,30 @@ finish_addition(gpointer data)
     g_warning("%s", error->message);
 }
 
+/* EXISTS if the QEMU of VM is another vm's: a backup of one would take away what that of the other has made
+ * there. */
+static gboolean
+check_qemu_free(Daemon *daemon, const CatalogueVm *vm, GError **error)
+{
+  g_autoptr(GPtrArray) vms = vm->qmp ? catalogue_list_vms(daemon->catalogue, error) : NULL;
+  for (guint i = 0; vms && i < vms->len; i++) {
+    const CatalogueVm *other = vms->pdata[i];
+    if (g_strcmp0(other->qmp, vm->qmp) != 0)
+      continue;
+    cbt_set_error(error, CBT_ERROR_EXISTS,
+                  "Give that vm the other disks as well: remove it, and add it again.",
+                  "the QEMU at %s is already vm '%s'", vm->qmp, other->name);
+    return FALSE;
+  }
+  return !vm->qmp || vms;
+}
+
 static void
 register_vm(gpointer data)
 {
   Addition *addition = data;
-  if (check_images_free(addition->daemon, addition->vm, &addition->error) &&
+  if (check_qemu_free(addition->daemon, addition->vm, &addition->error) &&
+      check_images_free(addition->daemon, addition->vm, &addition->error) &&
       vm_files_add(addition->daemon, addition->vm, &addition->error))
     remove_bitmap_files(addition->daemon, addition->vm); /* of an earlier vm of this name */
 }

@@ -41,14 +41,15 @@ static CbtSource *
 read_running(Daemon *daemon, const CatalogueDisk *disk, const char *bitmap, LiveMapBits which,
              const char *sockets, GError **error)
 {
-  const char *names[3], *prefix = monitors_prefix(daemon->monitors);
+  const char *names[3];
+  g_autofree char *prefix = monitors_bitmap_prefix(daemon->monitors, &disk->id);
   CbtSource *source = NULL;
   Qmp *qmp = monitors_open(daemon->monitors, disk->qmp, NULL, error);
   if (!qmp)
     return NULL;
   g_autoptr(GPtrArray) disks = qemu_disks_query(qmp, MONITOR_TIMEOUT_MS, error);
   const QemuDisk *found = disks ? qemu_disks_find(disks, disk->node, error) : NULL;
-  const QemuLiveMapRequest request = {.prefix = prefix,
+  const QemuLiveMapRequest request = {.prefix = monitors_prefix(daemon->monitors),
                                       .socket_dir = sockets,
                                       .bitmaps = bitmap ? names : NULL,
                                       .timeout_ms = MONITOR_TIMEOUT_MS};
@@ -65,7 +66,8 @@ read_at_rest(Daemon *daemon, const CatalogueDisk *disk, const char *bitmap, Live
 {
   const char *names[3] = {NULL};
   QemuDisk *found = live_rest_look(disk, error);
-  guint n = found && bitmap ? find_names(found, monitors_prefix(daemon->monitors), bitmap, which, names) : 0;
+  g_autofree char *prefix = monitors_bitmap_prefix(daemon->monitors, &disk->id);
+  guint n = found && bitmap ? find_names(found, prefix, bitmap, which, names) : 0;
   g_autofree char *name = g_strdup(names[0]);
   gboolean ok = found && check_found(disk, bitmap, n, error);
   g_clear_pointer(&found, qemu_disk_free);

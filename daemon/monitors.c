@@ -37,6 +37,13 @@ monitors_prefix(const Monitors *monitors)
   return monitors->prefix;
 }
 
+char *
+monitors_bitmap_prefix(const Monitors *monitors, const CbtUuid *disk_id)
+{
+  char text[CBT_UUID_TEXT_SIZE];
+  return g_strdup_printf("%s-%.8s", monitors->prefix, cbt_uuid_format(disk_id, text));
+}
+
 static void
 give_up(Monitors *monitors, const char *socket_path)
 {

@@ -10,6 +10,7 @@
 
 #include <cbt/qemu/disks.h>
 #include <cbt/qemu/qmp.h>
+#include <common/uuid.h>
 
 typedef struct Monitors Monitors;
 
@@ -19,6 +20,9 @@ typedef struct Monitors Monitors;
 Monitors *monitors_new(const char *prefix);
 void monitors_free(Monitors *monitors);
 const char *monitors_prefix(const Monitors *monitors);
+/* What the names of a disk's bitmaps begin with (transfer full): the image of another disk has none of them, whatever its
+ * device is called. */
+char *monitors_bitmap_prefix(const Monitors *monitors, const CbtUuid *disk_id);
 
 /* Waits for its turn and connects to SOCKET_PATH. Errors of qmp_open(). CANCELLABLE may be NULL. */
 Qmp *monitors_open(Monitors *monitors, const char *socket_path, GCancellable *cancellable,

@@ -149,7 +149,7 @@ read_point_row(sqlite3_stmt *stmt, StorePoint *point, GError **error)
   point->is_protected = sqlite3_column_int64(stmt, 8) != 0;
   point->verified = sqlite3_column_int64(stmt, 9);
   point->damaged = sqlite3_column_int64(stmt, 10);
-  point->consistency = (StoreConsistency) CLAMP(sqlite3_column_int64(stmt, 11), 0, STORE_N_CONSISTENCIES);
+  point->consistency = (StoreConsistency) CLAMP(sqlite3_column_int64(stmt, 11), -1, STORE_N_CONSISTENCIES);
   point->consistency_reason = catalogue_column_text(stmt, 12);
   point->frozen_ms = (guint64) sqlite3_column_int64(stmt, 13);
   return catalogue_column_uuid(stmt, 1, &point->uuid, error) &&

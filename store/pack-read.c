@@ -50,6 +50,11 @@ fill_slot(StorePackSet *set, StorePackFd *slot, guint32 number)
 int
 store_pack_fd_acquire(StorePackSet *set, guint32 number, StorePackFd **used)
 {
+  *used = NULL;
+  if (number == 0) { /* marks a slot without a pack; no pack has it, but a damaged index may name it */
+    errno = ENOENT;
+    return -1;
+  }
   pthread_mutex_lock(&set->fd_lock);
   StorePackFd *slot = find_slot(set, number);
   int fd = -1;
@@ -81,6 +86,7 @@ store_pack_fd_release(StorePackSet *set, int fd, StorePackFd *slot)
 void
 store_pack_fd_forget(StorePackSet *set, guint32 number)
 {
+  g_return_if_fail(number != 0);
   pthread_mutex_lock(&set->fd_lock);
   for (guint i = 0; i < STORE_PACK_FDS; i++) {
     StorePackFd *slot = &set->fds[i];

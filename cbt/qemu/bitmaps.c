@@ -125,8 +125,18 @@ read_pair(const QemuBitmap *a, const QemuBitmap *b)
   return (Reading){CBT_BITMAP_INCONSISTENT, NULL, NULL, "QEMU ended unclean while it was frozen"};
 }
 
+/* One that we disabled has no base: this one was frozen, and what recorded beside it was taken away. */
+static gboolean
+lost_its_successor(const Group *group, const char *prefix)
+{
+  const QemuBitmap *only = group->members->pdata[0];
+  char name[CBT_NAME_MAX + 1];
+  CbtUuid base;
+  return !only->is_recording && parse_name(prefix, only->name, name, &base) && !cbt_uuid_is_nil(&base);
+}
+
 static Reading
-read_group(const Group *group)
+read_group(const Group *group, const char *prefix)
 {
   const QemuBitmap *first = group->members->pdata[0];
   if (group->members->len == 2)
@@ -135,13 +145,15 @@ read_group(const Group *group)
     return (Reading){CBT_BITMAP_INCONSISTENT, NULL, NULL, "QEMU has several bitmaps that stand for it"};
   if (first->is_inconsistent)
     return (Reading){CBT_BITMAP_INCONSISTENT, NULL, NULL, "QEMU ended unclean, and lost it"};
+  if (lost_its_successor(group, prefix))
+    return (Reading){CBT_BITMAP_INCONSISTENT, NULL, NULL, "the bitmap that recorded in its place is gone"};
   return (Reading){first->is_recording ? CBT_BITMAP_ACTIVE : CBT_BITMAP_DISABLED, first, NULL, NULL};
 }
 
 static void
 fill_info(CbtBitmapInfo *info, const Group *group, const char *prefix, guint64 size)
 {
-  Reading reading = read_group(group);
+  Reading reading = read_group(group, prefix);
   char name[CBT_NAME_MAX + 1];
   memset(info, 0, sizeof *info);
   g_strlcpy(info->name, group->name, sizeof info->name);
@@ -179,7 +191,7 @@ qemu_bitmaps_parent(const QemuDisk *disk, const char *prefix, const char *name)
 {
   g_autoptr(GPtrArray) groups = make_groups(disk, prefix);
   const Group *group = find_group(groups, name);
-  const QemuBitmap *parent = group ? read_group(group).parent : NULL;
+  const QemuBitmap *parent = group ? read_group(group, prefix).parent : NULL;
   return parent ? parent->name : NULL;
 }
 
@@ -188,7 +200,7 @@ qemu_bitmaps_recorder(const QemuDisk *disk, const char *prefix, const char *name
 {
   g_autoptr(GPtrArray) groups = make_groups(disk, prefix);
   const Group *group = find_group(groups, name);
-  Reading reading = group ? read_group(group) : (Reading){0};
+  Reading reading = group ? read_group(group, prefix) : (Reading){0};
   const QemuBitmap *found = reading.successor ? reading.successor : reading.parent;
   return found && found->is_recording ? found->name : NULL;
 }
@@ -261,9 +273,8 @@ plan_create_successor(Plan *plan)
   add_bitmap(plan, &plan->request->pending, granularity_of(plan), FALSE);
   if (plan->reading.parent)
     add_step(plan, QEMU_BITMAP_DISABLE, plan->reading.parent->name);
-  else /* what is inconsistent says nothing, and is in the way of a frozen pair */
-    for (guint i = 0; i + 1 < plan->group->members->len; i++)
-      add_step(plan, QEMU_BITMAP_REMOVE, ((const QemuBitmap *) plan->group->members->pdata[i])->name);
+  else /* what is inconsistent says nothing: one without a base stands for it */
+    replace_all(plan, TRUE, NULL);
 }
 
 static void
@@ -319,9 +330,9 @@ plan_merge(Plan *plan, GError **error)
     cbt_set_error(error, CBT_ERROR_NOT_FOUND, NULL, "there is no bitmap '%s'", source_name);
     return FALSE;
   }
-  const Group *bad = plan->reading.state == CBT_BITMAP_INCONSISTENT        ? plan->group
-                     : read_group(source).state == CBT_BITMAP_INCONSISTENT ? source
-                                                                           : NULL;
+  const Group *bad = plan->reading.state == CBT_BITMAP_INCONSISTENT                      ? plan->group
+                     : read_group(source, plan->prefix).state == CBT_BITMAP_INCONSISTENT ? source
+                                                                                         : NULL;
   if (bad) {
     cbt_set_error(error, CBT_ERROR_STATE, NULL, "bitmap '%s' is inconsistent", bad->name);
     return FALSE;
@@ -401,7 +412,7 @@ qemu_bitmaps_plan(const QemuDisk *disk, const char *prefix, const CbtControlRequ
   Plan plan = {.prefix = prefix, .request = request, .groups = groups, .steps = steps};
   plan.group = find_group(groups, name);
   if (plan.group)
-    plan.reading = read_group(plan.group);
+    plan.reading = read_group(plan.group, prefix);
   return plan_steps(&plan, error) ? g_steal_pointer(&steps) : NULL;
 }
 

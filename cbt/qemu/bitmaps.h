@@ -10,7 +10,7 @@
  *
  *   of one NAME QEMU has                     the state is
  *   one that records                         active
- *   one that does not                        disabled
+ *   one that does not, without a BASE        disabled
  *   one that records, one that does not      frozen: that one is the parent, the recording one the successor, whose BASE
  *                                            is the point that is pending (none-: frozen by hand)
  *   an inconsistent one alone, or            inconsistent

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The guest stands still (FILTER, PUSH) from before the transaction until all filters are in place. While it
- * does, PREFIX-stopped is there: whoever finds that node and a paused guest, lets the guest go on. A guest
- * that did not run is not touched; that somebody else had it run meanwhile is told by RESUME, and spoils the
- * instant. A process of its own sees to it that the guest goes on if this one cannot
- * (cbt/qemu/pause-guard.h); it is told to end only when QEMU has said that the guest does.
+ * The guest stands still (FILTER, PUSH) from before the transaction until all filters, and the snapshots on
+ * them, are in place: a node that is opened on one of an iothread aborts QEMU (7.2: a lock is given back that
+ * was not taken) if a request is under way there, and none is while the guest stands still. While it does,
+ * PREFIX-stopped is there: whoever finds that node and a paused guest, lets the guest go on. A guest that did
+ * not run is not touched; that somebody else had it run meanwhile is told by RESUME, and spoils the instant.
+ * A process of its own sees to it that the guest goes on if this one cannot (cbt/qemu/pause-guard.h); it is
+ * told to end only when QEMU has said that the guest does.
  *
  * From the first command on nothing is left half done: undo() takes all back, whatever happened, if need be
  * by a connection of its own.
@@ -235,7 +237,8 @@ put_filter_in(Taking *self, guint index, GError **error)
          qemu_step(steps_of(self), "qom-set", disk->device_path,
                    qmp_args("path", qmp_str(disk->device_path), "property", qmp_str("drive"), "value",
                             qmp_str(name), NULL),
-                   error);
+                   error) &&
+         qemu_instant_add_snap(self->instant, steps_of(self), index, error);
 }
 
 static gboolean

@@ -166,8 +166,10 @@ qemu_instant_prepare(Qmp *qmp, const QemuInstantDisk *disks, guint n_disks, cons
     return g_steal_pointer(&self);
   g_autoptr(GError) local = NULL;
   self->step = NULL;
-  if (!qemu_instant_end(self, qmp, &local))
-    g_prefix_error(error, "(And it could not all be undone: %s) ", local->message);
+  if (!qemu_instant_end(self, qmp, &local)) {
+    g_autofree char *why = cbt_error_message(local);
+    g_prefix_error(error, "(And it could not all be undone: %s) ", why);
+  }
   return NULL;
 }
 
@@ -183,8 +185,6 @@ offer_disk(QemuInstant *self, const QemuSteps *steps, guint index, GError **erro
     disk->is_readable = g_strcmp0(disk->format, "raw") == 0 && qemu_has_open(steps->qmp, disk->image);
     return qemu_instant_export(self, steps, NULL, index, error);
   }
-  if (!qemu_instant_add_snap(self, steps, index, error))
-    return FALSE;
   return self->way == QEMU_WAY_PUSH ? qemu_instant_push(self, steps, index, error)
                                     : qemu_instant_export(self, steps, QEMU_NAME_SNAP, index, error);
 }

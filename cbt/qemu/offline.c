@@ -369,6 +369,25 @@ qemu_offline_serve_shared(const char *path, const char *runtime_dir, GCancellabl
   return g_steal_pointer(&offline);
 }
 
+/* qemu-nbd would say it as well, but may listen before it does. */
+static gboolean
+check_bitmap(const QemuOffline *offline, const char *path, const char *bitmap, GError **error)
+{
+  for (guint i = 0; bitmap && i < offline->chain->bitmaps->len; i++) {
+    const QemuBitmap *found = offline->chain->bitmaps->pdata[i];
+    if (strcmp(found->name, bitmap) != 0)
+      continue;
+    if (!found->is_inconsistent)
+      return TRUE;
+    cbt_set_error(error, CBT_ERROR_INCONSISTENT, "Remove the bitmap: it may miss changes.",
+                  "disk image %s: bitmap '%s' is inconsistent", path, bitmap);
+    return FALSE;
+  }
+  if (bitmap)
+    cbt_set_error(error, CBT_ERROR_NOT_FOUND, NULL, "disk image %s: bitmap '%s' is not found", path, bitmap);
+  return bitmap == NULL;
+}
+
 QemuOffline *
 qemu_offline_serve(const char *path, const char *format, const char *bitmap, const char *runtime_dir,
                    GCancellable *cancellable, GError **error)
@@ -376,8 +395,8 @@ qemu_offline_serve(const char *path, const char *format, const char *bitmap, con
   g_autoptr(QemuOffline) offline = g_new0(QemuOffline, 1);
   sweep(runtime_dir);
   offline->chain = read_chain(path, format, error);
-  if (!offline->chain || !make_names(offline, runtime_dir, error) ||
-      !start_server(offline, path, format, bitmap, error) ||
+  if (!offline->chain || !check_bitmap(offline, path, bitmap, error) ||
+      !make_names(offline, runtime_dir, error) || !start_server(offline, path, format, bitmap, error) ||
       !wait_until_listening(offline, path, cancellable, error))
     return NULL;
   return g_steal_pointer(&offline);

@@ -357,12 +357,13 @@ static gboolean
 settle_all(Settling *self, guint limit_ms, GError **error)
 {
   guint n_open;
+  gboolean ok;
   guint64 progress = 0;
   gint64 start_us = g_get_monotonic_time(), moved_us = start_us;
   if (!look(self, error))
     return FALSE;
   collect(self);
-  while (advance_all(self, &n_open, error) && n_open > 0) {
+  while ((ok = advance_all(self, &n_open, error)) && n_open > 0) {
     gint64 now_us = g_get_monotonic_time();
     if (self->progress != progress)
       moved_us = now_us;
@@ -376,7 +377,7 @@ settle_all(Settling *self, guint limit_ms, GError **error)
     if (!qmp_pause(self->steps.qmp, POLL_MS, error) || !look(self, error))
       return FALSE;
   }
-  return n_open == 0;
+  return ok;
 }
 
 gboolean

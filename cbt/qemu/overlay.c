@@ -55,13 +55,15 @@ qemu_has_open(Qmp *qmp, const char *path)
 
 /* Making one */
 
+/* Nothing is made as root where only QEMU says that its image is. */
 static gboolean
-check_image(const QemuOverlay *self, GError **error)
+check_image(Qmp *qmp, const QemuOverlay *self, GError **error)
 {
   struct stat status;
   const char *why = !self->image || self->image[0] != '/' ? "it is not known where its image is"
                     : lstat(self->image, &status) != 0    ? g_strerror(errno)
                     : !S_ISREG(status.st_mode)            ? "its image is no regular file"
+                    : !qemu_has_open(qmp, self->image)    ? "QEMU is not seen to have that open"
                                                           : NULL;
   if (!why)
     return TRUE;
@@ -142,13 +144,14 @@ hand_over(const QemuSteps *steps, const QemuOverlay *self, int fd, const char *n
   return FALSE;
 }
 
+/* What the guest discards is noted by the overlay, and the commit needs that; its file keeps the room. */
 gboolean
 qemu_overlay_add(const QemuSteps *steps, const QemuOverlay *self, GError **error)
 {
   gint64 fdset_id;
   g_autofree char *node = qemu_name(self->prefix, QEMU_NAME_OVERLAY, (int) self->index);
   g_autofree char *file = qemu_name(self->prefix, QEMU_NAME_OVERLAY_FILE, (int) self->index);
-  if (!check_image(self, error))
+  if (!check_image(steps->qmp, self, error))
     return FALSE;
   CBT_AUTO_FD int fd = make_file(self, error);
   if (fd < 0 || !hand_over(steps, self, fd, file, &fdset_id, error))
@@ -156,7 +159,7 @@ qemu_overlay_add(const QemuSteps *steps, const QemuOverlay *self, GError **error
   g_autofree char *name = g_strdup_printf("/dev/fdset/%" G_GINT64_FORMAT, fdset_id);
   return qemu_step(steps, "blockdev-add", file,
                    qmp_args("driver", qmp_str("file"), "node-name", qmp_str(file), "filename", qmp_str(name),
-                            "discard", qmp_str("unmap"), NULL),
+                            "discard", qmp_str("ignore"), NULL),
                    error) &&
          qemu_step(steps, "blockdev-add", node,
                    qmp_args("driver", qmp_str("qcow2"), "node-name", qmp_str(node), "file", qmp_str(file),

@@ -31,7 +31,8 @@ char *qemu_overlay_path(const char *image, const char *name);
 /* Whether PATH could be of an overlay that PREFIX made. */
 gboolean qemu_overlay_is_path(const char *path, const char *prefix);
 /* Makes file and nodes, which nothing uses yet. Room for all of the disk is reserved, so that no write of the guest fails.
- * UNSUPPORTED if the image is no file here, or its file system has no files without names; NO_SPACE; DENIED. */
+ * UNSUPPORTED if the image is no file here, QEMU is not seen to have it open (qemu_has_open()), or its file system has no
+ * files without names; NO_SPACE; DENIED. */
 gboolean qemu_overlay_add(const QemuSteps *steps, const QemuOverlay *overlay, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* The action of `transaction` from which on NODE stands still (transfer full). */
 JsonNode *qemu_overlay_action(const char *prefix, int index, const char *node);

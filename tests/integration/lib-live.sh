@@ -67,6 +67,14 @@ expect_no_failed_write() { # VM
   ! grep -i 'fail\|error' "$WORK/$1.qemu.err" || fail "a write of the guest of $1 failed"
 }
 
+# What was not stored when QEMU died, its guest lost: the images are the truth then.
+take_over_images() { # VM
+  local disk
+  for disk in ${LIVE_DISKS[$1]}; do
+    qemu-img convert -f "${disk#*=}" -O raw "$WORK/$1.${disk%=*}" "$WORK/$1.${disk%=*}.oracle"
+  done
+}
+
 guest_state() { qmp "$1" query-status | jq -r .status; } # VM
 guest_is() { [ "$(guest_state "$1")" = "$2" ]; }        # VM STATE
 names_in_qemu() { # VM: of all that a backup can leave there, but for bitmaps

@@ -19,13 +19,6 @@ expect_failed() { # the job, in seconds
   assert_eq "$what: status" "$(jq -r .status <<<"$ended")" error
   say "$what: [$(jq -r .code <<<"$ended")] $(jq -r .errmsg <<<"$ended"); $(jq -c .notes <<<"$ended")"
 }
-# Whatever is not stored when QEMU dies, a guest may lose: the images are the truth then.
-take_over_images() {
-  local disk
-  for disk in ${LIVE_DISKS[g1]}; do
-    qemu-img convert -f "${disk#*=}" -O raw "$WORK/g1.${disk%=*}" "$WORK/g1.${disk%=*}.oracle"
-  done
-}
 next_is_right() { # root's reason, data's reason; - for none
   local disk reason
   guest_writes_all g1 30 2
@@ -48,7 +41,7 @@ qemu_is_killed() {
   begin_slowly
   kill_guest_vm g1
   expect_failed
-  take_over_images
+  take_over_images g1
   restart_live g1
   next_is_right "gone" "gone"
 }
@@ -58,7 +51,7 @@ qemu_is_killed_that_had_stored_bitmaps() {
   begin_slowly
   kill_guest_vm g1
   expect_failed
-  take_over_images
+  take_over_images g1
   restart_live g1
   next_is_right "unclean" "gone"
 }
@@ -80,7 +73,7 @@ daemon_and_qemu_are_killed() {
   begin_slowly
   kill_daemon
   kill_guest_vm g1
-  take_over_images
+  take_over_images g1
   assert_ne "$what: journal" "$(journal_of g1)" ""
   start_daemon
   restart_live g1

@@ -18,7 +18,8 @@ start_qemu g1 -device virtio-scsi-pci \
   -drive "if=none,id=data,file=${disk_file[data]},format=raw" -device virtio-blk-pci,drive=data,id=vd-data
 control=$WORK/control
 : >"$control"
-python3 "$SOURCE/tests/integration/tools/qmp_proxy.py" "$WORK/proxy.qmp" "$WORK/g1.qmp" "$control" 2>"$WORK/proxy.err" &
+python3 "$SOURCE/tests/integration/tools/qmp_proxy.py" "$WORK/proxy.qmp" "$WORK/g1.qmp" "$control" "${disk_file[@]}" \
+  2>"$WORK/proxy.err" &
 at_exit kill $!
 wait_until 10 test -S "$WORK/proxy.qmp" || fail "the proxy does not start"
 

@@ -46,6 +46,15 @@ zero_both() { # CLUSTER
     dd if=/dev/zero of="$WORK/$disk.oracle" bs="$CLUSTER" seek="$1" count=1 conv=notrunc status=none
   done
 }
+discard_both() { # CLUSTER: reads as zeros then
+  local disk
+  for disk in root data; do
+    assert_eq "the discard" "$(qmp g1 human-monitor-command \
+      "{\"command-line\":\"qemu-io $disk \\\"discard -q $(($1 * CLUSTER)) 64k\\\"\"}")" '""'
+    dd if=/dev/zero of="$WORK/$disk.oracle" bs="$CLUSTER" seek="$1" count=1 conv=notrunc status=none
+  done
+}
+reserved() { stat -c %b "$WORK"/images/*.cbt-*.qcow2 | jq -s add; } # sectors, of the overlays
 keep_oracle() { cp "$WORK/root.oracle" "$WORK/root.instant" && cp "$WORK/data.oracle" "$WORK/data.instant"; }
 point_is() { # UUID oracle|instant
   local disk
@@ -98,14 +107,41 @@ cbt --quiet vm add g2 --qmp "$WORK/g2.qmp"
 expect_exit 1 "iothread" cbt --full g2 --snapshot external
 stop_guest_vm g2
 
+say "refused, and not followed: an image that QEMU is not seen to have open"
+start_g4() { start_qemu g4 -drive "if=none,id=d,file=$1,format=raw" -device virtio-blk-pci,drive=d; }
+path_of_g4() { cbt_json vm show g4 | jq -r '.disks[0].path'; }
+truncate -s 1M "$WORK/told.raw" "$WORK/unseen.raw" "$WORK/seen.raw"
+: >"$WORK/control"
+start_g4 "$WORK/told.raw"
+python3 "$SOURCE/tests/integration/tools/qmp_proxy.py" "$WORK/proxy.qmp" "$WORK/g4.qmp" "$WORK/control" \
+  "$WORK/seen.raw" 2>"$WORK/proxy.err" &
+at_exit kill $!
+wait_until 10 test -S "$WORK/proxy.qmp" || fail "the proxy does not start"
+cbt --quiet vm add g4 --qmp "$WORK/proxy.qmp"
+expect_exit 1 "not seen to have" cbt --full g4 --snapshot external
+stop_guest_vm g4
+start_g4 "$WORK/unseen.raw"
+job=$(backup full g4)
+assert_has "the note" "$(jq -r '.notes | join(" ")' <<<"$job")" "not seen to be open"
+assert_eq "path" "$(path_of_g4)" "$WORK/told.raw"
+stop_guest_vm g4
+start_g4 "$WORK/seen.raw"
+backup full g4 >/dev/null
+assert_eq "path" "$(path_of_g4)" "$WORK/seen.raw"
+stop_guest_vm g4
+
 ### points
 
 say "a full: written before, during and after"
 for at in {0..63}; do write_both "$at"; done
 keep_oracle
 start_external full $((4 * MIB))
-write_both 3 100 101
+write_both 3 100 101 102
 zero_both 5
+say "  what the guest discards stays reserved"
+room=$(reserved)
+discard_both 102
+assert_ge "sectors reserved" "$(reserved)" "$room"
 job=$(wait_job "$id")
 is_done "$job"
 say "  $(jq -r '.notes | join("; ")' <<<"$job")"
@@ -123,8 +159,8 @@ for round in 1 2; do
   is_done "$job"
   expect_clear
   point_is "$(jq -r .uuid <<<"$job")" instant
-  # of each disk: 3, 5, 7, 100, 101, 200; then what was written during the last one, and after
-  is_incremental "$job" $((2 * (round == 1 ? 6 : 3)))
+  # of each disk: 3, 5, 7, 100, 101, 102, 200; then what was written during the last one, and after
+  is_incremental "$job" $((2 * (round == 1 ? 7 : 3)))
   write_both $((30 + round))
 done
 
@@ -222,6 +258,8 @@ kill_guest_vm g1
 job=$(wait_job "$id")
 say "  $(jq -c '[.status, .errmsg]' <<<"$job")" # done, if all that QEMU has to give was read by then
 [ "$(jq -r .status <<<"$job")" != "done" ] || point_is "$(jq -r .uuid <<<"$job")" instant
+assert_eq "overlays" "$(left | wc -l)" 2
+expect_exit 4 "holds what its guest wrote" cbt --incremental g1
 assert_eq "overlays" "$(left | wc -l)" 2
 mkdir "$WORK/aside"
 cp "${image[@]}" "$WORK/aside/"

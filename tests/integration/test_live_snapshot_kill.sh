@@ -23,7 +23,8 @@ start_vm() {
 start_vm
 control=$WORK/control
 : >"$control"
-python3 "$SOURCE/tests/integration/tools/qmp_proxy.py" "$WORK/proxy.qmp" "$WORK/g1.qmp" "$control" 2>"$WORK/proxy.err" &
+python3 "$SOURCE/tests/integration/tools/qmp_proxy.py" "$WORK/proxy.qmp" "$WORK/g1.qmp" "$control" "${image[@]}" \
+  2>"$WORK/proxy.err" &
 at_exit kill $!
 wait_until 10 test -S "$WORK/proxy.qmp" || fail "the proxy does not start"
 start_daemon

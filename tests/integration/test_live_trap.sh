@@ -74,12 +74,14 @@ say "QEMU is killed: its persistent bitmaps are inconsistent"
 stop_guest_vm g1 # stores them
 restart_live g1
 guest_writes_all g1 40 2
-kill_live g1
+kill_guest_vm g1
+take_over_images g1
 restart_live g1
 assert_has "in QEMU" "$(live_bitmaps g1 root)" ",true]"
 incremental g1 root="ended unclean" data="was gone"
 incremental g1
-kill_live g1 # and those that were never stored are gone
+kill_guest_vm g1 # and those that were never stored are gone
+take_over_images g1
 restart_live g1
 incremental g1 root="was gone" data="was gone"
 

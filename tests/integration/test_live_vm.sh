@@ -35,7 +35,9 @@ vm=$(cbt_json vm show g1)
 assert_eq "disks" "$(jq -c '[.disks[] | [.name, .node, .format, .size, .path]]' <<<"$vm")" \
   "[[\"drive-root\",\"drive-root\",\"qcow2\",67108864,\"$WORK/root.qcow2\"],[\"data\",\"data\",\"raw\",33554432,\"$WORK/data.raw\"]]"
 assert_eq "qmp" "$(jq -r .qmp <<<"$vm")" "$WORK/g1.qmp"
-expect_exit 4 "already disk g1/" cbt vm add g2 --qmp "$WORK/g1.qmp"
+expect_exit 4 "already vm 'g1'" cbt vm add g2 --qmp "$WORK/g1.qmp" --disk x=data
+ln -s g1.qmp "$WORK/other.qmp"
+expect_exit 4 "already disk g1/" cbt vm add g2 --qmp "$WORK/other.qmp"
 expect_exit 4 "QEMU has its disks" cbt export start g1
 
 ### bitmaps

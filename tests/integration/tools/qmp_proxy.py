@@ -2,20 +2,25 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Stands between a QMP client and QEMU, and strikes at one of the commands that change something.
 
-usage: qmp_proxy.py LISTEN TARGET CONTROL
+usage: qmp_proxy.py LISTEN TARGET CONTROL [IMAGE...]
 
 CONTROL is a file that is read before each command: "N WHEN ACTION". The N-th changing command since the file was written
 is the one; WHEN is "before" it would be passed on, or "after" its answer came, neither of which happens then; ACTION is
 "kill PID" (kill -9), or "none". The connection stays as long as anybody has the other end. What was struck, and each changing command, is appended to CONTROL.log. One client at a time, as
-with QEMU; descriptors are passed on.
+with QEMU; descriptors are passed on. To be taken for the QEMU at the other end,
+it has each IMAGE open while a client is there, and the last descriptors that it passed on.
 """
 import array
+import collections
 import json
 import os
 import signal
 import socket
+import stat
 import sys
 import threading
+
+passed_on = collections.deque(maxlen=4)
 
 ASKING = ("query-", "qom-get", "qom-list", "qmp_capabilities", "human-monitor")
 
@@ -31,12 +36,12 @@ class Strike:
         if name.startswith(ASKING):
             return None
         try:
-            stat = os.stat(self.path)
+            status = os.stat(self.path)
             words = open(self.path).read().split(None, 2)
         except OSError:
             return None
-        if stat.st_mtime_ns != self.stamp:
-            self.stamp, self.seen = stat.st_mtime_ns, 0
+        if status.st_mtime_ns != self.stamp:
+            self.stamp, self.seen = status.st_mtime_ns, 0
         self.seen += 1
         with open(self.path + ".log", "a") as log:
             log.write(f"{self.seen} {name}\n")
@@ -57,10 +62,19 @@ def receive(sock):
     return data, fds
 
 
+def keep(fd):
+    """Opened anew, for locks that QEMU has would be kept as well."""
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        if len(passed_on) == passed_on.maxlen:
+            os.close(passed_on.popleft())
+        passed_on.append(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY))
+
+
 def send(sock, data, fds):
     if fds:
         sent = sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
         for fd in fds:
+            keep(fd)
             os.close(fd)
         data = data[sent:]
     sock.sendall(data)
@@ -128,14 +142,17 @@ def serve(client, target, plan):
 
 
 def main():
-    listen, target, control = sys.argv[1:]
+    listen, target, control, *images = sys.argv[1:]
     server = socket.socket(socket.AF_UNIX)
     server.bind(listen)
     server.listen(8)
     plan = Strike(control)
     while True:
         client, _ = server.accept()
+        files = [open(image, "rb") for image in images]
         serve(client, target, plan)
+        for file in files:
+            file.close()
 
 
 main()

@@ -240,7 +240,9 @@ test_a_wrong_or_missing_index_costs_no_live_chunk(void **state)
       store_test_flip(index, at + fields[round], round == 3 ? 0xff : 1);
     open_fixture(fixture);
     StoreGcResult result;
-    assert_true(collect(fixture->store, points, &result, NULL));
+    g_autoptr(GError) error = NULL;
+    if (!collect(fixture->store, points, &result, &error))
+      fail_msg("round %u: %s", round, error->message);
     check_points(fixture->store, points);
     reopen(fixture);
     check_points(fixture->store, points);

@@ -7,6 +7,7 @@
 
 #include <common/error.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <store/pack-format.h>
 #include <string.h>
 #include <tests/support/store-fault-ops.h>
@@ -185,6 +186,26 @@ test_a_rounded_length_reads_the_exact_record(void **state)
     }
     assert_true(store_pack_flush(set, NULL));
   }
+  store_pack_set_close(set);
+}
+
+/* As a damaged index could name it. No descriptor that is not its own may be closed for it. */
+static void
+test_a_pack_without_a_number_is_not_there_and_costs_no_descriptor(void **state)
+{
+  Fixture *fixture = *state;
+  StorePackSet *set = open_set(fixture, NULL, 16384);
+  append_all(fixture, set, N_RECORDS);
+  for (guint i = 0; i < N_RECORDS; i++) {
+    StoreLocation nowhere = fixture->at[i];
+    nowhere.pack = 0;
+    assert_false(record_is_readable(set, i, &nowhere));
+    assert_true(record_is_readable(set, i, &fixture->at[i]));
+    assert_true(fcntl(STDIN_FILENO, F_GETFD) >= 0);
+  }
+  assert_true(store_pack_flush(set, NULL));
+  for (guint i = 0; i < N_RECORDS; i++)
+    assert_true(record_is_readable(set, i, &fixture->at[i]));
   store_pack_set_close(set);
 }
 
@@ -512,6 +533,8 @@ main(void)
       cmocka_unit_test_setup_teardown(test_records_are_readable_before_and_after_flush_and_reopening, setup,
                                       teardown),
       cmocka_unit_test_setup_teardown(test_a_rounded_length_reads_the_exact_record, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_a_pack_without_a_number_is_not_there_and_costs_no_descriptor,
+                                      setup, teardown),
       cmocka_unit_test_setup_teardown(test_appending_goes_on_behind_what_was_there, setup, teardown),
       cmocka_unit_test_setup_teardown(test_a_scan_starts_where_it_is_told, setup, teardown),
       cmocka_unit_test_setup_teardown(test_a_tail_torn_at_any_byte_costs_the_last_record_alone, setup,

@@ -301,6 +301,29 @@ test_after_an_unclean_end_of_qemu_nothing_is_believed(void **state)
 }
 
 static void
+test_a_parent_whose_successor_was_taken_away_is_not_believed(void **state)
+{
+  QemuDisk *disk = *state;
+  const CbtUuid base = cbt_uuid_generate(), next = cbt_uuid_generate();
+  g_autofree char *name = qemu_bitmap_name(PREFIX, "default", &base);
+  g_autofree char *recorder = qemu_bitmap_name(PREFIX, "default", &next);
+  g_autoptr(GError) error = NULL;
+  have(disk, name, TRUE);
+  assert_true(apply(disk, "default", CBT_BITMAP_CREATE_SUCCESSOR, &next, NULL));
+  g_ptr_array_remove(disk->bitmaps, find(disk, recorder));
+  CbtBitmapInfo info = info_of(disk, "default");
+  assert_int_equal(info.state, CBT_BITMAP_INCONSISTENT);
+  assert_true(cbt_uuid_is_nil(&info.base));
+  assert_false(apply(disk, "default", CBT_BITMAP_ENABLE, NULL, &error));
+  check_error(&error, CBT_ERROR_STATE, "enable");
+  assert_true(apply(disk, "default", CBT_BITMAP_CREATE_SUCCESSOR, &next, NULL));
+  assert_true(apply(disk, "default", CBT_BITMAP_RECLAIM, NULL, NULL));
+  info = info_of(disk, "default");
+  assert_true(cbt_uuid_is_nil(&info.base));
+  assert_int_equal(info.state, CBT_BITMAP_ACTIVE);
+}
+
+static void
 test_a_pair_of_which_both_or_none_record_is_inconsistent(void **state)
 {
   QemuDisk *disk = *state;
@@ -409,6 +432,8 @@ main(void)
                                       teardown),
       cmocka_unit_test_setup_teardown(test_what_is_not_recorded_has_no_base_any_more, setup, teardown),
       cmocka_unit_test_setup_teardown(test_after_an_unclean_end_of_qemu_nothing_is_believed, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_a_parent_whose_successor_was_taken_away_is_not_believed, setup,
+                                      teardown),
       cmocka_unit_test_setup_teardown(test_a_pair_of_which_both_or_none_record_is_inconsistent, setup,
                                       teardown),
       cmocka_unit_test_setup_teardown(test_refusals_name_the_bitmap, setup, teardown),
