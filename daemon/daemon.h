@@ -4,8 +4,8 @@
  *
  * Threads: the main loop owns the catalogue, the engine and the server. Job threads and tasks (daemon/task.h)
  * use the store, the exports and the disks, which lock for themselves, and reach the rest through the main
- * queue. Stop order: the scheduler, the leases' timer, engine (takes no more, cancels jobs, waits for their threads), tasks,
- * server, disks, exports' watch, queue, store, catalogue. Exports themselves live on.
+ * queue. Stop order: the scheduler, the timers of leases and of retries, engine (takes no more, cancels jobs, waits for
+ * their threads), tasks, server, disks, exports' watch, queue, store, catalogue. Exports themselves live on.
  */
 #pragma once
 
@@ -23,6 +23,7 @@ typedef struct Disks Disks;
 typedef struct Monitors Monitors;
 typedef struct Tasks Tasks;
 typedef struct Leases Leases;
+typedef struct LiveRetry LiveRetry;
 typedef struct Scheduler Scheduler;
 
 typedef struct {
@@ -37,8 +38,9 @@ typedef struct {
   Monitors *monitors;
   Disks *disks;
   Leases *leases;
-  Engine *engine;       /* main thread */
-  Scheduler *scheduler; /* main thread */
+  LiveRetry *live_retry; /* main thread */
+  Engine *engine;        /* main thread */
+  Scheduler *scheduler;  /* main thread */
   ApiServer *server;
   gint64 started; /* microseconds since 1970 */
 } Daemon;

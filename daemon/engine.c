@@ -19,7 +19,8 @@ struct Engine {
   Daemon *daemon;
   GPtrArray *jobs; /* of Job, oldest first */
   guint n_active;
-  gint stopping; /* atomic: nothing new is taken */
+  GHashTable *held; /* names of vms -> GCancellable of who holds them */
+  gint stopping;    /* atomic: nothing new is taken */
 };
 
 Engine *
@@ -28,6 +29,7 @@ engine_new(Daemon *daemon)
   Engine *engine = g_new0(Engine, 1);
   engine->daemon = daemon;
   engine->jobs = g_ptr_array_new_with_free_func((GDestroyNotify) job_unref);
+  engine->held = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_object_unref);
   return engine;
 }
 
@@ -40,7 +42,12 @@ engine_is_stopping(Engine *engine)
 void
 engine_stop(Engine *engine)
 {
+  GHashTableIter iter;
+  gpointer cancellable;
   g_atomic_int_set(&engine->stopping, TRUE);
+  g_hash_table_iter_init(&iter, engine->held);
+  while (g_hash_table_iter_next(&iter, NULL, &cancellable))
+    g_cancellable_cancel(cancellable);
   for (guint i = 0; i < engine->jobs->len; i++) {
     Job *job = g_ptr_array_index(engine->jobs, i);
     if (!job_is_finished(job) && !engine_cancel(engine, job, NULL))
@@ -54,6 +61,7 @@ void
 engine_free(Engine *engine)
 {
   g_ptr_array_unref(engine->jobs);
+  g_hash_table_unref(engine->held);
   g_free(engine);
 }
 
@@ -240,11 +248,25 @@ count_active(Engine *engine, gboolean upkeep, JobType type)
   return n;
 }
 
+/* Whether a vm that JOB uses is held; who holds it is to let go. */
+static gboolean
+waits_for_vm(Engine *engine, const Job *job)
+{
+  gboolean waits = FALSE;
+  for (guint i = 0; i < job->vms_in_use->len; i++) {
+    GCancellable *holder = g_hash_table_lookup(engine->held, job->vms_in_use->pdata[i]);
+    if (holder)
+      g_cancellable_cancel(holder);
+    waits |= holder != NULL;
+  }
+  return waits;
+}
+
 static gboolean
 may_start(Engine *engine, const Job *job)
 {
   guint n_active = count_active(engine, is_upkeep(job), job->type);
-  return n_active < (is_upkeep(job) ? 1 : engine->daemon->config->max_jobs);
+  return !waits_for_vm(engine, job) && n_active < (is_upkeep(job) ? 1 : engine->daemon->config->max_jobs);
 }
 
 static void
@@ -269,6 +291,22 @@ engine_user_of(Engine *engine, const char *vm)
       return job;
   }
   return NULL;
+}
+
+gboolean
+engine_hold(Engine *engine, const char *vm, GCancellable *cancellable)
+{
+  if (engine->stopping || engine_user_of(engine, vm) || g_hash_table_contains(engine->held, vm))
+    return FALSE;
+  g_hash_table_insert(engine->held, g_strdup(vm), g_object_ref(cancellable));
+  return TRUE;
+}
+
+void
+engine_release(Engine *engine, const char *vm)
+{
+  g_hash_table_remove(engine->held, vm);
+  start_queued(engine);
 }
 
 Job *

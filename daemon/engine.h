@@ -26,6 +26,12 @@ Job *engine_submit(Engine *engine, Job *job, GError **error) G_GNUC_WARN_UNUSED_
 Job *engine_find(Engine *engine, gint64 id);
 /* The queued or active job that uses VM's images, or NULL. */
 Job *engine_user_of(Engine *engine, const char *vm);
+/*
+ * Keeps jobs of VM queued until engine_release(): for what nobody waits for. Cancels CANCELLABLE (a reference is taken) as
+ * soon as one is submitted, or the engine stops. FALSE if a job uses the vm, or it is held already, or the engine stops.
+ */
+gboolean engine_hold(Engine *engine, const char *vm, GCancellable *cancellable) G_GNUC_WARN_UNUSED_RESULT;
+void engine_release(Engine *engine, const char *vm);
 /* The queued or active job that reads POINT, or NULL. */
 Job *engine_reader_of(Engine *engine, const CbtUuid *point);
 /* Whether a job of TYPE, and of VM unless that is NULL, waits for its turn, or (unless ONLY_QUEUED) is active. */

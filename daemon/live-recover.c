@@ -52,10 +52,10 @@ thaw(const CatalogueVm *vm)
 }
 
 static gboolean
-clear(Daemon *daemon, const CatalogueVm *vm, GError **error)
+clear(Daemon *daemon, const CatalogueVm *vm, GCancellable *cancellable, GError **error)
 {
   g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func(g_free);
-  Qmp *qmp = monitors_open(daemon->monitors, vm->qmp, NULL, error);
+  Qmp *qmp = monitors_open(daemon->monitors, vm->qmp, cancellable, error);
   if (!qmp)
     return FALSE;
   g_autoptr(GPtrArray) images = live_vm_images(daemon, vm->qmp);
@@ -82,10 +82,20 @@ live_recover(Daemon *daemon, const CatalogueVm *vm)
     return FALSE;
   g_message("vm '%s': the daemon ended in the middle of a backup, after or in: %s", vm->name, entry.step);
   g_free(entry.step);
-  if (!clear(daemon, vm, &error)) {
-    g_warning("vm '%s': %s; the next backup tries again", vm->name, error->message);
+  if (!clear(daemon, vm, NULL, &error)) {
+    g_warning("vm '%s': %s; it is tried again", vm->name, error->message);
     return FALSE;
   }
+  main_queue_call(daemon->queue, forget, &entry);
+  return TRUE;
+}
+
+gboolean
+live_recover_again(Daemon *daemon, const CatalogueVm *vm, GCancellable *cancellable, GError **error)
+{
+  Entry entry = {daemon, vm->name, NULL};
+  if (!clear(daemon, vm, cancellable, error))
+    return FALSE;
   main_queue_call(daemon->queue, forget, &entry);
   return TRUE;
 }

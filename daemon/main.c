@@ -7,6 +7,7 @@
 #include <daemon/exports.h>
 #include <daemon/handlers.h>
 #include <daemon/leases.h>
+#include <daemon/live-retry.h>
 #include <daemon/monitors.h>
 #include <daemon/recover.h>
 #include <daemon/scheduler.h>
@@ -105,11 +106,13 @@ start(Daemon *daemon, GError **error)
   daemon->monitors = make_monitors(daemon->store);
   daemon->disks = disks_new(daemon->config, daemon->exports, daemon->monitors);
   daemon->leases = leases_new(daemon);
+  daemon->live_retry = live_retry_new(daemon);
   daemon->engine = engine_new(daemon);
   daemon->scheduler = scheduler_new(daemon);
   if (!recover(daemon, error))
     return FALSE;
   leases_start(daemon->leases);
+  live_retry_start(daemon->live_retry);
   daemon->server = api_server_new(&options, daemon_routes, daemon, error);
   if (daemon->server)
     scheduler_start(daemon->scheduler);
@@ -123,6 +126,8 @@ stop(Daemon *daemon)
     scheduler_stop(daemon->scheduler);
   if (daemon->leases)
     leases_stop(daemon->leases);
+  if (daemon->live_retry)
+    live_retry_stop(daemon->live_retry);
   /* Both run the main loop, and requests come in until the server is gone. */
   if (daemon->engine)
     engine_stop(daemon->engine);
@@ -133,6 +138,7 @@ stop(Daemon *daemon)
   g_clear_pointer(&daemon->engine, engine_free);
   g_clear_pointer(&daemon->scheduler, scheduler_free);
   g_clear_pointer(&daemon->leases, leases_free);
+  g_clear_pointer(&daemon->live_retry, live_retry_free);
   g_clear_pointer(&daemon->disks, disks_free);
   g_clear_pointer(&daemon->monitors, monitors_free);
   g_clear_pointer(&daemon->exports, exports_free);

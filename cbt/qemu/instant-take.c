@@ -5,7 +5,8 @@
  * was not taken) if a request is under way there, and none is while the guest stands still. While it does,
  * PREFIX-stopped is there: whoever finds that node and a paused guest, lets the guest go on. A guest that did
  * not run is not touched; that somebody else had it run meanwhile is told by RESUME, and spoils the instant.
- * A process of its own sees to it that the guest goes on if this one cannot (cbt/qemu/pause-guard.h).
+ * A process of its own sees to it that the guest goes on if this one cannot (cbt/qemu/pause-guard.h); it is
+ * told to end only when QEMU has said that the guest does.
  *
  * From the first command on nothing is left half done: undo() takes all back, whatever happened, if need be
  * by a connection of its own.
@@ -16,6 +17,7 @@
 #include <cbt/qemu/leftovers.h>
 #include <cbt/qemu/overlay.h>
 #include <cbt/qemu/pause-guard.h>
+#include <string.h>
 
 #define GUARD_SLACK_MS 1000
 
@@ -25,6 +27,7 @@ typedef struct {
   gint64 deadline_us;    /* 0: the guest is not stopped */
   gboolean has_bitmaps;  /* the transaction was carried out */
   gboolean is_uncertain; /* or perhaps it was */
+  QemuPauseGuard *guard; /* while the guest may stand still because of us */
 } Taking;
 
 /* The steps, each bounded by what is left of the pause. */
@@ -127,6 +130,26 @@ run_transaction(Taking *self, GError **error)
   return is_done;
 }
 
+/* The guard */
+
+static void
+disarm(Taking *self)
+{
+  g_clear_pointer(&self->guard, qemu_pause_guard_disarm);
+}
+
+/* QEMU answers in order: by then it has carried out a `stop` whose answer was not waited for. */
+static void
+disarm_unless_paused(Taking *self, Qmp *qmp)
+{
+  g_autoptr(JsonNode) answer = NULL;
+  if (!self->guard || !qmp_call(qmp, "query-status", NULL, self->instant->timeout_ms, &answer, NULL))
+    return;
+  const char *status = qemu_json_string(qemu_json_node_object(answer), "status");
+  if (status && strcmp(status, "paused") != 0)
+    disarm(self);
+}
+
 /* Undoing */
 
 /* The node that is in use by DISK's device must be the one that was looked at. */
@@ -194,6 +217,9 @@ undo(Taking *self, GError **error)
   }
   if (qmp && undo_with(self, qmp, &local))
     self->instant->is_cleared = TRUE;
+  if (qmp && !g_error_matches(local, CBT_ERROR, CBT_ERROR_UNREACHABLE))
+    disarm_unless_paused(self, qmp);
+  g_clear_pointer(&self->guard, qemu_pause_guard_give_up);
   if (local) {
     g_autofree char *why = cbt_error_message(local);
     g_prefix_error(error, "(And it could not all be undone: %s) ", why);
@@ -250,12 +276,11 @@ static gboolean
 take_stopped(Taking *self, GError **error)
 {
   g_autofree char *marker = qemu_name(self->instant->prefix, QEMU_NAME_STOPPED, -1);
-  g_autoptr(QemuPauseGuard) guard =
-      qemu_pause_guard_new(self->steps.qmp, QEMU_INSTANT_PAUSE_MS + GUARD_SLACK_MS, error);
-  if (!guard)
-    return FALSE;
   if (!qemu_step(steps_of(self), "blockdev-add", marker,
                  qmp_args("driver", qmp_str("null-co"), "node-name", qmp_str(marker), NULL), error))
+    return FALSE;
+  self->guard = qemu_pause_guard_new(self->steps.qmp, QEMU_INSTANT_PAUSE_MS + GUARD_SLACK_MS, error);
+  if (!self->guard)
     return FALSE;
   gint64 start_us = g_get_monotonic_time();
   self->deadline_us = start_us + QEMU_INSTANT_PAUSE_MS * 1000;
@@ -266,6 +291,7 @@ take_stopped(Taking *self, GError **error)
   if (!qemu_step(&self->steps, "cont", NULL, NULL, error))
     return FALSE;
   self->instant->pause_us = g_get_monotonic_time() - start_us;
+  disarm(self);
   return qemu_step(&self->steps, "blockdev-del", marker, qmp_args("node-name", qmp_str(marker), NULL), error);
 }
 

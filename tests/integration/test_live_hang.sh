@@ -60,6 +60,48 @@ next_is_right g2
 kill -CONT "${VM_PID[g1]}"
 next_is_right g1
 
+# hang_when_stopped VM: QEMU stands still as soon as it has stopped its guest; returns once that is sure to come.
+hang_when_stopped() {
+  coproc watcher { exec python3 -uc 'import json, os, signal, socket, sys
+s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])
+lines = s.makefile("r")
+lines.readline(); s.sendall(b"{\"execute\": \"qmp_capabilities\"}\n"); lines.readline(); print("ready")
+while json.loads(lines.readline()).get("event") != "STOP": pass
+os.kill(int(sys.argv[2]), signal.SIGSTOP)' "$WORK/$1.ctl" "${VM_PID[$1]}"; }
+  read -r _ <&"${watcher[0]}"
+}
+
+say "QEMU hangs while its guest stands still for a backup: as soon as it answers again, the guest goes on"
+guest_writes_all g1 20 4
+hang_when_stopped g1
+id=$(start_backup incremental g1)
+start=$SECONDS
+wait_until 20 is_stopped g1 || fail "the guest was not stopped"
+ended=$(wait_job "$id" 60)
+assert_eq "status, code" "$(jq -r '.status, .code' <<<"$ended" | xargs)" "error unreachable"
+say "after $((SECONDS - start)) s: $(jq -r .errmsg <<<"$ended"); journal: $(journal_of g1)"
+kill -CONT "${VM_PID[g1]}"
+wait_until 10 guest_is g1 running || fail "the guest is $(guest_state g1)"
+is_cleared() { [ -z "$(journal_of g1)" ]; }
+wait_until 30 is_cleared || fail "without another backup, the journal has: $(journal_of g1)"
+assert_eq "left in QEMU" "$(live_left g1)" ""
+next_is_right g1
+
+say "while that is tried, backups come and the daemon stops as ever"
+begin_slowly g1
+freeze_qemu g1
+api DELETE "/v1/jobs/$id"
+wait_job "$id" 40 >/dev/null
+is_tried_again() { grep -q "it is tried again" "$WORK/daemon.log"; }
+wait_until 30 is_tried_again || fail "it is not tried again"
+id=$(start_backup incremental g1)
+assert_eq "code" "$(wait_job "$id" 40 | jq -r .code)" unreachable
+assert_has "journal" "$(journal_of g1)" g1
+stop_daemon
+start_daemon
+kill -CONT "${VM_PID[g1]}"
+next_is_right g1
+
 say "a backup is cancelled"
 begin_slowly g1
 guest_writes_all g1 100 4
@@ -67,7 +109,7 @@ api DELETE "/v1/jobs/$id"
 ended=$(wait_job "$id" 30)
 assert_eq "status" "$(jq -r .status <<<"$ended")" cancelled
 expect_nothing_of_backup g1 "after a cancel"
-assert_eq "points" "$(points g1 | wc -l)" 3
+assert_eq "points" "$(points g1 | wc -l)" 5
 next_is_right g1
 assert_eq "dirty of root" "$(dirty_of root)" $((130 * CLUSTER))
 
