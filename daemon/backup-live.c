@@ -7,7 +7,7 @@
  * the guest may stand still meanwhile. A vm that is in the journal is looked at when the daemon starts, and
  * any vm at its next backup.
  */
-#include <daemon/backup-private.h>
+#include <daemon/backup-live-private.h>
 
 #include <cbt/qemu/bitmaps.h>
 #include <cbt/qemu/instant.h>
@@ -28,19 +28,6 @@
 #define READY_INTERVAL_MS    100
 #define LIVE_READ_TIMEOUT_MS 60000 /* without any progress */
 #define COMMIT_STALL_MS      60000
-
-struct BackupLive {
-  Backup *backup;
-  QemuInstant *instant;
-  GPtrArray *names; /* of char *: QEMU's, of the bitmaps that record from the instant on */
-  GPtrArray *disks; /* of QemuDisk, as found last */
-  GHashTable *open; /* those of them whose file QEMU is seen to have open */
-  GPtrArray *notes; /* of char *: what the job is to say */
-  char *instance;   /* of the QEMU; NULL if it is off or unknown */
-  LiveJournal *journal;
-  gboolean is_off;    /* the guest is: the images are read at rest */
-  GPtrArray *servers; /* of QemuOffline: of images at rest */
-};
 
 BackupLive *
 backup_live_new(Backup *backup)
@@ -71,10 +58,8 @@ backup_live_free(BackupLive *live)
   g_free(live);
 }
 
-static void add_note(BackupLive *live, const char *format, ...) G_GNUC_PRINTF(2, 3);
-
-static void
-add_note(BackupLive *live, const char *format, ...)
+void
+backup_live_note(BackupLive *live, const char *format, ...)
 {
   va_list args;
   va_start(args, format);
@@ -84,222 +69,17 @@ add_note(BackupLive *live, const char *format, ...)
   g_ptr_array_add(live->notes, text);
 }
 
-static Qmp *
-open_monitor(const BackupLive *live, GError **error)
+Qmp *
+backup_live_open_monitor(const BackupLive *live, GError **error)
 {
   const Backup *backup = live->backup;
   return monitors_open(backup->daemon->monitors, backup->request->vm->qmp, backup->stop, error);
 }
 
-static void
-close_monitor(const BackupLive *live, Qmp *qmp)
+void
+backup_live_close_monitor(const BackupLive *live, Qmp *qmp)
 {
   monitors_close(live->backup->daemon->monitors, qmp);
-}
-
-/* ---- which disks there are ---- */
-
-typedef struct {
-  Backup *backup;
-  CatalogueDisk *disk; /* of the request's vm */
-  gboolean is_new;
-  GError *error;
-} DiskUpdate;
-
-static void
-update_disk(gpointer data)
-{
-  DiskUpdate *update = data;
-  Backup *backup = update->backup;
-  const CatalogueVm *vm = backup->request->vm;
-  if (!(update->is_new ? catalogue_insert_disk(backup->daemon->catalogue, vm, update->disk, &update->error)
-                       : catalogue_update_disk(backup->daemon->catalogue, update->disk, &update->error)) ||
-      !vm_files_save(backup->daemon, vm->name, &update->error) || !update->is_new)
-    return;
-  job_add_disk(backup->job, update->disk->name);
-}
-
-static gboolean
-tell_catalogue(Backup *backup, CatalogueDisk *disk, gboolean is_new, GError **error)
-{
-  DiskUpdate update = {backup, disk, is_new, NULL};
-  main_queue_call(backup->daemon->queue, update_disk, &update);
-  if (update.error)
-    g_propagate_error(error, update.error);
-  return update.error == NULL;
-}
-
-/* The path is read later on while no QEMU has it, by who may read everything: that QEMU says it is not
- * enough. */
-static gboolean
-follow_disk(BackupLive *live, CatalogueDisk *disk, const QemuDisk *found, GError **error)
-{
-  const char *path = live_vm_path_of(found);
-  gboolean is_other = strcmp(disk->path, path) != 0 || g_strcmp0(disk->format, found->format) != 0;
-  if (is_other && !g_hash_table_contains(live->open, found)) {
-    add_note(live, "disk '%s' is %s (%s) by what QEMU tells, but is not seen to be open there: it stays %s",
-             disk->name, path, found->format ? found->format : "?", disk->path);
-    is_other = FALSE;
-  }
-  if (!is_other && disk->size == found->size_bytes)
-    return TRUE;
-  if (is_other) {
-    g_free(disk->path);
-    g_free(disk->format);
-    disk->path = g_strdup(path);
-    disk->format = g_strdup(found->format);
-  }
-  disk->size = found->size_bytes;
-  return tell_catalogue(live->backup, disk, FALSE, error);
-}
-
-/* Those that are registered; USED gets the QemuDisks that they are. */
-static gboolean
-match_known(BackupLive *live, GHashTable *used, GError **error)
-{
-  Backup *backup = live->backup;
-  CatalogueVm *vm = backup->request->vm;
-  for (guint i = 0; i < vm->disks->len;) {
-    CatalogueDisk *disk = vm->disks->pdata[i];
-    g_autoptr(GError) local = NULL;
-    const QemuDisk *found = qemu_disks_find(live->disks, disk->node, &local);
-    if (found) {
-      g_hash_table_add(used, (gpointer) found);
-      if (!follow_disk(live, disk, found, error))
-        return FALSE;
-      i++;
-    } else if (vm->follows && !backup->request->disks &&
-               g_error_matches(local, CBT_ERROR, CBT_ERROR_NOT_FOUND)) {
-      add_note(live, "disk '%s' is not in QEMU any more: left out", disk->name);
-      g_ptr_array_remove_index(vm->disks, i);
-    } else {
-      g_propagate_prefixed_error(error, g_steal_pointer(&local), "disk '%s': ", disk->name);
-      return FALSE;
-    }
-  }
-  return TRUE;
-}
-
-static gboolean
-take_new(BackupLive *live, GHashTable *used, GError **error)
-{
-  Backup *backup = live->backup;
-  CatalogueVm *vm = backup->request->vm;
-  for (guint i = 0; i < live->disks->len; i++) {
-    const QemuDisk *found = live->disks->pdata[i];
-    if (found->left_out || g_hash_table_contains(used, found))
-      continue;
-    CatalogueDisk *disk = live_vm_take_disk(vm, found, CBT_GRANULARITY_DEFAULT, error);
-    if (!disk || !tell_catalogue(backup, disk, TRUE, error))
-      return FALSE;
-    add_note(live, "disk '%s' is new in QEMU: it gets a full of its own", disk->name);
-  }
-  return TRUE;
-}
-
-/* Nothing here can know which of the two the guest should have: the file stays. */
-static void
-warn_of_strays(BackupLive *live, const QemuDisk *disk)
-{
-  const char *prefix = monitors_prefix(live->backup->daemon->monitors);
-  g_autoptr(GPtrArray) strays = qemu_overlay_strays(live_vm_path_of(disk), prefix);
-  if (qemu_overlay_is_path(disk->filename, prefix))
-    add_note(
-        live,
-        "WARNING: QEMU was started on %s, the overlay of an earlier backup, in which QEMU ended; shut the "
-        "guest down, commit it, and start QEMU on its image: see docs/external-snapshots.md",
-        disk->filename);
-  for (guint i = 0; i < strays->len; i++)
-    add_note(
-        live,
-        "WARNING: %s holds what the guest wrote during an earlier backup, in which QEMU ended; QEMU does not "
-        "use it, so the guest goes on without that. To get it, shut the guest down and see "
-        "docs/external-snapshots.md; "
-        "remove the file if it is not wanted",
-        (const char *) strays->pdata[i]);
-}
-
-static void
-look_at_file(BackupLive *live, Qmp *qmp, const QemuDisk *disk)
-{
-  warn_of_strays(live, disk);
-  if (disk->filename && qemu_has_open(qmp, disk->filename))
-    g_hash_table_add(live->open, (gpointer) disk);
-}
-
-static gboolean
-look(BackupLive *live, Qmp *qmp, GError **error)
-{
-  const char *prefix = monitors_prefix(live->backup->daemon->monitors);
-  g_autoptr(GPtrArray) found = g_ptr_array_new_with_free_func(g_free);
-  g_autoptr(GPtrArray) images = live_vm_images(live->backup->daemon, live->backup->request->vm->qmp);
-  const QemuSteps steps = {.qmp = qmp, .timeout_ms = MONITOR_TIMEOUT_MS, .images = images};
-  gboolean ok = qemu_leftovers_clear_by(&steps, prefix, found, error);
-  for (guint i = 0; i < found->len; i++)
-    add_note(live, "left by an earlier backup, and taken away: %s", (const char *) found->pdata[i]);
-  if (!ok)
-    return FALSE;
-  live->instance = qmp_instance(qmp);
-  live->disks = qemu_disks_query(qmp, MONITOR_TIMEOUT_MS, error);
-  for (guint i = 0; live->disks && i < live->disks->len; i++)
-    if (!qemu_live_map_clear(qmp, live->disks->pdata[i], prefix, MONITOR_TIMEOUT_MS, error))
-      return FALSE;
-  for (guint i = 0; live->disks && i < live->disks->len; i++)
-    look_at_file(live, qmp, live->disks->pdata[i]);
-  return live->disks != NULL;
-}
-
-/* Without it, the image is of no moment if the commit had begun: its owner has to say. */
-static gboolean
-check_no_strays(const BackupLive *live, const CatalogueDisk *disk, GError **error)
-{
-  g_autoptr(GPtrArray) strays =
-      qemu_overlay_strays(disk->path, monitors_prefix(live->backup->daemon->monitors));
-  if (strays->len == 0)
-    return TRUE;
-  cbt_set_error(
-      error, CBT_ERROR_STATE,
-      "Commit it, or remove it if the guest was used without it: docs/external-snapshots.md says how.",
-      "disk '%s' is off, and %s holds what its guest wrote during an earlier backup, in which QEMU "
-      "ended",
-      disk->name, (const char *) strays->pdata[0]);
-  return FALSE;
-}
-
-static gboolean
-look_at_rest(BackupLive *live, GError **error)
-{
-  const CatalogueVm *vm = live->backup->request->vm;
-  live->is_off = TRUE;
-  live->disks = g_ptr_array_new_with_free_func(qemu_disk_free);
-  add_note(live, "the guest is off: its images are read at rest");
-  for (guint i = 0; i < vm->disks->len; i++) {
-    const CatalogueDisk *disk = vm->disks->pdata[i];
-    if (!backup_request_has_disk(live->backup->request, disk->name))
-      continue;
-    QemuDisk *found = check_no_strays(live, disk, error) ? live_rest_look(disk, error) : NULL;
-    if (!found)
-      return FALSE;
-    g_ptr_array_add(live->disks, found);
-    if (!follow_disk(live, vm->disks->pdata[i], found, error))
-      return FALSE;
-  }
-  return TRUE;
-}
-
-gboolean
-backup_live_look(BackupLive *live, GError **error)
-{
-  if (live_is_off(live->backup->request->vm->qmp))
-    return look_at_rest(live, error);
-  const BackupRequest *request = live->backup->request;
-  g_autoptr(GHashTable) used = g_hash_table_new(NULL, NULL);
-  Qmp *qmp = open_monitor(live, error);
-  gboolean ok = qmp && look(live, qmp, error);
-  if (qmp)
-    close_monitor(live, qmp);
-  return ok && match_known(live, used, error) &&
-         (!request->vm->follows || request->disks || take_new(live, used, error));
 }
 
 /* ---- the instant ---- */
@@ -452,11 +232,11 @@ wait_until_ready(BackupLive *live, GError **error)
   while (!is_ready) {
     if (!job_check(live->backup->job, error))
       return FALSE;
-    Qmp *qmp = open_monitor(live, error);
+    Qmp *qmp = backup_live_open_monitor(live, error);
     gboolean ok = qmp && qemu_instant_ready(live->instant, qmp, &is_ready, NULL, NULL, error) &&
                   (is_ready || qmp_pause(qmp, READY_INTERVAL_MS, error));
     if (qmp)
-      close_monitor(live, qmp);
+      backup_live_close_monitor(live, qmp);
     if (!ok) {
       explain_any(live, error);
       return FALSE;
@@ -474,12 +254,12 @@ open_file(BackupLive *live, guint i)
   const char *path = qemu_instant_file(live->instant, i);
   g_autoptr(CbtSource) source = path ? cbt_source_open_file(path, &local) : NULL;
   if (source && source->size == disk->size) {
-    add_note(live, "disk '%s' is read from %s", disk->disk->name, path);
+    backup_live_note(live, "disk '%s' is read from %s", disk->disk->name, path);
     return g_steal_pointer(&source);
   }
   if (path)
-    add_note(live, "disk '%s' is read through QEMU: %s", disk->disk->name,
-             local ? local->message : "its image has another size than the disk");
+    backup_live_note(live, "disk '%s' is read through QEMU: %s", disk->disk->name,
+                     local ? local->message : "its image has another size than the disk");
   return NULL;
 }
 
@@ -587,12 +367,12 @@ give_back_all(BackupLive *live)
 static gboolean
 freeze_running(BackupLive *live, GError **error)
 {
-  Qmp *qmp = open_monitor(live, error);
+  Qmp *qmp = backup_live_open_monitor(live, error);
   gboolean ok = qmp && prepare(live, qmp, error) && take(live, qmp, error);
   if (qmp)
-    close_monitor(live, qmp);
+    backup_live_close_monitor(live, qmp);
   if (live->instant)
-    add_note(live, "%s", qemu_instant_why(live->instant));
+    backup_live_note(live, "%s", qemu_instant_why(live->instant));
   ok = ok && wait_until_ready(live, error);
   for (guint i = 0; ok && i < live->backup->disks->len; i++)
     ok = open_source(live, i, error);
@@ -695,8 +475,8 @@ backup_live_end(BackupLive *live)
   if (end_instant(live, &error))
     live_journal_forget(live->journal);
   if (error)
-    add_note(live, "not all of the backup could be taken out of QEMU, the next one does that: %s",
-             error->message);
+    backup_live_note(live, "not all of the backup could be taken out of QEMU, the next one does that: %s",
+                     error->message);
   if (g_error_matches(error, CBT_ERROR, CBT_ERROR_UNREACHABLE))
     leave_frozen(live);
   g_clear_pointer(&live->instant, qemu_instant_free);
