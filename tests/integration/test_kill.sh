@@ -88,7 +88,7 @@ backup incremental vm1 >/dev/null
 : >"$WORK/written"
 for kind in full incremental; do
   write_some
-  if [ "$kind" = full ]; then speed=24M; else speed=1M; fi
+  if [ "$kind" = full ]; then speed=12M; else speed=128K; fi # some seconds, also where the disk is slow
   id=$(start_backup "$kind" vm1 --speed "$speed")
   wait_until 10 bitmap_is vm1/root frozen || fail "the bitmap does not freeze"
   kill_export vm1
