@@ -40,7 +40,8 @@ for round in 1 2; do
   assert_le "rchar" "$rchar" "$((expected * 11 / 10 + MIB))"
   assert_le "read_bytes" "$read_bytes" "$((expected * 11 / 10 + MIB))"
   assert_le "growth of the store" "$store" "$((expected * 101 / 100))"
-  sanitized || assert_le "CPU ms" "$((ticks * 1000 / $(getconf CLK_TCK)))" 1000
+  # Some 150 ms are usual; looking at each cluster of the disk takes minutes. In between, it is the machine.
+  sanitized || assert_le "CPU ms" "$((ticks * 1000 / $(getconf CLK_TCK)))" 10000
 done
 
 say "an incremental without changes reads and stores next to nothing"
