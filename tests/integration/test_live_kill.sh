@@ -8,7 +8,7 @@ need nbdkit
 seed
 
 ways=${CBT_TEST_WAYS:-filter fleece external} # of [qemu] way; external: --snapshot external
-share=3 # one of so many steps
+share=8 # one of so many steps
 [ -z "$LONG" ] || share=1
 declare -A disk_file=([root]=$WORK/root.qcow2 [data]=$WORK/data.raw)
 qemu-img create -q -f qcow2 "${disk_file[root]}" 16M
