@@ -5,7 +5,7 @@
 . "$(dirname "$0")/lib.sh"
 need fio pkg-config
 
-size_mib=128 n_points=6 n_lanes=4 fio_rate=8m # of a connection
+size_mib=128 n_points=3 n_lanes=4 fio_rate=8m # of a connection
 [ -z "$LONG" ] || size_mib=256 n_points=30 n_lanes=8 fio_rate=32m
 size=$((size_mib * MIB))
 seed
