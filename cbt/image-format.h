@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What kind of image a file is. This product handles raw images only: of any other, the container would be
- * backed up in place of the disk, and a guest that uses it past the export would go unnoticed. Any thread. */
+/* What kind of image a file is. Images that are registered by their path are raw ones only: of any other, the container
+ * would be backed up in place of the disk, and a guest that uses it past the export would go unnoticed. Any thread. */
 #pragma once
 
 #include <glib.h>

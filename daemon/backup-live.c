@@ -11,17 +11,12 @@
 
 #include <cbt/qemu/bitmaps.h>
 #include <cbt/qemu/instant.h>
-#include <cbt/qemu/leftovers.h>
-#include <cbt/qemu/live-map.h>
 #include <cbt/qemu/nbd-source.h>
 #include <cbt/qemu/offline.h>
-#include <cbt/qemu/overlay.h>
 #include <daemon/engine.h>
 #include <daemon/live-journal.h>
 #include <daemon/live-rest.h>
-#include <daemon/live-vm.h>
 #include <daemon/monitors.h>
-#include <daemon/vm-files.h>
 #include <errno.h>
 #include <string.h>
 

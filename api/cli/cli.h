@@ -18,7 +18,7 @@ typedef struct {
   const char *name;       /* without the dashes */
   const char *value_name; /* NULL: a flag */
   gboolean repeated;
-  const char *help; /* NULL: known, but not available in this version */
+  const char *help;
 } CliOption;
 
 typedef struct CliLine CliLine;
@@ -31,7 +31,7 @@ typedef struct {
   const char *help;
   guint min_args, max_args;
   const CliOption *options;                  /* ends with a NULL name; may be NULL */
-  gboolean (*run)(Cli *cli, GError **error); /* NULL: not available in this version */
+  gboolean (*run)(Cli *cli, GError **error);
 } CliCommand;
 
 struct Cli {

@@ -11,8 +11,7 @@ print_options(const char *title, const CliOption *options)
   for (; options->name; options++) {
     g_autofree char *left = g_strconcat("--", options->name, options->value_name ? " " : "",
                                         options->value_name ? options->value_name : "", NULL);
-    if (options->help)
-      printf("  %-22s %s%s\n", left, options->help, options->repeated ? " (may be repeated)" : "");
+    printf("  %-22s %s%s\n", left, options->help, options->repeated ? " (may be repeated)" : "");
   }
 }
 

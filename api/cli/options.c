@@ -10,8 +10,6 @@
 #include <common/size.h>
 #include <string.h>
 
-#define NOT_AVAILABLE "not available in this version"
-
 struct CliLine {
   GPtrArray *words;    /* the arguments; the command's own words until it is found */
   GHashTable *options; /* name -> GPtrArray of values, NULL-terminated once parsed */
@@ -140,17 +138,6 @@ take_dashed_command(CliLine *line, const char *word)
   return FALSE;
 }
 
-static gboolean
-is_unavailable(CliLine *line, GError **error)
-{
-  guint n_words;
-  const CliCommand *command = find_command(line->words, &n_words);
-  if (!command || command->run)
-    return FALSE;
-  cli_set_usage(error, "'%s' is " NOT_AVAILABLE, command->name);
-  return TRUE;
-}
-
 /* Takes the option *WORD, and its value behind it; *word moves to the last one taken. */
 static gboolean
 take_option(CliLine *line, char ***word, GError **error)
@@ -161,8 +148,7 @@ take_option(CliLine *line, char ***word, GError **error)
   const CliOption *option = g_str_has_prefix(**word, "--") || text[0] == 'h' ? find_anywhere(name) : NULL;
   const char *value = equals ? equals + 1 : NULL;
   if (!option) {
-    if (!is_unavailable(line, error))
-      cli_set_usage(error, "There is no option '%s'", **word);
+    cli_set_usage(error, "There is no option '%s'", **word);
     return FALSE;
   }
   if (!option->value_name && value) {
@@ -206,13 +192,9 @@ check_options(CliLine *line, const CliCommand *command, GError **error)
   gpointer name, values;
   g_hash_table_iter_init(&iter, line->options);
   while (g_hash_table_iter_next(&iter, &name, &values)) {
-    const CliOption *option = find_in(command->options, name);
-    if (find_in(cli_global_options, name) || (option && option->help))
+    if (find_in(cli_global_options, name) || find_in(command->options, name))
       continue;
-    if (option)
-      cli_set_usage(error, "--%s is " NOT_AVAILABLE, (char *) name);
-    else
-      cli_set_usage(error, "--%s is no option of '%s'", (char *) name, command->name);
+    cli_set_usage(error, "--%s is no option of '%s'", (char *) name, command->name);
     return FALSE;
   }
   return TRUE;
@@ -255,8 +237,6 @@ resolve(CliLine *line, const CliCommand **command, GError **error)
     return cli_line_option(line, "version") ||
            (is_help && (line->words->len == 0 || topic_exists(line->words->pdata[0]))) ||
            set_unknown(line, error);
-  if (is_unavailable(line, error))
-    return FALSE;
   g_ptr_array_remove_range(line->words, 0, n_words);
   return is_help || (check_options(line, *command, error) && check_args(line, *command, error));
 }
