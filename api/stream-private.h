@@ -7,3 +7,7 @@
 
 /* Takes CONNECTION (transfer none) from libsoup, whose request was read. */
 ApiStream *api_stream_new(GIOStream *connection, const char *content_type);
+/* The head of the answer (transfer full), for who sends it, and all that follows, by himself. */
+char *api_stream_steal_head(ApiStream *stream);
+/* The socket; it stays the stream's. */
+int api_stream_fd(const ApiStream *stream);

@@ -29,9 +29,22 @@ api_stream_new(GIOStream *connection, const char *content_type)
   stream->connection = g_object_ref(connection);
   stream->fd = g_socket_get_fd(g_socket_connection_get_socket(base));
   stream->head = g_strdup_printf(
-      "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
+      "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nCache-Control: no-store\r\n"
+      "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
       content_type);
   return stream;
+}
+
+char *
+api_stream_steal_head(ApiStream *stream)
+{
+  return g_steal_pointer(&stream->head);
+}
+
+int
+api_stream_fd(const ApiStream *stream)
+{
+  return stream->fd;
 }
 
 void

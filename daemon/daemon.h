@@ -5,7 +5,7 @@
  * Threads: the main loop owns the catalogue, the engine and the server. Job threads and tasks (daemon/task.h)
  * use the store, the exports and the disks, which lock for themselves, and reach the rest through the main
  * queue. Stop order: the scheduler, the timers of leases and of retries, engine (takes no more, cancels jobs, waits for
- * their threads), tasks, server, disks, exports' watch, queue, store, catalogue. Exports themselves live on.
+ * their threads), tasks, followers of jobs, server, disks, exports' watch, queue, store, catalogue. Exports themselves live on.
  */
 #pragma once
 
@@ -18,6 +18,7 @@
 #include <store/store.h>
 
 typedef struct Engine Engine;
+typedef struct JobEvents JobEvents;
 typedef struct Exports Exports;
 typedef struct Disks Disks;
 typedef struct Monitors Monitors;
@@ -39,6 +40,7 @@ typedef struct {
   Disks *disks;
   Leases *leases;
   LiveRetry *live_retry; /* main thread */
+  JobEvents *job_events; /* main thread */
   Engine *engine;        /* main thread */
   Scheduler *scheduler;  /* main thread */
   ApiServer *server;

@@ -4,6 +4,7 @@
 #include <daemon/engine.h>
 
 #include <api/json.h>
+#include <daemon/job-events.h>
 #include <pthread.h>
 
 #define MAX_REMEMBERED 64 /* ended jobs kept in memory; the catalogue has all */
@@ -165,6 +166,7 @@ finish_job(Engine *engine, Job *job)
   else
     g_info("job %" G_GINT64_FORMAT " (%s): done", job->id, who);
   answer_waiters(job);
+  job_events_changed(engine->daemon->job_events, job);
   if (job->on_end)
     job->on_end(job, job->on_end_data);
 }
@@ -208,6 +210,7 @@ start_job(Engine *engine, Job *job)
   job->start_time = g_get_real_time();
   engine->n_active++;
   save_state(engine, job);
+  job_events_changed(engine->daemon->job_events, job);
   pthread_t thread;
   int failed = pthread_create(&thread, NULL, job_thread, run);
   if (failed == 0) {

@@ -6,6 +6,7 @@
 #include <daemon/archive-file.h>
 #include <daemon/backup.h>
 #include <daemon/engine.h>
+#include <daemon/job-events.h>
 #include <daemon/leases.h>
 #include <daemon/task.h>
 #include <daemon/throttle.h>
@@ -285,6 +286,26 @@ handle_job_show(ApiRequest *request, gpointer data)
     engine_wait(daemon->engine, job, request, (guint) MIN(wait_ms, MAX_WAIT_MS));
   else
     reply_ended_job(request, daemon, id);
+}
+
+void
+handle_job_events(ApiRequest *request, gpointer data)
+{
+  Daemon *daemon = data;
+  GError *error = NULL;
+  gint64 id;
+  if (!parse_id(api_request_param(request, "id"), &id, &error)) {
+    api_request_reply_error(request, error);
+    return;
+  }
+  Job *job = engine_find(daemon->engine, id);
+  g_autoptr(CatalogueJob) record = job ? NULL : catalogue_get_job(daemon->catalogue, id, &error);
+  if (job)
+    job_events_follow(daemon->job_events, job, request);
+  else if (record)
+    job_events_tell_end(daemon->job_events, record->json, request);
+  else
+    api_request_reply_error(request, error);
 }
 
 void

@@ -22,6 +22,7 @@ void handle_backup(ApiRequest *request, gpointer daemon);
 void handle_import(ApiRequest *request, gpointer daemon);
 void handle_job_list(ApiRequest *request, gpointer daemon);
 void handle_job_show(ApiRequest *request, gpointer daemon);
+void handle_job_events(ApiRequest *request, gpointer daemon);
 void handle_job_cancel(ApiRequest *request, gpointer daemon);
 
 void handle_point_list(ApiRequest *request, gpointer daemon);

@@ -6,6 +6,7 @@
 #include <daemon/engine.h>
 #include <daemon/exports.h>
 #include <daemon/handlers.h>
+#include <daemon/job-events.h>
 #include <daemon/leases.h>
 #include <daemon/live-retry.h>
 #include <daemon/monitors.h>
@@ -107,6 +108,7 @@ start(Daemon *daemon, GError **error)
   daemon->disks = disks_new(daemon->config, daemon->exports, daemon->monitors);
   daemon->leases = leases_new(daemon);
   daemon->live_retry = live_retry_new(daemon);
+  daemon->job_events = job_events_new();
   daemon->engine = engine_new(daemon);
   daemon->scheduler = scheduler_new(daemon);
   if (!recover(daemon, error))
@@ -133,6 +135,7 @@ stop(Daemon *daemon)
     engine_stop(daemon->engine);
   if (daemon->tasks)
     tasks_stop(daemon->tasks);
+  g_clear_pointer(&daemon->job_events, job_events_free);
   g_clear_pointer(&daemon->server, api_server_free);
   g_clear_pointer(&daemon->tasks, tasks_free);
   g_clear_pointer(&daemon->engine, engine_free);

@@ -28,6 +28,7 @@ const ApiRoute daemon_routes[] = {
     {"GET", "/v1/jobs", handle_job_list, NULL, "vm limit"},
     {"GET", "/v1/jobs/{id}", handle_job_show, NULL, "wait-ms"},
     {"DELETE", "/v1/jobs/{id}", handle_job_cancel, NULL, NULL},
+    {"GET", "/v1/jobs/{id}/events", handle_job_events, NULL, NULL},
 
     {"GET", "/v1/points", handle_point_list, NULL, "vm"},
     {"GET", POINT, handle_point_show, NULL, NULL},
