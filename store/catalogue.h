@@ -100,6 +100,25 @@ gboolean catalogue_insert_point(Catalogue *catalogue, const StorePoint *point, G
 StorePoint *catalogue_get_point(Catalogue *catalogue, const CbtUuid *uuid, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 GPtrArray *catalogue_list_points(Catalogue *catalogue, const char *vm_or_null, GError **error)
     G_GNUC_WARN_UNUSED_RESULT; /* of StorePoint */
+/* What a glance at the points of a vm shows; nil and 0: there is none. Times are microseconds since 1970. */
+typedef struct {
+  guint64 n_points;
+  guint64 n_damaged;    /* when they were last verified */
+  guint64 n_unverified; /* neither found good nor damaged yet */
+  CbtUuid latest;
+  gint64 latest_time;
+  CbtUuid good; /* the newest that is not known to be damaged */
+  gint64 good_time;
+  gint64 verified; /* the last time that one was found good */
+  gint64 full_time; /* of the newest of which disks were read as a whole */
+  char *full_reason; /* (nullable) why; NULL: it was asked for */
+} CataloguePointSummary;
+void catalogue_point_summary_clear(CataloguePointSummary *summary);
+/* Does not read the points one by one. */
+gboolean catalogue_summarize_points(Catalogue *catalogue, const char *vm, CataloguePointSummary *summary,
+                                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Another number each time that anything was written. */
+guint64 catalogue_n_changes(const Catalogue *catalogue);
 /* Finds by uuid, unique prefix of one (at least 4 characters), NAME@latest or NAME@N. NOT_FOUND; INVALID if a prefix fits
  * several. */
 StorePoint *catalogue_resolve_point(Catalogue *catalogue, const char *text, GError **error) G_GNUC_WARN_UNUSED_RESULT;

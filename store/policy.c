@@ -88,6 +88,18 @@ store_policy_due(const StorePolicy *policy, gint64 now, gint64 jitter_max, GTime
   return policy->next_retry != 0 ? MIN(due, policy->next_retry) : due;
 }
 
+/* A run notes an instant before its beginning as done: one that is later was noted by a restart. */
+gint64
+store_policy_wanted(const StorePolicy *policy, gint64 good, gint64 created, gint64 jitter_max, GTimeZone *zone)
+{
+  if (!policy->enabled)
+    return 0;
+  gint64 since = good != 0 ? good : created;
+  if (policy->done_until > policy->last_run)
+    since = MAX(since, policy->done_until);
+  return store_schedule_next(&policy->schedule, since, zone) + store_policy_jitter(policy, jitter_max);
+}
+
 gboolean
 store_policy_follow_clock(StorePolicy *policy, gint64 now)
 {

@@ -81,6 +81,10 @@ gint64 store_policy_jitter(const StorePolicy *policy, gint64 jitter_max);
 /* When the next run is due; it may have passed. 0: never, for it is disabled. */
 gint64 store_policy_due(const StorePolicy *policy, gint64 now, gint64 jitter_max, GTimeZone *zone);
 
+/* By when the policy wanted a point newer than that of GOOD (0: there is none), of a vm that is known since CREATED: the first
+ * time of the schedule after it, or after the policy was last begun anew, with its jitter. 0: it is disabled. */
+gint64 store_policy_wanted(const StorePolicy *policy, gint64 good, gint64 created, gint64 jitter_max, GTimeZone *zone);
+
 /* Takes note of a clock that was set back, which would else make runs wait until it is as late again. Whether it was. */
 gboolean store_policy_follow_clock(StorePolicy *policy, gint64 now);
 /* The schedule is another, or it is enabled: nothing is owed from before NOW, failures are forgotten. */

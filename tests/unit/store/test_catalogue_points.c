@@ -257,10 +257,67 @@ test_base_of_unknown_disk_is_not_found(void **state)
   check_error(&error, CBT_ERROR_NOT_FOUND, "default");
 }
 
+static void
+test_summary_tells_the_newest_good_and_what_is_damaged(void **state)
+{
+  Fixture *fixture = *state;
+  CataloguePointSummary summary;
+  g_autoptr(StorePoint) oldest = add_point(fixture, "web", 100);
+  g_autoptr(StorePoint) good = add_point(fixture, "web", 200);
+  g_autoptr(StorePoint) newest = add_point(fixture, "web", 300);
+  g_autoptr(StorePoint) other = add_point(fixture, "db", 400);
+  oldest->verified = 500;
+  oldest->damaged = good->damaged = 0;
+  good->verified = 0;
+  newest->verified = 0;
+  newest->damaged = 600;
+  assert_true(catalogue_update_point(fixture->catalogue, oldest, NULL));
+  assert_true(catalogue_update_point(fixture->catalogue, good, NULL));
+  assert_true(catalogue_update_point(fixture->catalogue, newest, NULL));
+  execute(fixture, "UPDATE points SET incremental = time > 100, reason = iif(time = 100, 'why', NULL)");
+  assert_true(catalogue_summarize_points(fixture->catalogue, "web", &summary, NULL));
+  assert_int_equal(summary.n_points, 3);
+  assert_int_equal(summary.n_damaged, 1);
+  assert_int_equal(summary.n_unverified, 1);
+  assert_true(cbt_uuid_equal(&summary.latest, &newest->uuid));
+  assert_int_equal(summary.latest_time, 300);
+  assert_true(cbt_uuid_equal(&summary.good, &good->uuid));
+  assert_int_equal(summary.good_time, 200);
+  assert_int_equal(summary.verified, 500);
+  assert_int_equal(summary.full_time, 100);
+  assert_string_equal(summary.full_reason, "why");
+  catalogue_point_summary_clear(&summary);
+}
+
+static void
+test_summary_of_a_vm_without_points_is_empty(void **state)
+{
+  Fixture *fixture = *state;
+  CataloguePointSummary summary;
+  assert_true(catalogue_summarize_points(fixture->catalogue, "none", &summary, NULL));
+  assert_int_equal(summary.n_points, 0);
+  assert_int_equal(summary.good_time, 0);
+  assert_null(summary.full_reason);
+}
+
+static void
+test_changes_are_counted(void **state)
+{
+  Fixture *fixture = *state;
+  guint64 before = catalogue_n_changes(fixture->catalogue);
+  g_autoptr(GPtrArray) points = catalogue_list_points(fixture->catalogue, NULL, NULL);
+  assert_int_equal(catalogue_n_changes(fixture->catalogue), before);
+  g_autoptr(StorePoint) point = add_point(fixture, "web", 100);
+  assert_true(catalogue_n_changes(fixture->catalogue) > before);
+}
+
 int
 main(void)
 {
   const struct CMUnitTest tests[] = {
+      CATALOGUE_TEST(test_summary_tells_the_newest_good_and_what_is_damaged),
+      CATALOGUE_TEST(test_summary_of_a_vm_without_points_is_empty),
+      CATALOGUE_TEST(test_changes_are_counted),
       CATALOGUE_TEST(test_point_comes_back_as_it_was),
       CATALOGUE_TEST(test_points_are_listed_newest_first),
       CATALOGUE_TEST(test_point_twice_is_refused),

@@ -302,11 +302,48 @@ test_fifty_vms_do_not_begin_together(void **state)
   }
 }
 
+static gint64
+wanted(Fixture *fixture, gint64 good)
+{
+  return store_policy_wanted(fixture->policy, good, START, fixture->jitter_max, fixture->zone);
+}
+
+static void
+test_a_newer_point_is_wanted_from_the_first_time_after_the_last_good_one(void **state)
+{
+  Fixture *fixture = *state;
+  set_schedule(fixture, "hourly");
+  assert_int_equal(wanted(fixture, 0), START + HOUR);
+  assert_int_equal(wanted(fixture, START - 90 * DAY), START + HOUR);
+  fixture->now = START + 5 * HOUR;
+  fail_run(fixture);
+  assert_int_equal(wanted(fixture, START + 90 * MINUTE), START + 2 * HOUR);
+  assert_int_equal(wanted(fixture, 0), START + HOUR);
+  fixture->jitter_max = DAY;
+  assert_int_equal(wanted(fixture, 0), START + HOUR + store_policy_jitter(fixture->policy, DAY));
+}
+
+static void
+test_nothing_is_wanted_of_a_disabled_policy_nor_from_before_it_was_enabled(void **state)
+{
+  Fixture *fixture = *state;
+  set_schedule(fixture, "hourly");
+  begin(fixture);
+  store_policy_done(fixture->policy);
+  fixture->policy->enabled = FALSE;
+  assert_int_equal(wanted(fixture, START), 0);
+  fixture->policy->enabled = TRUE;
+  store_policy_restart(fixture->policy, START + 7 * DAY);
+  assert_int_equal(wanted(fixture, START), START + 7 * DAY + HOUR);
+}
+
 int
 main(void)
 {
 #define POLICY_TEST(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
   const struct CMUnitTest tests[] = {
+      POLICY_TEST(test_a_newer_point_is_wanted_from_the_first_time_after_the_last_good_one),
+      POLICY_TEST(test_nothing_is_wanted_of_a_disabled_policy_nor_from_before_it_was_enabled),
       POLICY_TEST(test_runs_when_the_schedule_says_and_not_before),
       POLICY_TEST(test_missed_runs_are_caught_up_once),
       POLICY_TEST(test_nothing_is_caught_up_from_before_it_was_set_or_enabled),
