@@ -20,6 +20,9 @@
 typedef struct Engine Engine;
 typedef struct JobEvents JobEvents;
 typedef struct Exports Exports;
+typedef struct Gauges Gauges;
+typedef struct Metrics Metrics;
+typedef struct StatusCache StatusCache;
 typedef struct Disks Disks;
 typedef struct Monitors Monitors;
 typedef struct Tasks Tasks;
@@ -43,6 +46,9 @@ typedef struct {
   JobEvents *job_events; /* main thread */
   Engine *engine;        /* main thread */
   Scheduler *scheduler;  /* main thread */
+  Gauges *gauges;             /* main thread, as the next two */
+  Metrics *metrics;
+  StatusCache *status_cache;
   ApiServer *server;
   gint64 started; /* microseconds since 1970 */
 } Daemon;

@@ -5,6 +5,7 @@
 
 #include <api/json.h>
 #include <daemon/job-events.h>
+#include <daemon/metrics.h>
 #include <pthread.h>
 
 #define MAX_REMEMBERED 64 /* ended jobs kept in memory; the catalogue has all */
@@ -159,6 +160,7 @@ finish_job(Engine *engine, Job *job)
     job->status = JOB_CANCELLED;
   else
     job->status = JOB_ERROR;
+  metrics_note_job(engine->daemon->metrics, job);
   save_state(engine, job);
   if (job->error)
     g_message("job %" G_GINT64_FORMAT " (%s): %s: %s", job->id, who, job_status_name(job->status),
@@ -369,6 +371,16 @@ engine_find(Engine *engine, gint64 id)
       return job;
   }
   return NULL;
+}
+
+GPtrArray *
+engine_list_active(Engine *engine)
+{
+  GPtrArray *active = g_ptr_array_new();
+  for (guint i = 0; i < engine->jobs->len; i++)
+    if (((const Job *) engine->jobs->pdata[i])->status == JOB_ACTIVE)
+      g_ptr_array_add(active, engine->jobs->pdata[i]);
+  return active;
 }
 
 void

@@ -36,6 +36,8 @@ void engine_release(Engine *engine, const char *vm);
 Job *engine_reader_of(Engine *engine, const CbtUuid *point);
 /* Whether a job of TYPE, and of VM unless that is NULL, waits for its turn, or (unless ONLY_QUEUED) is active. */
 gboolean engine_has(Engine *engine, JobType type, const char *vm, gboolean only_queued);
+/* Those that are active, of Job (transfer container). */
+GPtrArray *engine_list_active(Engine *engine);
 void engine_counts(Engine *engine, guint *n_active, guint *n_queued);
 /* STATE if it has ended. */
 gboolean engine_cancel(Engine *engine, Job *job, GError **error) G_GNUC_WARN_UNUSED_RESULT;

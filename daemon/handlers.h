@@ -12,6 +12,7 @@
 extern const ApiRoute daemon_routes[];
 
 void handle_status(ApiRequest *request, gpointer daemon);
+void handle_metrics(ApiRequest *request, gpointer daemon);
 
 void handle_vm_list(ApiRequest *request, gpointer daemon);
 void handle_vm_add(ApiRequest *request, gpointer daemon);
@@ -59,6 +60,11 @@ void handle_bitmap_merge(ApiRequest *request, gpointer daemon);
 void handle_export_list(ApiRequest *request, gpointer daemon);
 void handle_export_start(ApiRequest *request, gpointer daemon);
 void handle_export_stop(ApiRequest *request, gpointer daemon);
+
+/* ---- what they keep ---- */
+
+StatusCache *status_cache_new(void);
+void status_cache_free(StatusCache *cache);
 
 /* ---- shared by them ---- */
 

@@ -5,10 +5,12 @@
 #include <daemon/disks.h>
 #include <daemon/engine.h>
 #include <daemon/exports.h>
+#include <daemon/gauges.h>
 #include <daemon/handlers.h>
 #include <daemon/job-events.h>
 #include <daemon/leases.h>
 #include <daemon/live-retry.h>
+#include <daemon/metrics.h>
 #include <daemon/monitors.h>
 #include <daemon/recover.h>
 #include <daemon/scheduler.h>
@@ -109,6 +111,9 @@ start(Daemon *daemon, GError **error)
   daemon->leases = leases_new(daemon);
   daemon->live_retry = live_retry_new(daemon);
   daemon->job_events = job_events_new();
+  daemon->gauges = gauges_new(daemon);
+  daemon->metrics = metrics_new();
+  daemon->status_cache = status_cache_new();
   daemon->engine = engine_new(daemon);
   daemon->scheduler = scheduler_new(daemon);
   if (!recover(daemon, error))
@@ -142,6 +147,9 @@ stop(Daemon *daemon)
   g_clear_pointer(&daemon->scheduler, scheduler_free);
   g_clear_pointer(&daemon->leases, leases_free);
   g_clear_pointer(&daemon->live_retry, live_retry_free);
+  g_clear_pointer(&daemon->status_cache, status_cache_free);
+  g_clear_pointer(&daemon->metrics, metrics_free);
+  g_clear_pointer(&daemon->gauges, gauges_free);
   g_clear_pointer(&daemon->disks, disks_free);
   g_clear_pointer(&daemon->monitors, monitors_free);
   g_clear_pointer(&daemon->exports, exports_free);

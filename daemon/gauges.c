@@ -1,0 +1,402 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A question holds all that its thread needs, so that it shares nothing with the main thread until its task
+ * ends. */
+#include <daemon/gauges.h>
+
+#include <cbt/disk.h>
+#include <cbt/tracker.h>
+#include <daemon/exports.h>
+#include <daemon/task.h>
+#include <string.h>
+
+#define WAIT_MS            500u /* for all answers; status is what one looks at when something hangs */
+#define CONNECT_TIMEOUT_MS 400u
+#define STORE_TIMEOUT_MS   400u /* less than WAIT_MS, so that it is told that the store does not answer */
+
+/* What one question is about: a vm's disks, or the store. */
+typedef struct {
+  Gauges *gauges;
+  char *vm;        /* NULL: the store */
+  gint64 asked_at; /* monotonic; 0: never */
+  gboolean asking;
+  GPtrArray *waiters; /* of Waiter, not owned: for the answer to come */
+  GPtrArray *next;    /* the same: they came after it was asked, and want the one after it */
+  GPtrArray *disks;   /* (nullable) of GaugeDisk, as last told */
+} Subject;
+
+typedef struct {
+  Gauges *gauges;
+  guint n_left; /* subjects that have not answered */
+  guint timeout_id;
+  GaugesFunc func;
+  gpointer data;
+} Waiter;
+
+struct Gauges {
+  Daemon *daemon; /* constant */
+  Subject *store_subject;
+  GHashTable *vms; /* name -> Subject */
+  GaugeStore store;
+  guint64 n_answers;
+  GPtrArray *known; /* (nullable) of CatalogueVm, as listed when the catalogue had seen n_changes changes */
+  guint64 n_changes;
+};
+
+static void
+gauge_disk_free(gpointer data)
+{
+  GaugeDisk *disk = data;
+  g_array_unref(disk->bitmaps);
+  g_free(disk->name);
+  g_free(disk);
+}
+
+static Subject *
+subject_new(Gauges *gauges, const char *vm)
+{
+  Subject *subject = g_new0(Subject, 1);
+  subject->gauges = gauges;
+  subject->vm = g_strdup(vm);
+  subject->waiters = g_ptr_array_new();
+  subject->next = g_ptr_array_new();
+  return subject;
+}
+
+static void
+subject_free(gpointer data)
+{
+  Subject *subject = data;
+  g_assert(!subject->asking && subject->waiters->len == 0 && subject->next->len == 0);
+  g_ptr_array_unref(subject->waiters);
+  g_ptr_array_unref(subject->next);
+  g_clear_pointer(&subject->disks, g_ptr_array_unref);
+  g_free(subject->vm);
+  g_free(subject);
+}
+
+Gauges *
+gauges_new(Daemon *daemon)
+{
+  Gauges *gauges = g_new0(Gauges, 1);
+  gauges->daemon = daemon;
+  gauges->store_subject = subject_new(gauges, NULL);
+  gauges->vms = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, subject_free);
+  return gauges;
+}
+
+void
+gauges_free(Gauges *gauges)
+{
+  subject_free(gauges->store_subject);
+  g_hash_table_unref(gauges->vms);
+  g_clear_pointer(&gauges->known, g_ptr_array_unref);
+  g_free(gauges);
+}
+
+/* ---- waiting ---- */
+
+static void
+waiter_end(Waiter *waiter)
+{
+  waiter->func(waiter->data);
+  g_free(waiter);
+}
+
+static void
+forget_waiter(Subject *subject, Waiter *waiter)
+{
+  g_ptr_array_remove(subject->waiters, waiter);
+  g_ptr_array_remove(subject->next, waiter);
+}
+
+static gboolean
+on_timeout(gpointer data)
+{
+  Waiter *waiter = data;
+  GHashTableIter iter;
+  gpointer subject;
+  forget_waiter(waiter->gauges->store_subject, waiter);
+  g_hash_table_iter_init(&iter, waiter->gauges->vms);
+  while (g_hash_table_iter_next(&iter, NULL, &subject))
+    forget_waiter(subject, waiter);
+  waiter_end(waiter);
+  return G_SOURCE_REMOVE;
+}
+
+/* One of those that it waits for has answered. */
+static void
+waiter_tell(Waiter *waiter)
+{
+  if (--waiter->n_left > 0)
+    return;
+  g_source_remove(waiter->timeout_id);
+  waiter_end(waiter);
+}
+
+/* ---- one question ---- */
+
+static void ask(Subject *subject);
+
+typedef struct {
+  char *control; /* NULL: it is not exported, or QEMU has it */
+  char *bitmap;  /* (nullable) path of its file */
+  GaugeDisk *answer;
+} DiskQuestion;
+
+typedef struct {
+  Subject *subject;
+  GPtrArray *disks; /* of DiskQuestion */
+  GaugeStore store;
+} Question;
+
+static void
+disk_question_free(gpointer data)
+{
+  DiskQuestion *question = data;
+  g_clear_pointer(&question->answer, gauge_disk_free);
+  g_free(question->control);
+  g_free(question->bitmap);
+  g_free(question);
+}
+
+static void
+ask_export(const char *control, GaugeDisk *answer)
+{
+  CbtControlRequest request;
+  CbtControlReply reply;
+  gint64 begun = g_get_monotonic_time();
+  g_autoptr(CbtDisk) disk = cbt_disk_connect(control, CONNECT_TIMEOUT_MS, NULL);
+  cbt_control_request_init(&request, CBT_CONTROL_LIST, NULL);
+  answer->answers = disk && cbt_disk_call(disk, &request, NULL, &reply, NULL);
+  if (!answer->answers)
+    return;
+  answer->round_trip_us = g_get_monotonic_time() - begun;
+  g_array_append_vals(answer->bitmaps, reply.bitmaps, MIN(reply.n_bitmaps, CBT_TRACKER_MAX_BITMAPS));
+}
+
+static void
+look_at_file(const char *path, GaugeDisk *answer)
+{
+  CbtBitmapInfo info;
+  g_autoptr(CbtBitmapFile) file = cbt_bitmap_file_open_readonly(path, NULL);
+  if (!file)
+    return;
+  cbt_bitmap_file_info(file, &info);
+  g_array_append_val(answer->bitmaps, info);
+}
+
+static JsonNode *
+run_vm(Daemon *daemon G_GNUC_UNUSED, gpointer data, guint *status G_GNUC_UNUSED, GError **error G_GNUC_UNUSED)
+{
+  const Question *question = data;
+  for (guint i = 0; i < question->disks->len; i++) {
+    const DiskQuestion *disk = g_ptr_array_index(question->disks, i);
+    if (disk->control)
+      ask_export(disk->control, disk->answer);
+    else if (disk->bitmap)
+      look_at_file(disk->bitmap, disk->answer);
+  }
+  return NULL;
+}
+
+static JsonNode *
+run_store(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError **error G_GNUC_UNUSED)
+{
+  GaugeStore *store = &((Question *) data)->store;
+  store_statistics(daemon->store, &store->statistics);
+  store->answers = free_space_get(daemon->store_space, STORE_TIMEOUT_MS, &store->free, &store->is_known);
+  store->total = free_space_total(daemon->store_space);
+  return NULL;
+}
+
+/* Main thread, when the task has ended. What an export last told stays if it does not answer. */
+static void
+take_disks(Subject *subject, Question *question)
+{
+  g_autoptr(GPtrArray) before = g_steal_pointer(&subject->disks);
+  subject->disks = g_ptr_array_new_with_free_func(gauge_disk_free);
+  for (guint i = 0; i < question->disks->len; i++) {
+    GaugeDisk *answer = g_steal_pointer(&((DiskQuestion *) question->disks->pdata[i])->answer);
+    for (guint j = 0; answer->exported && !answer->answers && before && j < before->len; j++) {
+      const GaugeDisk *old = g_ptr_array_index(before, j);
+      if (strcmp(old->name, answer->name) == 0)
+        g_array_append_vals(answer->bitmaps, old->bitmaps->data, old->bitmaps->len);
+    }
+    g_ptr_array_add(subject->disks, answer);
+  }
+}
+
+static void
+question_end(gpointer data)
+{
+  Question *question = data;
+  Subject *subject = question->subject;
+  if (question->disks)
+    take_disks(subject, question);
+  else
+    subject->gauges->store = question->store;
+  g_clear_pointer(&question->disks, g_ptr_array_unref);
+  g_free(question);
+  subject->gauges->n_answers++;
+  subject->asking = FALSE;
+  g_autoptr(GPtrArray) told = subject->waiters;
+  subject->waiters = subject->next;
+  subject->next = g_ptr_array_new();
+  if (subject->waiters->len > 0)
+    ask(subject);
+  for (guint i = 0; i < told->len; i++)
+    waiter_tell(g_ptr_array_index(told, i));
+}
+
+static DiskQuestion *
+disk_question_new(Daemon *daemon, const char *vm, const CatalogueDisk *disk)
+{
+  DiskQuestion *question = g_new0(DiskQuestion, 1);
+  g_autofree char *folder = daemon_config_bitmap_dir(daemon->config, vm, disk->name);
+  if (!disk->qmp) {
+    question->control = exports_control_socket(daemon->exports, vm, disk->name);
+    question->bitmap = cbt_tracker_bitmap_path(folder, "default");
+  }
+  question->answer = g_new0(GaugeDisk, 1);
+  question->answer->name = g_strdup(disk->name);
+  question->answer->exported = question->control != NULL;
+  question->answer->bitmaps = g_array_new(FALSE, FALSE, sizeof(CbtBitmapInfo));
+  return question;
+}
+
+static const CatalogueVm *
+find_vm(const Gauges *gauges, const char *name)
+{
+  for (guint i = 0; i < gauges->known->len; i++) {
+    const CatalogueVm *vm = g_ptr_array_index(gauges->known, i);
+    if (strcmp(vm->name, name) == 0)
+      return vm;
+  }
+  return NULL;
+}
+
+/* About a vm that was removed there is nothing to ask. */
+static void
+ask(Subject *subject)
+{
+  Daemon *daemon = subject->gauges->daemon;
+  const CatalogueVm *vm = subject->vm ? find_vm(subject->gauges, subject->vm) : NULL;
+  Question *question = g_new0(Question, 1);
+  question->subject = subject;
+  if (subject->vm)
+    question->disks = g_ptr_array_new_with_free_func(disk_question_free);
+  for (guint i = 0; vm && i < vm->disks->len; i++)
+    g_ptr_array_add(question->disks, disk_question_new(daemon, vm->name, vm->disks->pdata[i]));
+  subject->asking = TRUE;
+  subject->asked_at = g_get_monotonic_time();
+  task_run(daemon, NULL, 0, subject->vm ? run_vm : run_store, question, question_end);
+}
+
+/* ---- what callers see ---- */
+
+static gboolean
+is_late(const Subject *subject)
+{
+  return subject->asking && g_get_monotonic_time() - subject->asked_at > (gint64) WAIT_MS * 1000;
+}
+
+static void
+want(Subject *subject, Waiter *waiter)
+{
+  if (is_late(subject))
+    return;
+  waiter->n_left++;
+  g_ptr_array_add(subject->asking ? subject->next : subject->waiters, waiter);
+  if (!subject->asking)
+    ask(subject);
+}
+
+static gboolean
+is_forgotten(gpointer name, gpointer subject, gpointer gauges)
+{
+  return !((const Subject *) subject)->asking && !find_vm(gauges, name);
+}
+
+/* Lists the vms again if anything was written since. */
+static gboolean
+know_vms(Gauges *gauges, GError **error)
+{
+  guint64 n_changes = catalogue_n_changes(gauges->daemon->catalogue);
+  if (gauges->known && gauges->n_changes == n_changes)
+    return TRUE;
+  GPtrArray *vms = catalogue_list_vms(gauges->daemon->catalogue, error);
+  if (!vms)
+    return FALSE;
+  g_clear_pointer(&gauges->known, g_ptr_array_unref);
+  gauges->known = vms;
+  gauges->n_changes = n_changes;
+  g_hash_table_foreach_remove(gauges->vms, is_forgotten, gauges);
+  for (guint i = 0; i < vms->len; i++) {
+    const char *name = ((const CatalogueVm *) vms->pdata[i])->name;
+    if (g_hash_table_contains(gauges->vms, name))
+      continue;
+    Subject *subject = subject_new(gauges, name);
+    g_hash_table_insert(gauges->vms, subject->vm, subject);
+  }
+  return TRUE;
+}
+
+gboolean
+gauges_ask(Gauges *gauges, GaugesFunc func, gpointer data, GError **error)
+{
+  GHashTableIter iter;
+  gpointer subject;
+  if (!know_vms(gauges, error))
+    return FALSE;
+  Waiter *waiter = g_new0(Waiter, 1);
+  *waiter = (Waiter){.gauges = gauges, .n_left = 1, .func = func, .data = data};
+  waiter->timeout_id = g_timeout_add(WAIT_MS, on_timeout, waiter);
+  want(gauges->store_subject, waiter);
+  g_hash_table_iter_init(&iter, gauges->vms);
+  while (g_hash_table_iter_next(&iter, NULL, &subject))
+    want(subject, waiter);
+  waiter_tell(waiter);
+  return TRUE;
+}
+
+guint64
+gauges_n_answers(const Gauges *gauges)
+{
+  return gauges->n_answers;
+}
+
+const GaugeDisk *
+gauges_disk(const Gauges *gauges, const char *vm, const char *disk)
+{
+  const Subject *subject = g_hash_table_lookup(gauges->vms, vm);
+  for (guint i = 0; subject && subject->disks && i < subject->disks->len; i++) {
+    const GaugeDisk *gauge = g_ptr_array_index(subject->disks, i);
+    if (strcmp(gauge->name, disk) == 0)
+      return gauge;
+  }
+  return NULL;
+}
+
+gboolean
+gauges_is_late(const Gauges *gauges, const char *vm)
+{
+  const Subject *subject = g_hash_table_lookup(gauges->vms, vm);
+  return subject && is_late(subject);
+}
+
+const GaugeStore *
+gauges_store(const Gauges *gauges)
+{
+  return &gauges->store;
+}
+
+const CbtBitmapInfo *
+gauge_disk_default(const GaugeDisk *disk)
+{
+  for (guint i = 0; disk && i < disk->bitmaps->len; i++) {
+    const CbtBitmapInfo *info = &g_array_index(disk->bitmaps, CbtBitmapInfo, i);
+    if (strncmp(info->name, "default", sizeof info->name) == 0)
+      return info;
+  }
+  return NULL;
+}
