@@ -99,6 +99,16 @@ assert_same_file config "$WORK/restored/vm1.conf" "$WORK/vm1.conf"
 restore_matches vm1@2 root "$WORK/served.img"
 expect_exit 4 exist cbt restore vm1@latest --to "$WORK/restored"
 
+say "changes since an older point: what differs up to the bitmap's base, and what the bitmap has since"
+live=$(cbt_json changes vm1/root --from vm1@1)
+assert_eq "source, proof" "$(jq -c '[.source, .proof]' <<<"$live")" '["bitmap","superset"]'
+changes_clusters <<<"$live" | sort -n >"$WORK/live.found"
+seq 0 511 >"$WORK/since"
+sort -n "$WORK/since" "$WORK/data.known" >"$WORK/live.known"
+sort -n "$WORK/since" "$WORK/all.known" >"$WORK/live.most"
+assert_subset "all that changed" "$WORK/live.known" "$WORK/live.found"
+assert_subset "nothing else" "$WORK/live.found" "$WORK/live.most"
+
 say "in place, only what differs is written"
 cp "$WORK/restored/root.raw" "$WORK/target.img"
 random_bytes_at "$WORK/target.img" "$((7 * MIB))" 1000
