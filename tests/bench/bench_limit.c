@@ -3,8 +3,8 @@
  * The limits that a backup and a restore of FILE are held against: bench_limit read|compress FILE [THREADS].
  *
  *   read      the data of FILE (no holes), direct, a MiB a read, 8 threads
- *   compress  the same data in pieces of 64 KiB through zstd -1, 2 threads; pieces of zeros are left out. Only the
- *             time in zstd counts, that of the thread with the most of it; reading goes on in between.
+ *   compress  the same data in pieces of 64 KiB through zstd -1, 2 threads; pieces of zeros are left out.
+ * Only the time in zstd counts, that of the thread with the most of it; reading goes on in between.
  *
  * Prints seconds and bytes; for compress the bytes that came out as well.
  */
@@ -122,6 +122,7 @@ main(int argc, char **argv)
   Limit limit = {.fd = fd, .compress = compress, .lock = PTHREAD_MUTEX_INITIALIZER};
   guint n_threads = argc > 3 ? (guint) g_ascii_strtoull(argv[3], NULL, 10) : compress ? 2 : 8;
   double seconds = run_threads(&limit, MAX(1, n_threads));
-  printf("%.3f %llu %llu\n", seconds, (unsigned long long) limit.bytes_in, (unsigned long long) limit.bytes_out);
+  printf("%.3f %llu %llu\n", seconds, (unsigned long long) limit.bytes_in,
+         (unsigned long long) limit.bytes_out);
   return 0;
 }

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Figures of the store: bench_store FOLDER [MILLIONS]. FOLDER is on the disk to measure, and is given back as
- * it was; MILLIONS (16) is the size of the large index.
+ * How fast two threads put and get: bench_store FOLDER. FOLDER is on the disk to measure, and is given back
+ * as it was.
  */
 #include <common/bytes.h>
 #include <pthread.h>
 #include <stdio.h>
-#include <store/index.h>
 #include <store/store.h>
 #include <string.h>
 #include <unistd.h>
@@ -38,82 +37,6 @@ fill(guint64 *words, gsize length, guint64 seed)
     state ^= state << 17;
     words[i] = state;
   }
-}
-
-/* --- memory --- */
-
-static void
-bench_memory(void)
-{
-  gsize length = 64 << 20;
-  g_autofree guint64 *data = g_malloc0(length);
-  guint8 secret[STORE_SECRET_SIZE] = {1, 2, 3};
-  guint sum = 0;
-  double start = now();
-  for (guint round = 0; round < 8; round++)
-    for (gsize at = 0; at < length; at += CBT_CLUSTER_SIZE)
-      sum += (guint) cbt_is_zero((guint8 *) data + at, CBT_CLUSTER_SIZE);
-  double zero = now() - start;
-  fill(data, length, 1);
-  start = now();
-  for (guint round = 0; round < 8; round++)
-    for (gsize at = 0; at < length; at += CBT_CLUSTER_SIZE)
-      sum ^= store_chunk_id(secret, (guint8 *) data + at, CBT_CLUSTER_SIZE).bytes[0];
-  double digest = now() - start;
-  printf("zero test      %6.1f GB/s\n", 8 * (double) length / zero / 1e9);
-  printf("digest         %6.1f GB/s   (%u)\n", 8 * (double) length / digest / 1e9, sum);
-}
-
-/* --- index --- */
-
-static StoreChunkId
-random_id(guint64 i)
-{
-  StoreChunkId id;
-  guint64 a = (i + 1) * 0x9e3779b97f4a7c15u;
-  a = (a ^ a >> 30) * 0xbf58476d1ce4e5b9u;
-  a = (a ^ a >> 27) * 0x94d049bb133111ebu;
-  memcpy(id.bytes, &a, 8);
-  memcpy(id.bytes + 8, &i, 8);
-  return id;
-}
-
-static void
-bench_index(const char *folder, guint64 n)
-{
-  g_autofree char *path = g_build_filename(folder, "bench-index", NULL);
-  g_autoptr(GError) error = NULL;
-  CbtUuid uuid = cbt_uuid_generate();
-  StoreLocation covered;
-  StoreIndex *index = store_index_open(NULL, path, &uuid, &covered, &error);
-  check(index != NULL, error);
-  double start = now();
-  for (guint64 i = 0; i < n; i++) {
-    StoreChunkId id = random_id(i);
-    StoreLocation at = {
-        .pack = (guint32) (1 + i / 1000), .offset = (guint32) (64 + i % 1000 * 65536), .length = 64};
-    check(store_index_insert(index, &id, &at, &error), error);
-  }
-  double insert = now() - start;
-  guint64 found = 0;
-  start = now();
-  for (guint64 i = 0; i < 2000000; i++) {
-    StoreChunkId id = random_id(i * 7919 % n);
-    found += store_index_lookup(index, &id, &covered);
-  }
-  double lookup = now() - start;
-  start = now();
-  check(store_index_checkpoint(index, &covered, &error), error);
-  double checkpoint = now() - start;
-  store_index_close(index);
-  start = now();
-  index = store_index_open(NULL, path, &uuid, &covered, &error);
-  double open_time = now() - start;
-  check(index && store_index_count(index) == n && found == 2000000, error);
-  store_index_close(index);
-  unlink(path);
-  printf("index %2.0fM      insert %5.2f M/s, look-up %5.2f M/s, checkpoint %.2f s, open %.3f ms\n",
-         (double) n / 1e6, (double) n / insert / 1e6, 2 / lookup, checkpoint, open_time * 1e3);
 }
 
 /* --- store --- */
@@ -237,15 +160,10 @@ bench_store(const char *folder, gboolean compressible)
 int
 main(int argc, char **argv)
 {
-  if (argc < 2) {
-    fprintf(stderr, "usage: bench_store FOLDER [MILLIONS]\n");
+  if (argc != 2) {
+    fprintf(stderr, "usage: bench_store FOLDER\n");
     return 2;
   }
-  guint64 millions = argc > 2 ? g_ascii_strtoull(argv[2], NULL, 10) : 16;
-  bench_memory();
-  bench_index(argv[1], 1000000);
-  if (millions > 1)
-    bench_index(argv[1], millions * 1000000);
   bench_store(argv[1], TRUE);
   bench_store(argv[1], FALSE);
   return 0;
