@@ -3,6 +3,9 @@
  * The disk is cut into segments; each thread takes the next one, looks up its chunk ids in one walk, and goes
  * through it window by window. A window is read (if the target has contents), made, and its runs that differ
  * are written. Threads share nothing but the counter and the first error.
+ *
+ * Reads and writes of the target go past the page cache where it takes that: through it a restore of 5 GiB
+ * took twice the time and three times the processor's, half of it to copy and to wait for a sync at the end.
  */
 #include <store/extract.h>
 
@@ -21,6 +24,7 @@
 
 #define SEGMENT_CLUSTERS 1024u
 #define WINDOW_CLUSTERS  16u
+#define DIRECT_ALIGNMENT 4096u
 #define WINDOW_SIZE      (WINDOW_CLUSTERS * CBT_CLUSTER_SIZE)
 
 typedef struct {
@@ -28,6 +32,7 @@ typedef struct {
   const StoreManifest *manifest;
   const StoreExtractOptions *options;
   int fd;
+  int direct_fd;         /* the same past the page cache; -1: it does not take that */
   gboolean compare_zero; /* the target has contents: zeros must be made */
   gboolean compare_data; /* and data that is there already is not written again */
   guint64 n_segments;
@@ -53,9 +58,29 @@ typedef enum { KEEP, WRITE, MAKE_ZERO } Action;
 /* ---- runs ---- */
 
 static gboolean
+can_be_direct(const Extract *extract, guint64 length, guint64 offset)
+{
+  return extract->direct_fd >= 0 && (offset | length) % DIRECT_ALIGNMENT == 0;
+}
+
+/* DATA is aligned as OFFSET is. A file system may take direct access when the file is opened, and refuse it
+ * then. */
+static gboolean
+write_at(const Extract *extract, const guint8 *data, guint64 length, guint64 offset)
+{
+  if (can_be_direct(extract, length, offset)) {
+    if (cbt_pwrite_full(extract->direct_fd, data, length, offset))
+      return TRUE;
+    if (errno != EINVAL)
+      return FALSE;
+  }
+  return cbt_pwrite_full(extract->fd, data, length, offset);
+}
+
+static gboolean
 write_bytes(Extract *extract, const guint8 *data, guint64 length, guint64 offset, GError **error)
 {
-  if (!cbt_pwrite_full(extract->fd, data, length, offset)) {
+  if (!write_at(extract, data, length, offset)) {
     cbt_set_error_errno(error, errno, "cannot write %" G_GUINT64_FORMAT " bytes at offset %" G_GUINT64_FORMAT,
                         length, offset);
     return FALSE;
@@ -123,7 +148,12 @@ decide(const ExtractThread *thread, const StoreChunkId *id, guint64 start, guint
 static gboolean
 read_current(ExtractThread *thread, guint64 window, guint64 length, GError **error)
 {
-  gssize n = cbt_pread_full(thread->extract->fd, thread->current, length, window);
+  const Extract *extract = thread->extract;
+  gssize n = -1;
+  if (can_be_direct(extract, length, window))
+    n = cbt_pread_full(extract->direct_fd, thread->current, length, window);
+  if (n < 0) /* a read error shows itself again */
+    n = cbt_pread_full(extract->fd, thread->current, length, window);
   if (n < 0) {
     cbt_set_error_errno(error, errno, "cannot read the target at offset %" G_GUINT64_FORMAT, window);
     return FALSE;
@@ -337,6 +367,14 @@ prepare_target(Extract *extract, GError **error)
   return FALSE;
 }
 
+/* The file behind FD once more, for direct access; -1 if it does not take that. */
+static int
+reopen_direct(int fd)
+{
+  g_autofree char *path = g_strdup_printf("/proc/self/fd/%d", fd);
+  return open(path, O_RDWR | O_DIRECT | O_CLOEXEC);
+}
+
 gboolean
 store_extract_raw(Store *store, const StoreManifest *manifest, int fd, const StoreExtractOptions *options,
                   StoreExtractResult *result, GError **error)
@@ -345,6 +383,8 @@ store_extract_raw(Store *store, const StoreManifest *manifest, int fd, const Sto
   extract.n_segments = cbt_div_up(store_manifest_n_clusters(manifest->size), SEGMENT_CLUSTERS);
   if (!prepare_target(&extract, error))
     return FALSE;
+  CBT_AUTO_FD int direct_fd = reopen_direct(fd);
+  extract.direct_fd = direct_fd;
   pthread_mutex_init(&extract.error_lock, NULL);
   run_threads(&extract);
   pthread_mutex_destroy(&extract.error_lock);
