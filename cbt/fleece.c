@@ -103,10 +103,9 @@ try_take(CbtFleece *fleece, guint64 slot)
 }
 
 static void
-give_back(CbtFleece *fleece, guint64 slot)
+give_back(CbtFleece *fleece, guint64 word, guint64 bits)
 {
-  guint64 word = slot / BITS_PER_WORD;
-  atomic_fetch_and(&fleece->used[word], ~bit_of(slot));
+  atomic_fetch_and(&fleece->used[word], ~bits);
   if (word < atomic_load_explicit(fleece->hint, memory_order_relaxed))
     atomic_store_explicit(fleece->hint, word, memory_order_relaxed);
 }
@@ -161,7 +160,7 @@ prepare_slot(CbtFleece *fleece, guint64 slot)
   gboolean ok = TRUE;
   for (guint64 at = 0; ok && at < SLOT_SIZE; at += PIECE_SIZE)
     ok = cbt_pwrite_full(fleece->fd, zeros, PIECE_SIZE, slot * SLOT_SIZE + at);
-  give_back(fleece, slot);
+  give_back(fleece, slot / BITS_PER_WORD, bit_of(slot));
   return ok;
 }
 
@@ -221,7 +220,7 @@ cbt_fleece_put(CbtFleece *fleece, const guint8 *data, guint64 length, guint64 *s
     return EXFULL;
   if (!cbt_pwrite_full(fleece->fd, data, length, *slot * SLOT_SIZE)) {
     int errsv = errno;
-    give_back(fleece, *slot);
+    give_back(fleece, *slot / BITS_PER_WORD, bit_of(*slot));
     return errsv;
   }
   want_more(fleece, *slot);
@@ -239,13 +238,25 @@ cbt_fleece_get(const CbtFleece *fleece, guint64 slot, guint8 *data, guint64 leng
   return (guint64) n == length ? 0 : EIO;
 }
 
+/* Punches out the slots of WORD if none of them is in use; all are taken meanwhile. */
+static void
+punch_word(CbtFleece *fleece, gsize word)
+{
+  guint64 none = 0, all = slots_of_word(fleece, word);
+  off_t size = (off_t) BITS_PER_WORD * SLOT_SIZE;
+  if (!atomic_compare_exchange_strong(&fleece->used[word], &none, all))
+    return;
+  if (fallocate(fleece->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t) word * size, size) != 0)
+    g_debug("cannot punch slots out of the fleece: %s", g_strerror(errno));
+  give_back(fleece, word, all);
+}
+
 void
 cbt_fleece_drop(CbtFleece *fleece, guint64 slot)
 {
   if (slot >= fleece->n_slots)
     return;
-  if (slot >= KEPT_SLOTS && fallocate(fleece->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                      (off_t) (slot * SLOT_SIZE), SLOT_SIZE) != 0)
-    g_debug("cannot punch a slot out of the fleece: %s", g_strerror(errno));
-  give_back(fleece, slot);
+  give_back(fleece, slot / BITS_PER_WORD, bit_of(slot));
+  if (slot >= KEPT_SLOTS)
+    punch_word(fleece, (gsize) (slot / BITS_PER_WORD));
 }

@@ -4,8 +4,8 @@
  *
  * A guest's write waits for the copy, and a page that a file has never had takes a file system ten times as
  * long as one that it has. So the lowest free slot is taken, which most often was used before, and a thread
- * of the export's writes zeros to slots ahead of those in use. What is dropped far from the beginning is
- * punched out, so that the file is as large as what stands in it, and a little more.
+ * of the export's writes zeros to slots ahead of those in use. Far from the beginning, 4 MiB of which all is
+ * dropped are punched out at once. Slot by slot, each of them would keep the guest's next copy waiting.
  *
  * Which slots are used is said by bits in memory that both processes share. It is not trusted: wrong bits
  * make a backup wrong, and never touch what lies outside of the file.

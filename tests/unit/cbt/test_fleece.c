@@ -149,6 +149,26 @@ test_space_is_given_back_but_for_the_first_64_mib(void **state G_GNUC_UNUSED)
 }
 
 static void
+test_nothing_beside_a_used_slot_is_punched_out(void **state G_GNUC_UNUSED)
+{
+  Fixture f;
+  setup(&f, N_SLOTS);
+  for (guint i = 0; i < 1100; i++)
+    put(&f, (guint8) i);
+  for (guint i = 1024; i < 1088; i++)
+    if (i != 1050)
+      cbt_fleece_drop(f.fleece, i);
+  assert_true(blocks(&f) >= 1100 * C);
+  expect(&f, 1050, (guint8) 1050);
+  cbt_fleece_drop(f.fleece, 1050);
+  assert_in_range(blocks(&f), 1036 * C, 1099 * C);
+  expect(&f, 1023, (guint8) 1023);
+  expect(&f, 1088, (guint8) 1088);
+  assert_int_equal(put(&f, 5), 1024);
+  teardown(&f);
+}
+
+static void
 test_slots_are_made_ready_ahead(void **state G_GNUC_UNUSED)
 {
   Fixture f;
@@ -165,7 +185,7 @@ test_slots_are_made_ready_ahead(void **state G_GNUC_UNUSED)
   teardown(&f);
 }
 
-/* Two threads put, read back and drop at random, as guest and reader do, while slots are prepared. */
+/* Threads put, read back and drop at random, as guest and reader do, while slots are prepared. */
 typedef struct {
   Fixture *f;
   guint seed;
@@ -200,12 +220,13 @@ work(void *user_data)
 }
 
 static void
-test_no_slot_has_two_owners(void **state G_GNUC_UNUSED)
+check_owners(guint64 first_word)
 {
   Fixture f;
   pthread_t threads[3];
   Worker workers[3];
   setup(&f, N_SLOTS);
+  f.hint = first_word;
   cbt_fleece_prepare(f.fleece);
   for (guint i = 0; i < 3; i++) {
     workers[i] = (Worker){&f, i + 1};
@@ -219,6 +240,18 @@ test_no_slot_has_two_owners(void **state G_GNUC_UNUSED)
   close(f.fd);
 }
 
+static void
+test_no_slot_has_two_owners(void **state G_GNUC_UNUSED)
+{
+  check_owners(0);
+}
+
+static void
+test_no_slot_is_punched_out_under_its_owner(void **state G_GNUC_UNUSED)
+{
+  check_owners(1024 / 64);
+}
+
 int
 main(void)
 {
@@ -228,8 +261,10 @@ main(void)
       cmocka_unit_test(test_wrong_hint_hides_no_free_slot),
       cmocka_unit_test(test_slots_that_are_not_there_are_refused),
       cmocka_unit_test(test_space_is_given_back_but_for_the_first_64_mib),
+      cmocka_unit_test(test_nothing_beside_a_used_slot_is_punched_out),
       cmocka_unit_test(test_slots_are_made_ready_ahead),
       cmocka_unit_test(test_no_slot_has_two_owners),
+      cmocka_unit_test(test_no_slot_is_punched_out_under_its_owner),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
