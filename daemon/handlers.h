@@ -13,6 +13,7 @@ extern const ApiRoute daemon_routes[];
 
 void handle_status(ApiRequest *request, gpointer daemon);
 void handle_metrics(ApiRequest *request, gpointer daemon);
+void handle_doctor(ApiRequest *request, gpointer daemon);
 
 void handle_vm_list(ApiRequest *request, gpointer daemon);
 void handle_vm_add(ApiRequest *request, gpointer daemon);

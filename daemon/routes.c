@@ -9,6 +9,7 @@
 const ApiRoute daemon_routes[] = {
     {"GET", "/v1/status", handle_status, NULL, NULL},
     {"GET", "/metrics", handle_metrics, NULL, NULL},
+    {"GET", "/v1/doctor", handle_doctor, NULL, "vm"},
 
     {"GET", "/v1/vms", handle_vm_list, NULL, NULL},
     {"POST", "/v1/vms", handle_vm_add, "name disks configs granularity qmp qga", NULL},

@@ -29,6 +29,7 @@ const CliCommand *const cli_groups[] = {
     cli_bitmap_commands,
     cli_job_commands,
     cli_status_commands,
+    cli_doctor_commands,
     cli_rebuild_commands,
     NULL,
 };

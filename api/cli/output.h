@@ -45,5 +45,12 @@ char *cli_format_time(JsonObject *object, const char *key);
 char *cli_format_yes(JsonObject *object, const char *key);
 /* The first 8 characters of a uuid. */
 char *cli_format_short(JsonObject *object, const char *key);
+/* Colour is for terminals, and not for who says NO_COLOR (https://no-color.org). */
+gboolean cli_has_colour(void);
+#define CLI_RED    "\033[31m"
+#define CLI_GREEN  "\033[32m"
+#define CLI_YELLOW "\033[33m"
+#define CLI_RESET  "\033[0m"
+
 /* "1:02:03", "0:05". */
 char *cli_format_duration(gint64 seconds);

@@ -3,36 +3,22 @@
 #include "output.h"
 
 #include <stdio.h>
-#include <string.h>
-#include <unistd.h>
-
-#define RED    "\033[31m"
-#define YELLOW "\033[33m"
-#define RESET  "\033[0m"
-
-/* Colour is for terminals, and not for who says NO_COLOR (https://no-color.org). */
-static gboolean
-has_colour(void)
-{
-  const char *no_color = g_getenv("NO_COLOR"), *term = g_getenv("TERM");
-  return isatty(STDOUT_FILENO) && !(no_color && *no_color) && g_strcmp0(term, "dumb") != 0;
-}
 
 /* ---- what needs attention ---- */
 
 static void
 print_attention(JsonArray *attention)
 {
-  gboolean colour = has_colour();
+  gboolean colour = cli_has_colour();
   for (guint i = 0; attention && i < json_array_get_length(attention); i++) {
     JsonObject *found = cli_object(json_array_get_element(attention, i));
     gboolean fails = g_strcmp0(cli_text(found, "level"), "fail") == 0;
     const char *text = cli_text(found, "text"), *hint = cli_text(found, "hint");
     if (colour)
-      fputs(fails ? RED : YELLOW, stdout);
+      fputs(fails ? CLI_RED : CLI_YELLOW, stdout);
     cli_print_field(fails ? "Problem" : "Warning", g_strdup(text ? text : "-"));
     if (colour)
-      fputs(RESET, stdout);
+      fputs(CLI_RESET, stdout);
     cli_print_field("", g_strdup(hint));
   }
 }

@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 struct CliTable {
   char **titles;
@@ -104,6 +105,13 @@ cli_print_table(const char *columns, JsonArray *array, CliRowFunc add_row)
       add_row(table, json_node_get_object(node));
   }
   cli_table_print(table);
+}
+
+gboolean
+cli_has_colour(void)
+{
+  const char *no_color = g_getenv("NO_COLOR"), *term = g_getenv("TERM");
+  return isatty(STDOUT_FILENO) && !(no_color && *no_color) && g_strcmp0(term, "dumb") != 0;
 }
 
 void
