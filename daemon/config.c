@@ -112,34 +112,46 @@ find_key(const char *group, const char *key)
 }
 
 static gboolean
-set_key(DaemonConfig *config, GKeyFile *file, const ConfigKey *key, GError **error)
+set_bool(DaemonConfig *config, GKeyFile *file, const ConfigKey *key, GError **error)
+{
+  g_autoptr(GError) local = NULL;
+  gboolean value = g_key_file_get_boolean(file, key->group, key->key, &local);
+  if (local) {
+    g_propagate_error(error, g_steal_pointer(&local));
+    return FALSE;
+  }
+  *(gboolean *) ((char *) config + key->offset) = value;
+  return TRUE;
+}
+
+static gboolean
+set_value(DaemonConfig *config, const ConfigKey *key, const char *text, GError **error)
 {
   gpointer field = (char *) config + key->offset;
-  g_autofree char *text = g_key_file_get_string(file, key->group, key->key, error);
-  if (!text)
-    return FALSE;
   if (key->type == KEY_STRING) {
     g_free(*(char **) field);
-    *(char **) field = g_steal_pointer(&text);
+    *(char **) field = g_strdup(text);
     return TRUE;
   }
   if (key->type == KEY_SIZE)
     return cbt_size_parse(text, field, error);
   if (key->type == KEY_DURATION)
     return cbt_duration_parse(text, field, error);
-  if (key->type == KEY_BOOL) {
-    g_autoptr(GError) local = NULL;
-    *(gboolean *) field = g_key_file_get_boolean(file, key->group, key->key, &local);
-    if (local)
-      g_propagate_error(error, g_steal_pointer(&local));
-    return *error == NULL;
-  }
   guint64 number = 0;
   const guint64 *limits = number_limits[key->type];
   if (!g_ascii_string_to_unsigned(text, 10, limits[0], limits[1], &number, error))
     return FALSE;
   *(guint *) field = (guint) number;
   return TRUE;
+}
+
+static gboolean
+set_key(DaemonConfig *config, GKeyFile *file, const ConfigKey *key, GError **error)
+{
+  if (key->type == KEY_BOOL)
+    return set_bool(config, file, key, error);
+  g_autofree char *text = g_key_file_get_string(file, key->group, key->key, error);
+  return text && set_value(config, key, text, error);
 }
 
 static gboolean
@@ -217,13 +229,21 @@ check_qemu(const DaemonConfig *config, GError **error)
   return FALSE;
 }
 
+/* What the command line says wins. */
 static gboolean
-set_reserve(DaemonConfig *config, const char *text, GError **error)
+set_option(DaemonConfig *config, const ConfigKey *key, const char *option, const char *text, GError **error)
 {
-  if (!text || cbt_size_parse(text, &config->store_reserve, error))
+  if (!text || set_value(config, key, text, error))
     return TRUE;
-  g_prefix_error(error, "--store-reserve: ");
+  g_prefix_error(error, "%s: ", option);
   return FALSE;
+}
+
+static gboolean
+set_options(DaemonConfig *config, const char *reserve, const char *max_parallel, GError **error)
+{
+  return set_option(config, find_key("store", "reserve"), "--store-reserve", reserve, error) &&
+         set_option(config, find_key("daemon", "max-jobs"), "--max-parallel", max_parallel, error);
 }
 
 DaemonConfig *
@@ -231,7 +251,7 @@ daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
 {
   g_autoptr(DaemonConfig) config = g_new0(DaemonConfig, 1);
   gboolean version = FALSE;
-  g_autofree char *reserve = NULL;
+  g_autofree char *reserve = NULL, *max_parallel = NULL;
   GOptionEntry entries[] = {
       {"state-dir", 0, 0, G_OPTION_ARG_FILENAME, &config->state_dir,
        "Catalogue, bitmaps and store (root: /var/lib/cbt-backup)", "DIR"},
@@ -241,6 +261,8 @@ daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
       {"log-level", 0, 0, G_OPTION_ARG_STRING, &config->log_level, "debug, info or warning", "LEVEL"},
       {"store-reserve", 0, 0, G_OPTION_ARG_STRING, &reserve,
        "What backups leave free on the store's file system (1 GiB or a hundredth of it)", "SIZE"},
+      {"max-parallel", 0, 0, G_OPTION_ARG_STRING, &max_parallel,
+       "How many jobs, each of a vm, run at once (4)", "N"},
       {"rebuild-catalogue", 0, 0, G_OPTION_ARG_NONE, &config->rebuild_catalogue,
        "Set the catalogue aside, and make it again from the store", NULL},
       {"version", 0, 0, G_OPTION_ARG_NONE, &version, "Print the version", NULL},
@@ -275,7 +297,7 @@ daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
   if (!config->log_level)
     config->log_level = g_strdup("info");
   if (!check_log_level(config, error) || !load_file(config, error) || !check_qemu(config, error) ||
-      !set_reserve(config, reserve, error))
+      !set_options(config, reserve, max_parallel, error))
     return NULL;
   set_default_dirs(config);
   make_absolute(&config->state_dir);

@@ -36,6 +36,10 @@ for jobs in 4 2; do
   say "max-jobs=$jobs"
   printf '[daemon]\nmax-jobs=%s\n' "$jobs" >"$WORK/cbt.conf"
   DAEMON_OPTIONS=(--config "$WORK/cbt.conf")
+  if [ "$jobs" = 2 ]; then # the option wins over the file
+    printf '[daemon]\nmax-jobs=1\n' >"$WORK/cbt.conf"
+    DAEMON_OPTIONS+=(--max-parallel 2)
+  fi
   start_daemon
   if [ "$(cbt_json vm list)" = '[]' ]; then
     for vm in $vms; do cbt --quiet vm add "$vm" --qmp "$WORK/$vm.qmp"; done
