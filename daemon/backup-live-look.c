@@ -43,6 +43,31 @@ tell_catalogue(Backup *backup, CatalogueDisk *disk, gboolean is_new, GError **er
   return update.error == NULL;
 }
 
+typedef struct {
+  Job *job;
+  const char *disk;
+} Removal;
+
+static void
+remove_disk(gpointer data)
+{
+  const Removal *removal = data;
+  job_remove_disk(removal->job, removal->disk);
+}
+
+/* The vm keeps it, for it may come back. */
+static void
+leave_out(BackupLive *live, guint index)
+{
+  Backup *backup = live->backup;
+  GPtrArray *disks = backup->request->vm->disks;
+  const CatalogueDisk *disk = disks->pdata[index];
+  Removal removal = {backup->job, disk->name};
+  main_queue_call(backup->daemon->queue, remove_disk, &removal);
+  backup_live_note(live, "disk '%s' is not in QEMU any more: left out", disk->name);
+  g_ptr_array_remove_index(disks, index);
+}
+
 /* The path is read later on while no QEMU has it, by who may read everything: that QEMU says it is not
  * enough. */
 static gboolean
@@ -85,8 +110,7 @@ match_known(BackupLive *live, GHashTable *used, GError **error)
       i++;
     } else if (vm->follows && !backup->request->disks &&
                g_error_matches(local, CBT_ERROR, CBT_ERROR_NOT_FOUND)) {
-      backup_live_note(live, "disk '%s' is not in QEMU any more: left out", disk->name);
-      g_ptr_array_remove_index(vm->disks, i);
+      leave_out(live, i);
     } else {
       g_propagate_prefixed_error(error, g_steal_pointer(&local), "disk '%s': ", disk->name);
       return FALSE;

@@ -81,6 +81,14 @@ job_add_disk(Job *job, const char *name)
   return disk;
 }
 
+void
+job_remove_disk(Job *job, const char *name)
+{
+  JobDisk *disk = job_find_disk(job, name);
+  if (disk)
+    g_ptr_array_remove(job->disks, disk);
+}
+
 JobDisk *
 job_find_disk(const Job *job, const char *name)
 {

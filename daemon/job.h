@@ -71,6 +71,8 @@ Job *job_new(JobType type, const char *vm, const char *kind, JobFunc func, gpoin
 Job *job_ref(Job *job);
 void job_unref(Job *job);
 JobDisk *job_add_disk(Job *job, const char *name);
+/* It is not part of the job after all. */
+void job_remove_disk(Job *job, const char *name);
 JobDisk *job_find_disk(const Job *job, const char *name); /* or NULL */
 /* No other job that uses VM may run beside this one, and no export of it be started or stopped. */
 void job_add_vm_in_use(Job *job, const char *vm);

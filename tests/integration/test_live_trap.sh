@@ -128,6 +128,7 @@ wait_until 10 no_hot2 || fail "hot2 stays"
 LIVE_DISKS[g1]=${LIVE_DISKS[g1]% *}
 incremental g1
 assert_has "notes" "$(jq -c .notes <<<"$job")" "'hot2' is not in QEMU any more"
+assert_eq "disks of the job" "$(jq -c '[.disks[].name] | sort' <<<"$job")" '["data","hot","root"]'
 assert_eq "disks of the point" "$(cbt_json list g1 | jq -c '.[0].disks | [.[].name] | sort')" '["data","hot","root"]'
 say "a disk that comes back after it was written elsewhere"
 random_bytes_at "$WORK/g1.hot2" $((9 * CLUSTER)) "$CLUSTER"
