@@ -216,9 +216,11 @@ note_base(const Backup *backup, const BackupDisk *disk)
   const char *bitmap = backup->request->bitmap;
   g_autoptr(GError) error = NULL;
   const char *instance = backup->live ? backup_live_instance(backup->live) : NULL;
-  if (!catalogue_set_base(catalogue, &disk->disk->id, bitmap, &backup->uuid, &error) ||
-      !catalogue_set_instance(catalogue, &disk->disk->id, bitmap, instance, &error) ||
-      !catalogue_set_audit(catalogue, &disk->disk->id, bitmap, disk->audit_next, &error))
+  catalogue_set_relaxed(catalogue, TRUE); /* the last one makes them all durable */
+  gboolean ok = catalogue_set_base(catalogue, &disk->disk->id, bitmap, &backup->uuid, &error) &&
+                catalogue_set_instance(catalogue, &disk->disk->id, bitmap, instance, &error);
+  catalogue_set_relaxed(catalogue, FALSE);
+  if (!ok || !catalogue_set_audit(catalogue, &disk->disk->id, bitmap, disk->audit_next, &error))
     g_warning("cannot note the base of bitmap '%s': %s", bitmap, error->message);
 }
 

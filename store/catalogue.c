@@ -283,6 +283,14 @@ set_up(Catalogue *catalogue, GError **error)
   return TRUE;
 }
 
+void
+catalogue_set_relaxed(Catalogue *catalogue, gboolean is_relaxed)
+{
+  const char *pragma = is_relaxed ? "PRAGMA synchronous = NORMAL" : "PRAGMA synchronous = FULL";
+  if (catalogue->db && sqlite3_exec(catalogue->db, pragma, NULL, NULL, NULL) != SQLITE_OK)
+    g_warning("catalogue %s: %s", catalogue->path, sqlite3_errmsg(catalogue->db));
+}
+
 static gboolean
 open_once(Catalogue *catalogue, GError **error)
 {

@@ -66,6 +66,10 @@ Catalogue *catalogue_open(const char *path, GError **error) G_GNUC_WARN_UNUSED_R
 void catalogue_close(Catalogue *catalogue);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Catalogue, catalogue_close)
 
+/* While it is relaxed, what is written survives the end of the process, but a loss of power only together with the next write
+ * that is made when it is not. Writes are never reordered. */
+void catalogue_set_relaxed(Catalogue *catalogue, gboolean is_relaxed);
+
 CatalogueVm *catalogue_vm_new(const char *name);
 CatalogueDisk *catalogue_vm_add_disk(CatalogueVm *vm, const char *name, const char *path, guint64 granularity);
 CatalogueDisk *catalogue_disk_copy(const CatalogueDisk *disk);
