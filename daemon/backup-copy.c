@@ -13,6 +13,7 @@
 #include <cbt/reader.h>
 #include <common/bytes.h>
 #include <daemon/backup-extents.h>
+#include <daemon/backup-flush.h>
 
 #define MAX_BLOCK_CLUSTERS 64
 
@@ -165,6 +166,7 @@ count_block(Pipeline *pipeline, const CbtReadBlock *block, const StoreTally *tal
   atomic_fetch_add(&pipeline->disk->progress->transferred, block->length);
   atomic_fetch_add(&job->reused, tally->reused_bytes);
   atomic_fetch_add(&job->stored, tally->stored_bytes);
+  backup_flush_note(pipeline->disk->backup->flush, tally->stored_bytes);
 }
 
 static CbtReadBlock *

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cbt/source.h>
+#include <daemon/backup-flush.h>
 #include <daemon/backup.h>
 #include <daemon/disks.h>
 #include <daemon/throttle.h>
@@ -62,6 +63,7 @@ struct Backup {
   GCancellable *stop; /* the request's */
   GPtrArray *disks;   /* of BackupDisk */
   Throttle throttle;
+  BackupFlush *flush;
   BackupArchive *archive; /* NULL: none is asked for */
   BackupLive *live;       /* NULL: no QEMU has the disks */
 

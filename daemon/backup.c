@@ -287,7 +287,10 @@ freeze(Backup *backup, GError **error)
 static gboolean
 copy(Backup *backup, GError **error)
 {
-  gboolean ok = copy_all(backup, error) && (!backup->live || backup_live_check(backup->live, error));
+  gboolean ok = copy_all(backup, error);
+  if (ok)
+    backup_flush_now(backup->flush); /* while the instant is taken out of QEMU */
+  ok = ok && (!backup->live || backup_live_check(backup->live, error));
   if (backup->live)
     backup_live_end(backup->live);
   return ok;
@@ -340,6 +343,7 @@ backup_run(Daemon *daemon, Job *job, gpointer data, GError **error)
   backup.pins = store_pins_new(daemon->store);
   backup.stop = backup.request->stop;
   backup.disks = g_ptr_array_new_with_free_func(backup_disk_free);
+  backup.flush = backup_flush_new(daemon);
   throttle_init(&backup.throttle, backup.request->speed);
   if (catalogue_vm_is_live(backup.request->vm))
     backup.live = backup_live_new(&backup);
@@ -353,6 +357,7 @@ backup_run(Daemon *daemon, Job *job, gpointer data, GError **error)
   backup_live_free(backup.live);
   g_free(backup.consistency_reason);
   g_ptr_array_unref(backup.disks);
+  backup_flush_free(backup.flush);
   throttle_clear(&backup.throttle);
   store_pins_free(backup.pins);
   store_point_free(backup.point);

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A thread that flushes when it is told to; what was told while it did so, it does in one go. */
+#include <daemon/backup-flush.h>
+
+#include <daemon/job.h>
+#include <store/store.h>
+
+#define STEP_BYTES (G_GUINT64_CONSTANT(32) << 20)
+
+struct BackupFlush {
+  const Daemon *daemon; /* constant */
+  GThread *thread;      /* constant; NULL: there is none, and the commit has all to do */
+
+  GMutex lock; /* of the rest */
+  GCond changed;
+  guint64 noted_bytes; /* since it was told to flush last */
+  gboolean is_wanted, is_over;
+};
+
+/* FALSE: there will be nothing more to do. */
+static gboolean
+wait_for_work(BackupFlush *self)
+{
+  g_mutex_lock(&self->lock);
+  while (!self->is_wanted && !self->is_over)
+    g_cond_wait(&self->changed, &self->lock);
+  gboolean more = !self->is_over;
+  self->is_wanted = FALSE;
+  g_mutex_unlock(&self->lock);
+  return more;
+}
+
+static gpointer
+flush_thread(gpointer data)
+{
+  BackupFlush *self = data;
+  job_give_way(self->daemon);
+  while (wait_for_work(self)) {
+    g_autoptr(GError) error = NULL;
+    if (!store_flush(self->daemon->store, &error))
+      g_debug("early flush: %s", error->message);
+  }
+  return NULL;
+}
+
+BackupFlush *
+backup_flush_new(const Daemon *daemon)
+{
+  BackupFlush *self = g_new0(BackupFlush, 1);
+  self->daemon = daemon;
+  g_mutex_init(&self->lock);
+  g_cond_init(&self->changed);
+  self->thread = g_thread_try_new("flush", flush_thread, self, NULL);
+  return self;
+}
+
+static void
+tell(BackupFlush *self, guint64 bytes, gboolean is_wanted, gboolean is_over)
+{
+  g_mutex_lock(&self->lock);
+  self->noted_bytes += bytes;
+  if (is_wanted || self->noted_bytes >= STEP_BYTES) {
+    self->noted_bytes = 0;
+    self->is_wanted = TRUE;
+  }
+  self->is_over |= is_over;
+  g_cond_signal(&self->changed);
+  g_mutex_unlock(&self->lock);
+}
+
+void
+backup_flush_note(BackupFlush *self, guint64 bytes)
+{
+  tell(self, bytes, FALSE, FALSE);
+}
+
+void
+backup_flush_now(BackupFlush *self)
+{
+  tell(self, 0, TRUE, FALSE);
+}
+
+void
+backup_flush_free(BackupFlush *self)
+{
+  tell(self, 0, FALSE, TRUE);
+  if (self->thread)
+    g_thread_join(self->thread);
+  g_mutex_clear(&self->lock);
+  g_cond_clear(&self->changed);
+  g_free(self);
+}
