@@ -73,9 +73,9 @@ leave_out(BackupLive *live, guint index)
 static gboolean
 follow_disk(BackupLive *live, CatalogueDisk *disk, const QemuDisk *found, GError **error)
 {
-  const char *path = live_vm_path_of(found);
+  const char *path = found->image ? found->image : live_vm_path_of(found);
   gboolean is_other = strcmp(disk->path, path) != 0 || g_strcmp0(disk->format, found->format) != 0;
-  if (is_other && !g_hash_table_contains(live->open, found)) {
+  if (is_other && live_vm_is_unseen(found)) {
     backup_live_note(live,
                      "disk '%s' is %s (%s) by what QEMU tells, but is not seen to be open there: it stays %s",
                      disk->name, path, found->format ? found->format : "?", disk->path);
@@ -132,6 +132,12 @@ take_new(BackupLive *live, GHashTable *used, GError **error)
     if (!disk || !tell_catalogue(backup, disk, TRUE, error))
       return FALSE;
     backup_live_note(live, "disk '%s' is new in QEMU: it gets a full of its own", disk->name);
+    if (live_vm_is_unseen(found))
+      backup_live_note(
+          live,
+          "disk '%s' is %s by what QEMU tells, but is not seen to be open there: it is backed up "
+          "only while its guest runs",
+          disk->name, found->filename);
   }
   return TRUE;
 }
@@ -158,14 +164,6 @@ warn_of_strays(BackupLive *live, const QemuDisk *disk)
         (const char *) strays->pdata[i]);
 }
 
-static void
-look_at_file(BackupLive *live, Qmp *qmp, const QemuDisk *disk)
-{
-  warn_of_strays(live, disk);
-  if (disk->filename && qemu_has_open(qmp, disk->filename))
-    g_hash_table_add(live->open, (gpointer) disk);
-}
-
 static gboolean
 look(BackupLive *live, Qmp *qmp, GError **error)
 {
@@ -184,7 +182,9 @@ look(BackupLive *live, Qmp *qmp, GError **error)
     if (!qemu_live_map_clear(qmp, live->disks->pdata[i], prefix, MONITOR_TIMEOUT_MS, error))
       return FALSE;
   for (guint i = 0; live->disks && i < live->disks->len; i++)
-    look_at_file(live, qmp, live->disks->pdata[i]);
+    warn_of_strays(live, live->disks->pdata[i]);
+  if (live->disks)
+    qemu_disks_see(live->disks, qmp);
   return live->disks != NULL;
 }
 

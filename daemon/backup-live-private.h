@@ -13,7 +13,6 @@ struct BackupLive {
   QemuInstant *instant;
   GPtrArray *names; /* of char *: QEMU's, of the bitmaps that record from the instant on */
   GPtrArray *disks; /* of QemuDisk, as found last */
-  GHashTable *open; /* those of them whose file QEMU is seen to have open */
   GPtrArray *notes; /* of char *: what the job is to say */
   char *instance;   /* of the QEMU; NULL if it is off or unknown */
   LiveJournal *journal;

@@ -10,6 +10,7 @@
 #include <daemon/backup-live-private.h>
 
 #include <cbt/qemu/bitmaps.h>
+#include <cbt/qemu/image-trust.h>
 #include <cbt/qemu/instant.h>
 #include <cbt/qemu/nbd-source.h>
 #include <cbt/qemu/offline.h>
@@ -31,7 +32,6 @@ backup_live_new(Backup *backup)
   live->backup = backup;
   live->journal = live_journal_new(backup->daemon, backup->request->vm->name, backup->job->id);
   live->names = g_ptr_array_new_with_free_func(g_free);
-  live->open = g_hash_table_new(NULL, NULL);
   live->notes = g_ptr_array_new_with_free_func(g_free);
   live->servers = g_ptr_array_new_with_free_func((GDestroyNotify) qemu_offline_stop);
   return live;
@@ -44,7 +44,6 @@ backup_live_free(BackupLive *live)
     return;
   g_clear_pointer(&live->instant, qemu_instant_free);
   g_clear_pointer(&live->disks, g_ptr_array_unref);
-  g_hash_table_unref(live->open);
   g_ptr_array_unref(live->servers);
   g_ptr_array_unref(live->names);
   g_free(live->instance);
@@ -115,7 +114,6 @@ static gboolean
 plan_all(BackupLive *live, Qmp *qmp, QemuInstantDisk *disks, GError **error)
 {
   const GPtrArray *backed_up = live->backup->disks;
-  g_hash_table_remove_all(live->open);
   g_clear_pointer(&live->disks, g_ptr_array_unref);
   live->disks = qemu_disks_query(qmp, MONITOR_TIMEOUT_MS, error);
   for (guint i = 0; live->disks && i < backed_up->len; i++)
@@ -302,7 +300,7 @@ open_at_rest(BackupLive *live, BackupDisk *disk, const char *sockets, GError **e
   const CatalogueDisk *record = disk->disk;
   if (g_strcmp0(record->format, "raw") == 0) {
     disk->source = cbt_source_open_file(record->path, error);
-    return disk->source != NULL;
+    return disk->source && qemu_image_check_name(cbt_source_fd(disk->source, FALSE), record->path, error);
   }
   const char *bitmap = live->backup->request->bitmap;
   g_autofree char *prefix = monitors_bitmap_prefix(live->backup->daemon->monitors, &record->id);

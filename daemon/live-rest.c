@@ -25,6 +25,12 @@ QemuDisk *
 live_rest_look(const CatalogueDisk *disk, GError **error)
 {
   guint64 size;
+  if (!g_path_is_absolute(disk->path)) {
+    cbt_set_error(error, CBT_ERROR_STATE, "Back it up while its guest runs.",
+                  "the guest is off, and disk '%s' (%s) is no image that its QEMU was seen to have open here",
+                  disk->name, disk->path);
+    return NULL;
+  }
   g_autoptr(GPtrArray) bitmaps = qemu_offline_bitmaps(disk->path, disk->format, &size, error);
   if (!bitmaps)
     return NULL;

@@ -20,6 +20,19 @@ live_vm_path_of(const QemuDisk *disk)
   return disk->filename && *disk->filename ? disk->filename : disk->node;
 }
 
+gboolean
+live_vm_is_unseen(const QemuDisk *disk)
+{
+  return !disk->image && disk->filename && g_path_is_absolute(disk->filename);
+}
+
+char *
+live_vm_make_path(const CatalogueVm *vm, const char *name, const QemuDisk *disk)
+{
+  return live_vm_is_unseen(disk) ? g_strdup_printf("%s/%s", vm->name, name)
+                                 : g_strdup(disk->image ? disk->image : live_vm_path_of(disk));
+}
+
 static gboolean
 has_disk(const CatalogueVm *vm, const char *name)
 {
@@ -49,9 +62,9 @@ static CatalogueDisk *
 add_disk(CatalogueVm *vm, const char *name, const QemuDisk *disk, guint64 granularity, GError **error)
 {
   const char *node = qemu_disk_lasting_name(disk);
+  g_autofree char *path = live_vm_make_path(vm, name, disk);
   if (node)
-    return catalogue_vm_add_live_disk(vm, name, live_vm_path_of(disk), node, disk->format, disk->size_bytes,
-                                      granularity);
+    return catalogue_vm_add_live_disk(vm, name, path, node, disk->format, disk->size_bytes, granularity);
   cbt_set_error(
       error, CBT_ERROR_INVALID,
       "Start QEMU with a name for it: -drive id=..., -device ...,id=..., serial=..., or node-name=...",
@@ -103,6 +116,8 @@ live_vm_find_disks(Monitors *monitors, CatalogueVm *vm, const GPtrArray *named, 
   if (!qmp)
     return FALSE;
   g_autoptr(GPtrArray) disks = qemu_disks_query(qmp, MONITOR_TIMEOUT_MS, error);
+  if (disks)
+    qemu_disks_see(disks, qmp);
   monitors_close(monitors, qmp);
   if (!disks)
     return FALSE;

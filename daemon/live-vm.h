@@ -28,5 +28,10 @@ CatalogueDisk *live_vm_take_disk(CatalogueVm *vm, const QemuDisk *disk, guint64 
                                  GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* The images of all disks, of any vm, that are known to be of the QEMU with the monitor QMP: of char * (transfer full). */
 GPtrArray *live_vm_images(Daemon *daemon, const char *qmp);
-/* What to show as the path of DISK's image (transfer none). */
+/* What to show as the path of DISK's image, by what QEMU tells (transfer none). */
 const char *live_vm_path_of(const QemuDisk *disk);
+/* Whether QEMU names a file of this host, but is not seen to have it open: that is then no path to read, as root, when no
+ * QEMU has it. */
+gboolean live_vm_is_unseen(const QemuDisk *disk);
+/* What is recorded as the path of DISK, which is called NAME (transfer full): VM/NAME if it is unseen. */
+char *live_vm_make_path(const CatalogueVm *vm, const char *name, const QemuDisk *disk);

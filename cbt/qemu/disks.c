@@ -9,8 +9,11 @@
 
 #include <cbt/qemu/json.h>
 #include <cbt/qemu/leftovers.h>
+#include <cbt/qemu/peer.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define BACKEND       "/virtio-backend"
 #define QUERY_RETRIES 5
@@ -29,8 +32,9 @@ void
 qemu_disk_free(gpointer data)
 {
   QemuDisk *disk = data;
-  char *const texts[] = {disk->node,   disk->drive,       disk->qdev,   disk->format,   disk->filename,
-                         disk->filter, disk->device_path, disk->serial, disk->iothread, disk->pci_bus};
+  char *const texts[] = {disk->node,     disk->drive,    disk->qdev,   disk->format,
+                         disk->filename, disk->image,    disk->filter, disk->device_path,
+                         disk->serial,   disk->iothread, disk->pci_bus};
   for (guint i = 0; i < G_N_ELEMENTS(texts); i++)
     g_free(texts[i]);
   g_ptr_array_unref(disk->bitmaps);
@@ -409,6 +413,26 @@ qemu_disks_query(Qmp *qmp, guint timeout_ms, GError **error)
       g_propagate_error(error, g_steal_pointer(&local));
       return NULL;
     }
+  }
+}
+
+/* A link could lead elsewhere later on. What a device's name leads to is numbered anew at each boot. */
+static char *
+path_to_keep(const char *path)
+{
+  struct stat status;
+  char *real = stat(path, &status) == 0 && S_ISBLK(status.st_mode) ? NULL : realpath(path, NULL);
+  return real ? real : g_strdup(path);
+}
+
+void
+qemu_disks_see(GPtrArray *disks, Qmp *qmp)
+{
+  for (guint i = 0; i < disks->len; i++) {
+    QemuDisk *disk = disks->pdata[i];
+    if (!disk->image && !disk->left_out && disk->filename && g_path_is_absolute(disk->filename) &&
+        qemu_peer_has_open(qmp, disk->filename))
+      disk->image = path_to_keep(disk->filename);
   }
 }
 

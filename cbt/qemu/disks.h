@@ -26,6 +26,7 @@ typedef struct {
   char *qdev;     /* the device's id or path, or NULL if no device uses it */
   char *format;   /* the driver of the node: "qcow2", "raw", ...; NULL if empty */
   char *filename; /* or NULL */
+  char *image;    /* `filename`, once qemu_disks_see() saw QEMU have it open; NULL: QEMU's word is all there is */
   guint64 size_bytes;
   guint64 backing_depth; /* images below the top one */
   char *filter;          /* of a backup, ours or another store's, that stands before the node now: all else is told as if it
@@ -65,6 +66,10 @@ gboolean qemu_disks_fill(GPtrArray *disks, QemuQomFunc func, gpointer user_data,
 
 /* Both steps, with QMP; TIMEOUT_MS bounds each command. Looks again when a device went away meanwhile. */
 GPtrArray *qemu_disks_query(Qmp *qmp, guint timeout_ms, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* Fills in `image` of those of which that can be said: what it leads to for a file that is a link, the name that QEMU tells for
+ * a block device. */
+void qemu_disks_see(GPtrArray *disks, Qmp *qmp);
 
 /* The disk (transfer none) whose node, drive, device id or serial is NAME. NOT_FOUND; INVALID if NAME means several;
  * STATE if it is left out, with the reason. */

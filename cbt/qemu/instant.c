@@ -4,6 +4,7 @@
 #include <cbt/qemu/json.h>
 #include <cbt/qemu/leftovers.h>
 #include <cbt/qemu/overlay.h>
+#include <cbt/qemu/peer.h>
 #include <cbt/qemu/scratch.h>
 #include <common/fd.h>
 
@@ -194,7 +195,7 @@ offer_disk(QemuInstant *self, const QemuSteps *steps, guint index, GError **erro
     return qemu_instant_export(self, steps, QEMU_NAME_SCRATCH, index, error);
   if (self->way == QEMU_WAY_EXTERNAL) {
     InstantDisk *disk = self->disks->pdata[index];
-    disk->is_readable = g_strcmp0(disk->format, "raw") == 0 && qemu_has_open(steps->qmp, disk->image);
+    disk->is_readable = g_strcmp0(disk->format, "raw") == 0 && qemu_peer_has_open(steps->qmp, disk->image);
     return qemu_instant_export(self, steps, NULL, index, error);
   }
   return self->way == QEMU_WAY_PUSH ? qemu_instant_push(self, steps, index, error)

@@ -10,6 +10,7 @@
 #include <cbt/block-mark.h>
 #include <cbt/image-use.h>
 #include <cbt/qemu/child.h>
+#include <cbt/qemu/image-trust.h>
 #include <cbt/qemu/json.h>
 #include <common/fd.h>
 #include <errno.h>
@@ -141,15 +142,20 @@ check_arguments(const char *path, const char *format, GError **error)
   return FALSE;
 }
 
-/* FALSE if PATH is written by somebody; what is not a file is taken as it is. */
+/* FALSE if PATH is written by somebody, or not to be read; what is not a file is taken as it is, below root's
+ * images. */
 static gboolean
 add_image(Chain *chain, const char *path, GError **error)
 {
   struct stat st;
+  const Image *top = chain->images->len > 0 ? chain->images->pdata[0] : NULL;
   CBT_AUTO_FD int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+  if (top && !qemu_image_check_below(&top->st, path, error))
+    return FALSE;
   if (fd < 0 || fstat(fd, &st) != 0 || !(S_ISREG(st.st_mode) || S_ISBLK(st.st_mode)))
     return TRUE;
-  if (!cbt_image_check_use(fd, path, CBT_IMAGE_READ, BUSY_HINT, error))
+  if ((!top && !qemu_image_check_name(fd, path, error)) ||
+      !cbt_image_check_use(fd, path, CBT_IMAGE_READ, BUSY_HINT, error))
     return FALSE;
   Image *image = g_new0(Image, 1);
   image->path = g_strdup(path);

@@ -5,6 +5,8 @@
  *
  * An image that a program writes, or one below it that is written, is refused: BUSY, with who it is where that can be found
  * out. QEMU's tools see that by its locks, except for raw images; so we look at the locks ourselves (cbt/image-use.h).
+ * What an image names below it is read only if the image's owner may (cbt/qemu/image-trust.h): DENIED.
+ *
  * While a qcow2 image is served or changed, no QEMU can start on it; a raw one it can: ask
  * qemu_offline_check_changed() at the end.
  *

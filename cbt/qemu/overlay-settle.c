@@ -19,6 +19,7 @@
 
 #include <cbt/qemu/json.h>
 #include <cbt/qemu/leftovers.h>
+#include <cbt/qemu/peer.h>
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
@@ -200,7 +201,7 @@ doubt(const Settling *self, JsonObject *note, const char *path, gboolean *is_the
   return !image_of(self, note, path) ? "it is beside no image of the vm"
          : !S_ISREG(status.st_mode)  ? "it is no regular file"
          : g_strcmp0(id, qemu_json_string(note, QEMU_NOTE_OVERLAY_ID)) != 0 ? "it is another file"
-         : !qemu_has_open(self->steps.qmp, path)                            ? "QEMU does not have it open"
+         : !qemu_peer_has_open(self->steps.qmp, path)                       ? "QEMU does not have it open"
                                                                             : NULL;
 }
 

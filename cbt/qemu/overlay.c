@@ -7,13 +7,13 @@
 
 #include <cbt/qemu/json.h>
 #include <cbt/qemu/leftovers.h>
+#include <cbt/qemu/peer.h>
 #include <cbt/qemu/scratch.h>
 #include <common/fd.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -47,27 +47,6 @@ qemu_overlay_id(const struct stat *status)
   return g_strdup_printf("%jx:%jx", (uintmax_t) status->st_dev, (uintmax_t) status->st_ino);
 }
 
-/* FALSE, too, where it cannot be seen: another process may have made the socket for QEMU. */
-gboolean
-qemu_has_open(Qmp *qmp, const char *path)
-{
-  struct ucred peer;
-  socklen_t length = sizeof peer;
-  struct stat wanted, found;
-  if (getsockopt(qmp_fd(qmp), SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 || peer.pid <= 0 ||
-      stat(path, &wanted) != 0)
-    return FALSE;
-  g_autofree char *folder = g_strdup_printf("/proc/%d/fd", (int) peer.pid);
-  g_autoptr(GDir) fds = g_dir_open(folder, 0, NULL);
-  const char *name;
-  while (fds && (name = g_dir_read_name(fds))) {
-    g_autofree char *fd = g_build_filename(folder, name, NULL);
-    if (stat(fd, &found) == 0 && found.st_dev == wanted.st_dev && found.st_ino == wanted.st_ino)
-      return TRUE;
-  }
-  return FALSE;
-}
-
 /* Making one */
 
 /* Nothing is made as root where only QEMU says that its image is. */
@@ -75,11 +54,11 @@ static gboolean
 check_image(Qmp *qmp, const QemuOverlay *self, GError **error)
 {
   struct stat status;
-  const char *why = !self->image || self->image[0] != '/' ? "it is not known where its image is"
-                    : lstat(self->image, &status) != 0    ? g_strerror(errno)
-                    : !S_ISREG(status.st_mode)            ? "its image is no regular file"
-                    : !qemu_has_open(qmp, self->image)    ? "QEMU is not seen to have that open"
-                                                          : NULL;
+  const char *why = !self->image || self->image[0] != '/'   ? "it is not known where its image is"
+                    : lstat(self->image, &status) != 0      ? g_strerror(errno)
+                    : !S_ISREG(status.st_mode)              ? "its image is no regular file"
+                    : !qemu_peer_has_open(qmp, self->image) ? "QEMU is not seen to have that open"
+                                                            : NULL;
   if (!why)
     return TRUE;
   cbt_set_error(error, CBT_ERROR_UNSUPPORTED, "Back it up without an external snapshot.",

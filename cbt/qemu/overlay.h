@@ -36,7 +36,7 @@ gboolean qemu_overlay_is_of(const char *path, const char *image, const char *pre
 /* Tells a file from all others that are there (transfer full). */
 char *qemu_overlay_id(const struct stat *status);
 /* Makes file and nodes, which nothing uses yet. Room for all of the disk is reserved, so that no write of the guest fails.
- * UNSUPPORTED if the image is no file here, QEMU is not seen to have it open (qemu_has_open()), or its file system has no
+ * UNSUPPORTED if the image is no file here, QEMU is not seen to have it open (qemu_peer_has_open()), or its file system has no
  * files without names; NO_SPACE; DENIED. */
 gboolean qemu_overlay_add(const QemuSteps *steps, const QemuOverlay *overlay, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* The action of `transaction` from which on NODE stands still (transfer full). */
@@ -56,6 +56,3 @@ gboolean qemu_overlays_settle(const QemuSteps *steps, const char *prefix, guint 
 /* Files of overlays beside IMAGE, of char * (transfer full): after settling, those that this QEMU does not know. It was
  * started anew in the middle of a backup, and what the guest wrote from the instant on stands in there only. */
 GPtrArray *qemu_overlay_strays(const char *image, const char *prefix);
-
-/* Whether QEMU, at the other end of QMP, has the file PATH open: then PATH means the same to it. */
-gboolean qemu_has_open(Qmp *qmp, const char *path);

@@ -118,12 +118,13 @@ python3 "$SOURCE/tests/integration/tools/qmp_proxy.py" "$WORK/proxy.qmp" "$WORK/
 at_exit kill $!
 wait_until 10 test -S "$WORK/proxy.qmp" || fail "the proxy does not start"
 cbt --quiet vm add g4 --qmp "$WORK/proxy.qmp"
+assert_eq "path" "$(path_of_g4)" "g4/d"
 expect_exit 1 "not seen to have" cbt --full g4 --snapshot external
 stop_guest_vm g4
 start_g4 "$WORK/unseen.raw"
 job=$(backup full g4)
 assert_has "the note" "$(jq -r '.notes | join(" ")' <<<"$job")" "not seen to be open"
-assert_eq "path" "$(path_of_g4)" "$WORK/told.raw"
+assert_eq "path" "$(path_of_g4)" "g4/d"
 stop_guest_vm g4
 start_g4 "$WORK/seen.raw"
 backup full g4 >/dev/null

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Who could write an image, as its guest's QEMU can, says by its header what other files are read with it; by
+ * a link in its place, which one is read. This process may read all files; that must not give anybody what is
+ * not his own.
+ *
+ * A daemon that is not root cannot ask for others, and reads what it may.
+ *
+ * Checks of what is open already. QEMU's tools open the same paths once more: who replaces files just then is
+ * not stopped.
+ */
+#pragma once
+
+#include <glib.h>
+#include <sys/stat.h>
+
+/* Whether FD, opened as PATH, is the file of that name, and not of a link's: links are believed in /dev only.
+ * DENIED. */
+gboolean qemu_image_check_name(int fd, const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* Whether the owner of the image OWNER may read PATH, which the image names, himself. What this process' own
+ * user owns may name anything. DENIED. */
+gboolean qemu_image_check_below(const struct stat *owner, const char *path,
+                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
