@@ -30,6 +30,7 @@ const CliCommand *const cli_groups[] = {
     cli_job_commands,
     cli_status_commands,
     cli_doctor_commands,
+    cli_ui_commands,
     cli_rebuild_commands,
     NULL,
 };
