@@ -308,7 +308,7 @@ static void
 run_threads(Extract *extract)
 {
   guint n_threads = extract->options->n_threads ? extract->options->n_threads : g_get_num_processors();
-  n_threads = (guint) MIN(n_threads, extract->n_segments);
+  n_threads = (guint) MIN(n_threads * 2, extract->n_segments); /* one waits for the disk while one computes */
   g_autofree pthread_t *threads = g_new0(pthread_t, n_threads);
   guint n_started = 0;
   while (n_started < n_threads && pthread_create(&threads[n_started], NULL, extract_thread, extract) == 0)
