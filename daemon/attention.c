@@ -52,9 +52,9 @@ look_at_points(const Look *look)
         g_strdup_printf("%" G_GUINT64_FORMAT " of the recovery points of vm %s are damaged",
                         facts->points.n_damaged, vm),
         g_strdup_printf("cbt-backup verify %s", vm));
-  if (facts->points.good_time == 0 && facts->wanted == 0 && facts->job == 0)
+  if (facts->points.good_time == 0 && facts->wanted == 0)
     add(look, FALSE, g_strdup_printf("vm %s has no good recovery point", vm),
-        g_strdup_printf("cbt-backup --full %s", vm));
+        facts->job == 0 ? g_strdup_printf("cbt-backup --full %s", vm) : g_strdup("A job is at work on it."));
 }
 
 static void

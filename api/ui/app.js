@@ -126,11 +126,13 @@ function timeline(points) {
   const first = points[points.length - 1].time, last = Math.max(points[0].time, first + 1);
   const most = Math.max(1, ...points.map((point) => sum(point.disks, 'stored')));
   const thick = Math.max(3, Math.min(14, (width / points.length) * 0.6));
-  const x = (time) => ((time - first) / (last - first)) * (width - thick);
-  const bars = points.map((point) => {
+  // Points of one minute stand side by side: their times say nothing.
+  const crowded = last - first < 60;
+  const x = (time, i) => (crowded ? (points.length - 1 - i) / Math.max(1, points.length - 1) : (time - first) / (last - first)) * (width - thick);
+  const bars = points.map((point, i) => {
     const stored = sum(point.disks, 'stored'), tall = Math.max(3, Math.sqrt(stored / most) * (height - foot - 4));
     const kind = point.damaged ? ' damaged' : point.kind === 'full' ? ' full' : '';
-    return svg('rect', { class: 'bar' + kind, x: points.length > 1 ? x(point.time) : 0, y: height - foot - tall, width: thick, height: tall, rx: 1.5 },
+    return svg('rect', { class: 'bar' + kind, x: x(point.time, i), y: height - foot - tall, width: thick, height: tall, rx: 1.5 },
       svg('title', {}, date(point.time, true) + ', ' + point.kind + ', ' + size(stored) + ' stored'));
   });
   const ticks = points.length > 1 ? [[0, first, 'start'], [width, last, 'end']] : [[0, first, 'start']];
@@ -301,7 +303,7 @@ function drawJobs() {
 // What the points there are have added, one after the other.
 function growth() {
   const points = [...state.points].sort((a, b) => a.time - b.time);
-  if (points.length < 2) return null;
+  if (points.length < 2 || points[points.length - 1].time - points[0].time < 60) return null;
   const width = 288, height = 96, foot = 18, first = points[0].time, last = Math.max(points[points.length - 1].time, first + 1);
   let total = 0;
   const steps = points.map((point) => [((point.time - first) / (last - first)) * width, (total += sum(point.disks, 'stored'))]);
@@ -319,7 +321,7 @@ function drawStore() {
   fill($('store'), h('dl', { class: 'facts' }, fact('Packs', size(store.bytes)), fact('Free', size(store.free)), fact('Reserve', size(store.reserve)),
     fact('Chunks', store.chunks.toLocaleString())), used === null ? null : meter(used, store.free < store.reserve, Math.round(used * 100) + ' percent of the file system are used'),
     used === null ? null : h('small', {}, Math.round(used * 100) + ' % of its file system are used'), growth(),
-    state.points.length > 1 ? h('small', {}, 'stored by the points there are') : null);
+    growth() ? h('small', {}, 'stored by the points there are') : null);
 }
 
 /* ---- all of it ---- */
