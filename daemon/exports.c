@@ -110,14 +110,17 @@ setup_child(gpointer data G_GNUC_UNUSED)
   setsid();
 }
 
-/* nbdkit's last message is why it did not start. */
+/* nbdkit's last error is why it did not start; or its last words, if it has none. */
 static void
 set_error_from_messages(const Export *export, char *messages, GError **error)
 {
   g_strchomp(messages);
+  char *prefix = g_strrstr(messages, "error: ");
+  char *newline = prefix ? strchr(prefix, '\n') : NULL;
+  if (newline)
+    *newline = '\0';
   const char *last = strrchr(messages, '\n');
   last = last ? last + 1 : messages;
-  const char *prefix = strstr(last, "error: ");
   cbt_set_error(error, CBT_ERROR_FAILED, NULL, "the export of %s/%s did not start: %s", export->vm,
                 export->disk,
                 prefix  ? prefix + strlen("error: ")
