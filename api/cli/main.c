@@ -35,14 +35,17 @@ const CliCommand *const cli_groups[] = {
     NULL,
 };
 
+/* The system's daemon; but the user's own where he has one. */
 static char *
 default_socket(void)
 {
+  static const char system[] = "/run/cbt-backup/api.sock";
   const char *set = g_getenv("CBT_BACKUP_SOCKET");
   if (set && *set)
     return g_strdup(set);
-  const char *runtime = geteuid() == 0 ? "/run" : g_get_user_runtime_dir();
-  return g_build_filename(runtime, "cbt-backup", "api.sock", NULL);
+  g_autofree char *own = g_build_filename(g_get_user_runtime_dir(), "cbt-backup", "api.sock", NULL);
+  gboolean has_own = geteuid() != 0 && (g_file_test(own, G_FILE_TEST_EXISTS) || access(system, F_OK) != 0);
+  return has_own ? g_steal_pointer(&own) : g_strdup(system);
 }
 
 JsonNode *
