@@ -145,6 +145,23 @@ set_value(DaemonConfig *config, const ConfigKey *key, const char *text, GError *
   return TRUE;
 }
 
+/* "The groups are: [backup] ...", or the keys of GROUP (transfer full). */
+static char *
+list_known(const char *group)
+{
+  GString *text = g_string_new(group ? "Its keys are:" : "The groups are:");
+  const char *last = "";
+  for (gsize i = 0; i < G_N_ELEMENTS(config_keys); i++) {
+    const ConfigKey *key = &config_keys[i];
+    if (group && strcmp(group, key->group) == 0)
+      g_string_append_printf(text, " %s", key->key);
+    else if (!group && strcmp(last, key->group) != 0)
+      g_string_append_printf(text, " [%s]", key->group);
+    last = key->group;
+  }
+  return g_string_free(text, FALSE);
+}
+
 static gboolean
 set_key(DaemonConfig *config, GKeyFile *file, const ConfigKey *key, GError **error)
 {
@@ -160,9 +177,25 @@ check_group(const DaemonConfig *config, const char *group, GError **error)
   for (gsize i = 0; i < G_N_ELEMENTS(config_keys); i++)
     if (strcmp(config_keys[i].group, group) == 0)
       return TRUE;
-  cbt_set_error(error, CBT_ERROR_INVALID, "docs/operations.md lists every key.", "%s: unknown group [%s]",
-                config->config_file, group);
+  g_autofree char *known = list_known(NULL);
+  cbt_set_error(error, CBT_ERROR_INVALID, known, "%s: unknown group [%s]", config->config_file, group);
   return FALSE;
+}
+
+static gboolean
+load_key(DaemonConfig *config, GKeyFile *file, const char *group, const char *name, GError **error)
+{
+  const ConfigKey *key = find_key(group, name);
+  g_autoptr(GError) local = NULL;
+  if (!key) {
+    g_autofree char *known = list_known(group);
+    cbt_set_error(error, CBT_ERROR_INVALID, known, "%s: unknown key '%s' in [%s]", config->config_file, name,
+                  group);
+  } else if (!set_key(config, file, key, &local)) {
+    cbt_set_error(error, CBT_ERROR_INVALID, NULL, "%s: [%s] %s: %s", config->config_file, group, name,
+                  local->message);
+  }
+  return key && !local;
 }
 
 static gboolean
@@ -171,20 +204,9 @@ load_group(DaemonConfig *config, GKeyFile *file, const char *group, GError **err
   if (!check_group(config, group, error))
     return FALSE;
   g_auto(GStrv) keys = g_key_file_get_keys(file, group, NULL, error);
-  for (char **key = keys; key && *key; key++) {
-    const ConfigKey *known = find_key(group, *key);
-    if (!known) {
-      cbt_set_error(error, CBT_ERROR_INVALID, "docs/operations.md lists every key.",
-                    "%s: unknown key '%s' in [%s]", config->config_file, *key, group);
+  for (char **key = keys; key && *key; key++)
+    if (!load_key(config, file, group, *key, error))
       return FALSE;
-    }
-    g_autoptr(GError) local = NULL;
-    if (!set_key(config, file, known, &local)) {
-      cbt_set_error(error, CBT_ERROR_INVALID, NULL, "%s: [%s] %s: %s", config->config_file, group, *key,
-                    local->message);
-      return FALSE;
-    }
-  }
   return keys != NULL;
 }
 
@@ -283,6 +305,13 @@ daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
   g_autoptr(GOptionContext) context = g_option_context_new("- the backup service for QEMU/KVM disks");
   g_option_context_set_summary(
       context, "Runs in the foreground and answers on RUNTIME-DIR/api.sock. Talk to it with cbt-backup.");
+  g_option_context_set_description(
+      context,
+      "No configuration is needed. To try it out, with all that it keeps below one folder:\n"
+      "  cbt-backupd --state-dir /tmp/try/state --runtime-dir /tmp/try/run &\n"
+      "  CBT_BACKUP_SOCKET=/tmp/try/run/api.sock cbt-backup status\n\n"
+      "Exit status: 0 told to end, 1 failed, 2 wrong option or configuration, 4 another one uses the\n"
+      "state directory, 6 damaged data found. See cbt-backupd(8), cbt-backup.conf(5).");
   g_option_context_add_main_entries(context, entries, NULL);
   if (!g_option_context_parse(context, argc, argv, error))
     return NULL;
