@@ -111,7 +111,7 @@ archive(Cli *cli, GError **error)
 }
 
 static const CliOption options[] = {
-    {"format", "FORMAT", FALSE,
+    {"format", "vma|raw|qcow2", FALSE,
      "vma: the archive of Proxmox VE, all disks and configs (default); raw: an image with holes; qcow2"},
     {"output", "FILE", FALSE,
      "the file to make, a vma one compressed if it ends in .zst; a folder that is there gets each disk as "
@@ -130,6 +130,8 @@ static const CliOption options[] = {
   "[--no-wait]"
 
 const CliCommand cli_archive_commands[] = {
-    {"archive", ARGS, "Write a recovery point into portable files", 1, 1, options, archive},
+    {"archive", ARGS, "Write a recovery point into portable files", 1, 1, options, archive,
+     "cbt-backup archive web@latest --output /mnt/usb/web.vma.zst\n"
+     "cbt-backup archive web@latest --chain --output /mnt/usb/web"},
     {0},
 };

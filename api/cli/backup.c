@@ -129,12 +129,11 @@ static const CliOption options[] = {
     {"archive", "FILE", FALSE,
      "also write the point as a vma archive, a full backup's in the same pass; compressed if it ends in "
      ".zst"},
-    {"quiesce", "LEVEL", FALSE,
-     "what the guest's agent does for the instant: none, fs (freeze its file systems), app (and run its "
-     "scripts); "
+    {"quiesce", "none|fs|app", FALSE,
+     "what the guest's agent does for the instant: fs: freeze its file systems; app: run its scripts, too; "
      "default fs where the vm has an agent"},
-    {"snapshot", "KIND", FALSE,
-     "none, or external: of a running QEMU, overlays beside the images take what the guest writes meanwhile, "
+    {"snapshot", "none|external", FALSE,
+     "external: of a running QEMU, overlays beside the images take what the guest writes meanwhile, "
      "and are "
      "committed"},
     {0},
@@ -146,9 +145,13 @@ static const CliOption options[] = {
 
 const CliCommand cli_backup_commands[] = {
     {"--full", ARGS, "Back up all data of a vm and print the finished job; with --quiet the new point's uuid",
-     1, 1, options, full},
+     1, 1, options, full,
+     "cbt-backup --full web\n"
+     "cbt-backup --full web --archive /mnt/usb/web.vma.zst --note 'before the upgrade'"},
     {"--incremental", ARGS,
      "Back up what changed since the latest backup; a full one, with the reason, if there is none", 1, 1,
-     options, incremental},
+     options, incremental,
+     "cbt-backup --incremental web\n"
+     "cbt-backup --incremental web --speed 50M --quiesce fs"},
     {0},
 };

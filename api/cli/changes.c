@@ -162,6 +162,8 @@ static const CliOption options[] = {
 
 const CliCommand cli_changes_commands[] = {
     {"changes", "NAME/DISK [--from POINT] [--to POINT|live] | --bitmap BITMAP [--lease ID]",
-     "List the extents of a disk that differ", 1, 1, options, changes},
+     "List the extents of a disk that differ", 1, 1, options, changes,
+     "cbt-backup changes web/root --from web@1 --to web@0\n"
+     "cbt-backup --json changes web/root --from web@latest"},
     {0},
 };

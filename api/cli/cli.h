@@ -16,7 +16,7 @@ GQuark cli_usage_quark(void);
 
 typedef struct {
   const char *name;       /* without the dashes */
-  const char *value_name; /* NULL: a flag */
+  const char *value_name; /* NULL: a flag; "none|fs" if there are but these */
   gboolean repeated;
   const char *help;
 } CliOption;
@@ -28,11 +28,18 @@ typedef struct Cli Cli;
 typedef struct {
   const char *name; /* "vm add", "--full" */
   const char *args; /* "NAME --disk DISK=PATH [...]" */
-  const char *help;
+  const char *help; /* a sentence without its dot; NULL: a command for programs, which --help does not show */
   guint min_args, max_args;
   const CliOption *options;                  /* ends with a NULL name; may be NULL */
   gboolean (*run)(Cli *cli, GError **error);
+  const char *examples; /* whole command lines, one a line */
 } CliCommand;
+
+/* Commands that are for one task; several groups without a title between them are one. */
+typedef struct {
+  const char *title; /* NULL: more of the group before */
+  const CliCommand *commands;
+} CliGroup;
 
 struct Cli {
   CliLine *line;
@@ -50,8 +57,8 @@ extern const CliCommand cli_backup_commands[], cli_vm_commands[], cli_export_com
     cli_bitmap_commands[], cli_job_commands[], cli_status_commands[], cli_doctor_commands[], cli_ui_commands[], cli_prune_commands[],
     cli_gc_commands[], cli_verify_commands[], cli_rebuild_commands[],
     cli_policy_commands[], cli_store_commands[];
-/* All of them, and the end of the list. */
-extern const CliCommand *const cli_groups[];
+/* All of them, by what they are for, and an end without commands. */
+extern const CliGroup cli_groups[];
 
 /* Arguments and options of the line (transfer none); NULL if not there. */
 const char *cli_arg(Cli *cli, guint i);

@@ -124,10 +124,11 @@ doctor(Cli *cli, GError **error)
 }
 
 const CliCommand cli_doctor_commands[] = {
-    {"doctor", "[VM]",
-     "Check the host, the store and the disks of VM or of all vms, and say what to do; exit status 1 if "
-     "something "
-     "failed",
-     0, 1, options, doctor},
+    {"doctor", "[NAME] [--state-dir DIR]",
+     "Check the host, the store and the disks of one vm or of all, and say what to do (exit status 1 if "
+     "something failed)",
+     0, 1, options, doctor,
+     "cbt-backup doctor\n"
+     "cbt-backup doctor web"},
     {0},
 };

@@ -57,8 +57,12 @@ list(Cli *cli, GError **error)
 
 const CliCommand cli_export_commands[] = {
     {"export start", "NAME", "Serve the disks of a vm over NBD, tracked; prints one URI a disk", 1, 1, NULL,
-     start},
-    {"export stop", "NAME", "Stop serving the disks of a vm", 1, 1, NULL, stop},
-    {"export list", "", "List what is served", 0, 0, NULL, list},
+     start,
+     "cbt-backup export start web"},
+    {"export stop", "NAME", "Stop serving the disks of a vm", 1, 1, NULL, stop,
+     "cbt-backup export stop web"},
+    {"export list", "", "List what is served", 0, 0, NULL, list,
+     "cbt-backup export list\n"
+     "cbt-backup --json export list | jq -r '.[].uri'"},
     {0},
 };

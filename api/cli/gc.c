@@ -31,6 +31,7 @@ static const CliOption gc_options[] = {
 
 const CliCommand cli_gc_commands[] = {
     {"gc", "[--no-wait]", "Give the space back that no recovery point needs any more, at once; backups go on",
-     0, 0, gc_options, gc},
+     0, 0, gc_options, gc,
+     "cbt-backup gc"},
     {0},
 };

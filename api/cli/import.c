@@ -28,6 +28,7 @@ static const CliOption options[] = {
 const CliCommand cli_import_commands[] = {
     {"import", "NAME FILE [--note TEXT] [--no-wait]",
      "Make a recovery point of a VMA archive, of Proxmox VE too; the vm need not be known", 2, 2, options,
-     import},
+     import,
+     "cbt-backup import web2 /mnt/usb/web.vma"},
     {0},
 };

@@ -186,9 +186,13 @@ wait_for(Cli *cli, GError **error)
 }
 
 const CliCommand cli_job_commands[] = {
-    {"job list", "", "List jobs, newest first", 0, 0, NULL, list},
-    {"job show", "ID", "Show a job", 1, 1, NULL, show},
-    {"job cancel", "ID", "Cancel a job", 1, 1, NULL, cancel},
-    {"job wait", "ID", "Wait until a job has ended, and print it", 1, 1, NULL, wait_for},
+    {"job list", "", "List jobs, newest first", 0, 0, NULL, list,
+     "cbt-backup job list"},
+    {"job show", "ID", "Show a job", 1, 1, NULL, show,
+     "cbt-backup job show 12"},
+    {"job cancel", "ID", "Cancel a job", 1, 1, NULL, cancel,
+     "cbt-backup job cancel 12"},
+    {"job wait", "ID", "Wait until a job has ended, and print it", 1, 1, NULL, wait_for,
+     "cbt-backup job wait 12 && echo good"},
     {0},
 };

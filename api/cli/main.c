@@ -12,27 +12,27 @@
 
 #define EXIT_USAGE 2
 
-const CliCommand *const cli_groups[] = {
-    cli_backup_commands,
-    cli_vm_commands,
-    cli_export_commands,
-    cli_point_commands,
-    cli_prune_commands,
-    cli_policy_commands,
-    cli_gc_commands,
-    cli_verify_commands,
-    cli_store_commands,
-    cli_restore_commands,
-    cli_archive_commands,
-    cli_import_commands,
-    cli_changes_commands,
-    cli_bitmap_commands,
-    cli_job_commands,
-    cli_status_commands,
-    cli_doctor_commands,
-    cli_ui_commands,
-    cli_rebuild_commands,
-    NULL,
+const CliGroup cli_groups[] = {
+    {"Vms and their disks", cli_vm_commands},
+    {NULL, cli_export_commands},
+    {"Backing up", cli_backup_commands},
+    {NULL, cli_policy_commands},
+    {"Looking", cli_status_commands},
+    {NULL, cli_job_commands},
+    {NULL, cli_ui_commands},
+    {NULL, cli_doctor_commands},
+    {"Recovery points", cli_point_commands},
+    {NULL, cli_prune_commands},
+    {"Getting data back", cli_restore_commands},
+    {NULL, cli_archive_commands},
+    {NULL, cli_import_commands},
+    {"Keeping the store sound", cli_verify_commands},
+    {NULL, cli_gc_commands},
+    {NULL, cli_rebuild_commands},
+    {NULL, cli_store_commands},
+    {"What changed", cli_changes_commands},
+    {NULL, cli_bitmap_commands},
+    {0},
 };
 
 /* The system's daemon; but the user's own where he has one. */

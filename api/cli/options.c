@@ -52,14 +52,15 @@ find_in(const CliOption *options, const char *name)
   return NULL;
 }
 
-/* Any command's option NAME: all agree on whether it takes a value. */
-static const CliOption *
-find_anywhere(const char *name)
+const CliOption *
+cli_option_find(const CliCommand *command, const char *name)
 {
   const CliOption *found = find_in(cli_global_options, name);
-  for (const CliCommand *const *group = cli_groups; *group && !found; group++)
-    for (const CliCommand *command = *group; command->name && !found; command++)
-      found = find_in(command->options, name);
+  if (!found && command)
+    return find_in(command->options, name);
+  for (const CliGroup *group = cli_groups; group->commands && !found; group++)
+    for (const CliCommand *any = group->commands; any->name && !found; any++)
+      found = find_in(any->options, name);
   return found;
 }
 
@@ -77,14 +78,23 @@ matches(const CliCommand *command, GPtrArray *words)
   return n_words;
 }
 
-static const CliCommand *
-find_command(GPtrArray *words, guint *n_words)
+const CliCommand *
+cli_command_find(GPtrArray *words, guint *n_words)
 {
-  for (const CliCommand *const *group = cli_groups; *group; group++)
-    for (const CliCommand *command = *group; command->name; command++)
+  for (const CliGroup *group = cli_groups; group->commands; group++)
+    for (const CliCommand *command = group->commands; command->name; command++)
       if ((*n_words = matches(command, words)) > 0)
         return command;
   return NULL;
+}
+
+gboolean
+cli_command_is_dashed(const char *word)
+{
+  for (const CliCommand *command = cli_backup_commands; command->name; command++)
+    if (strcmp(command->name, word) == 0)
+      return TRUE;
+  return FALSE;
 }
 
 gboolean
@@ -98,8 +108,8 @@ cli_command_is_about(const CliCommand *command, const char *topic)
 static gboolean
 topic_exists(const char *topic)
 {
-  for (const CliCommand *const *group = cli_groups; *group; group++)
-    for (const CliCommand *command = *group; command->name; command++)
+  for (const CliGroup *group = cli_groups; group->commands; group++)
+    for (const CliCommand *command = group->commands; command->name; command++)
       if (cli_command_is_about(command, topic))
         return TRUE;
   return FALSE;
@@ -145,7 +155,7 @@ take_option(CliLine *line, char ***word, GError **error)
   const char *text = strcmp(**word, "-h") == 0 ? "help" : **word + 2;
   const char *equals = strchr(text, '=');
   g_autofree char *name = equals ? g_strndup(text, (gsize) (equals - text)) : g_strdup(text);
-  const CliOption *option = g_str_has_prefix(**word, "--") || text[0] == 'h' ? find_anywhere(name) : NULL;
+  const CliOption *option = g_str_has_prefix(**word, "--") || text[0] == 'h' ? cli_option_find(NULL, name) : NULL;
   const char *value = equals ? equals + 1 : NULL;
   if (!option) {
     cli_set_usage(error, "There is no option '%s'", **word);
@@ -232,7 +242,7 @@ resolve(CliLine *line, const CliCommand **command, GError **error)
 {
   guint n_words;
   gboolean is_help = cli_line_option(line, "help") != NULL;
-  *command = find_command(line->words, &n_words);
+  *command = cli_command_find(line->words, &n_words);
   if (!*command)
     return cli_line_option(line, "version") ||
            (is_help && (line->words->len == 0 || topic_exists(line->words->pdata[0]))) ||

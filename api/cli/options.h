@@ -18,6 +18,14 @@ const char *cli_line_option(CliLine *line, const char *name);
 /* What was typed besides options; "vm" of "cbt-backup vm --help". */
 const char *cli_line_help_topic(CliLine *line);
 
+/* The option NAME, without dashes, of COMMAND or of all; without a COMMAND that of any: they agree on whether
+ * it takes a value. NULL if there is none. */
+const CliOption *cli_option_find(const CliCommand *command, const char *name);
+/* The command that WORDS begin with, and of how many words its name is; NULL if there is none. */
+const CliCommand *cli_command_find(GPtrArray *words, guint *n_words);
+/* TRUE for a command that looks like an option: "--full". */
+gboolean cli_command_is_dashed(const char *word);
+
 /* TRUE if COMMAND is TOPIC, or begins with that word. */
 gboolean cli_command_is_about(const CliCommand *command, const char *topic);
 

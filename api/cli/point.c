@@ -134,11 +134,18 @@ note(Cli *cli, GError **error)
 }
 
 const CliCommand cli_point_commands[] = {
-    {"list", "[NAME]", "List recovery points, newest first", 0, 1, NULL, list},
-    {"show", "POINT", "Show a recovery point", 1, 1, NULL, show},
-    {"forget", "POINT", "Forget a recovery point", 1, 1, NULL, forget},
-    {"protect", "POINT", "Keep a recovery point from being forgotten", 1, 1, NULL, protect},
-    {"unprotect", "POINT", "Take the protection away", 1, 1, NULL, unprotect},
-    {"note", "POINT TEXT", "Write a note to a recovery point; an empty TEXT removes it", 2, 2, NULL, note},
+    {"list", "[NAME]", "List recovery points, newest first", 0, 1, NULL, list,
+     "cbt-backup list\n"
+     "cbt-backup list web"},
+    {"show", "POINT", "Show a recovery point", 1, 1, NULL, show,
+     "cbt-backup show web@latest"},
+    {"forget", "POINT", "Forget a recovery point", 1, 1, NULL, forget,
+     "cbt-backup forget web@7"},
+    {"protect", "POINT", "Keep a recovery point from being forgotten", 1, 1, NULL, protect,
+     "cbt-backup protect web@latest"},
+    {"unprotect", "POINT", "Take the protection away", 1, 1, NULL, unprotect,
+     "cbt-backup unprotect web@3"},
+    {"note", "POINT TEXT", "Write a note to a recovery point; an empty TEXT removes it", 2, 2, NULL, note,
+     "cbt-backup note web@latest 'before the upgrade'"},
     {0},
 };

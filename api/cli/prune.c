@@ -99,6 +99,8 @@ prune(Cli *cli, GError **error)
 const CliCommand cli_prune_commands[] = {
     {"prune", "[NAME] [--keep-last N ...] [--dry-run]",
      "Remove the recovery points, of one vm or of each, that no rule keeps; without rules all are kept", 0, 1,
-     prune_options, prune},
+     prune_options, prune,
+     "cbt-backup prune web --keep-last 3 --keep-daily 7 --dry-run\n"
+     "cbt-backup prune --keep-daily 14 --keep-monthly 12"},
     {0},
 };

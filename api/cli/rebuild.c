@@ -40,6 +40,7 @@ rebuild_catalogue(Cli *cli, GError **error)
 const CliCommand cli_rebuild_commands[] = {
     {"rebuild-catalogue", "",
      "Make the catalogue's vms, recovery points and bases of bitmaps again from the files of the store", 0, 0,
-     NULL, rebuild_catalogue},
+     NULL, rebuild_catalogue,
+     "cbt-backup rebuild-catalogue"},
     {0},
 };

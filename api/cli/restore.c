@@ -61,6 +61,8 @@ static const CliOption options[] = {
 
 const CliCommand cli_restore_commands[] = {
     {"restore", "POINT (--to DIR | --target DISK=PATH ...) [--in-place] [--no-wait]",
-     "Write the disks of a recovery point", 1, 1, options, restore},
+     "Write the disks of a recovery point", 1, 1, options, restore,
+     "cbt-backup restore web@latest --to /srv/restore\n"
+     "cbt-backup restore web@3 --target root=/var/lib/images/web.raw --in-place"},
     {0},
 };

@@ -172,6 +172,7 @@ status(Cli *cli, GError **error)
 }
 
 const CliCommand cli_status_commands[] = {
-    {"status", "", "Show what needs attention, the vms, and the store", 0, 0, NULL, status},
+    {"status", "", "Show what needs attention, the vms, and the store", 0, 0, NULL, status,
+     "cbt-backup status"},
     {0},
 };

@@ -65,8 +65,11 @@ static const CliOption options[] = {
 const CliCommand cli_store_commands[] = {
     {"store check", "[--store DIR]",
      "Without a daemon: read a store from end to end, change nothing, name what is damaged (exit status 6)",
-     0, 0, options, check},
+     0, 0, options, check,
+     "cbt-backup store check --store /var/lib/cbt-backup/store"},
     {"store dump", "[packs|pack N|points|point UUID|manifest UUID/DISK|index|format] [--store DIR]",
-     "Without a daemon: show what stands in a store", 0, 2, options, dump},
+     "Without a daemon: show what stands in a store", 0, 2, options, dump,
+     "cbt-backup store dump points\n"
+     "cbt-backup store dump pack 1 --store /mnt/old/store"},
     {0},
 };

@@ -184,6 +184,8 @@ const CliCommand cli_verify_commands[] = {
     {"verify",
      "POINT|NAME | --all [--speed SIZE] [--repair [--from POINT|[DISK=]IMAGE]] [--restart] [--no-wait]",
      "Read recovery points and check each chunk; name what is damaged and who uses it (exit status 6)", 0, 1,
-     options, verify},
+     options, verify,
+     "cbt-backup verify web\n"
+     "cbt-backup verify --all --speed 50M"},
     {0},
 };

@@ -182,10 +182,17 @@ static const CliOption remove_options[] = {
 const CliCommand cli_vm_commands[] = {
     {"vm add", "NAME (--disk DISK=PATH ... | --qmp SOCKET [--disk DISK=NODE ...]) [--qga SOCKET] [--config FILE ...] "
      "[--granularity SIZE]",
-     "Register a vm with its disks, each with a bitmap 'default'", 1, 1, add_options, add},
-    {"vm list", "", "List the vms", 0, 0, NULL, list},
-    {"vm show", "NAME", "Show a vm and its disks", 1, 1, NULL, show},
+     "Register a vm with its disks, each with a bitmap 'default'", 1, 1, add_options, add,
+     "cbt-backup vm add web --disk root=/var/lib/images/web.raw --config /etc/libvirt/qemu/web.xml\n"
+     "cbt-backup vm add db --qmp /run/vm/db.qmp --qga /run/vm/db.qga"},
+    {"vm list", "", "List the vms", 0, 0, NULL, list,
+     "cbt-backup vm list\n"
+     "cbt-backup --json vm list | jq -r '.[].name'"},
+    {"vm show", "NAME", "Show a vm and its disks", 1, 1, NULL, show,
+     "cbt-backup vm show web"},
     {"vm remove", "NAME [--forget-points]", "Forget a vm; its images are not touched", 1, 1, remove_options,
-     remove_vm},
+     remove_vm,
+     "cbt-backup vm remove web\n"
+     "cbt-backup vm remove web --forget-points"},
     {0},
 };

@@ -47,13 +47,33 @@ helps '^Usage: cbt-backup --full NAME' --full --help
 helps '--in-place' restore --help
 helps '^Usage: cbt-backup list' --help list
 
-# Each command that the general help names explains itself.
-"$program" --help | sed -n 's/^  \([a-z-][a-z -]*\)\( [A-Z[(].*\)\{0,1\}$/\1/p' | sed 's/ *$//' >"$dir/commands"
-[ "$(wc -l <"$dir/commands")" -ge 30 ] || complain "the help names few commands"
+# Each command that the general help names explains itself, with examples that are lines of it: without a daemon they come as far as
+# asking for it, and what works without one ends in some other way than by a usage error.
+# shellcheck disable=SC2317 # eval calls it
+cbt-backup() {
+    "$program" "$@" >"$dir/out" 2>"$dir/err"
+}
+"$program" --help | sed -n '/^Vms and/,/^Everywhere/ s/^  \(\(-*[a-z][a-z-]* \)*-*[a-z][a-z-]*\)\( .*\|$\)/\1/p' >"$dir/commands"
+[ "$(wc -l <"$dir/commands")" -ge 40 ] || complain "the help names few commands"
 while read -r command; do
     # shellcheck disable=SC2086
     helps "^Usage: cbt-backup $command" $command --help
-done < <(grep -v -e '--\(socket\|json\|quiet\|help\|version\)' "$dir/commands")
+    sed -n '/^Examples\{0,1\}:$/,$ s/^  //p' "$dir/out" >"$dir/examples"
+    [ -s "$dir/examples" ] || complain "'$command' has no example"
+    while read -r example; do
+        eval "${example%% | *}" && status=0 || status=$?
+        [ "$status" -eq 5 ] || { [ "$status" -ne 2 ] && [[ $command =~ ^(store\ |doctor) ]]; } ||
+            complain "'$example' ended with $status: $(cat "$dir/err")"
+        [[ $example = *"$command"* ]] || complain "'$example' is no example of '$command'"
+    done <"$dir/examples"
+done <"$dir/commands"
+unset -f cbt-backup
+
+# No line of the help is wider than a terminal.
+for command in '' vm bitmap archive verify --full; do
+    # shellcheck disable=SC2086
+    "$program" $command --help | grep -v '^  cbt-backup' | awk 'length > 100' | grep . && complain "'$command --help' has long lines"
+done
 
 # Lines that make no command
 expect 2 'command is missing'
