@@ -32,6 +32,7 @@ const CliGroup cli_groups[] = {
     {NULL, cli_store_commands},
     {"What changed", cli_changes_commands},
     {NULL, cli_bitmap_commands},
+    {NULL, cli_complete_commands},
     {0},
 };
 
