@@ -56,7 +56,8 @@ extern const CliCommand cli_backup_commands[], cli_vm_commands[], cli_export_com
     cli_restore_commands[], cli_archive_commands[], cli_import_commands[], cli_changes_commands[],
     cli_bitmap_commands[], cli_job_commands[], cli_status_commands[], cli_doctor_commands[], cli_ui_commands[], cli_prune_commands[],
     cli_gc_commands[], cli_verify_commands[], cli_rebuild_commands[],
-    cli_policy_commands[], cli_store_commands[], cli_complete_commands[];
+    cli_policy_commands[], cli_store_commands[], cli_complete_commands[],
+    cli_manual_commands[];
 /* All of them, by what they are for, and an end without commands. */
 extern const CliGroup cli_groups[];
 

@@ -33,6 +33,7 @@ const CliGroup cli_groups[] = {
     {"What changed", cli_changes_commands},
     {NULL, cli_bitmap_commands},
     {NULL, cli_complete_commands},
+    {NULL, cli_manual_commands},
     {0},
 };
 

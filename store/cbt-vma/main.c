@@ -31,7 +31,17 @@ static const char help[] =
     "  [format=raw:]0:NAME=PATH   into PATH, which reads as zeros already\n"
     "  skip=NAME                  leave this disk out\n"
     "\n"
-    "Example: cbt-vma verify web.vma && cbt-vma extract web.vma web\n";
+    "-h or --help explains, --version prints the version; both do nothing else.\n"
+    "\n"
+    "Examples:\n"
+    "  cbt-vma create web.vma -c web.xml root=web.raw\n"
+    "  cbt-vma list web.vma\n"
+    "  cbt-vma config web.vma -c web.xml\n"
+    "  cbt-vma verify web.vma && cbt-vma extract web.vma web\n"
+    "  cbt-vma create - root=web.raw | zstd | ssh other 'cat >web.vma.zst'\n"
+    "  printf '1:root=old.raw\\ndone\\n' | cbt-vma extract -r - web.vma configs\n"
+    "\n"
+    "Exit status: 0 done, 1 failed or damaged.\n";
 
 static const struct {
   const char *name;
