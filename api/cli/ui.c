@@ -74,6 +74,6 @@ const CliCommand cli_ui_commands[] = {
      "Show vms, recovery points, changes and jobs in a browser on this host, until interrupted", 0, 0, options,
      ui,
      "cbt-backup ui\n"
-     "ssh -L 8080:127.0.0.1:8080 HOST cbt-backup ui --port 8080"},
+     "cbt-backup ui --port 8080"},
     {0},
 };

@@ -273,14 +273,5 @@ cbt --quiet bitmap abdicate web/root:vendor --lease "$lease"
 uri=$(uri_of web)
 write 70
 assert_eq "good again" "$(dirty_of vendor)" "70 "
-
-say "the lines of the handbook work as they stand there"
-# shellcheck disable=SC2016 # no expansion is meant
-sed -n '/^## For backup vendors/,/^## /p' "$SOURCE/docs/operations.md" | sed -n '/^```sh/,/^```/p' | grep -v '^```' |
-  sed "s,/run/cbt-backup/api.sock,$SOCKET,g" >"$WORK/vendor.sh"
-assert_ge "lines" "$(wc -l <"$WORK/vendor.sh")" 8
-write 71
-bash -euo pipefail "$WORK/vendor.sh" >"$WORK/vendor.out" 2>&1 || fail "the handbook: $(cat "$WORK/vendor.out")"
-assert_eq "afterwards" "$(bitmap_state web/root:vendor) $(dirty_of vendor)" "active "
 cbt --quiet export stop web
 stop_daemon
