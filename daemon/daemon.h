@@ -9,7 +9,7 @@
  */
 #pragma once
 
-#include <api/server.h>
+#include <api/openapi.h>
 #include <daemon/config.h>
 #include <daemon/free-space.h>
 #include <daemon/main-queue.h>
@@ -49,6 +49,7 @@ typedef struct {
   Gauges *gauges;             /* main thread, as the next two */
   Metrics *metrics;
   StatusCache *status_cache;
+  ApiRoutes *routes;
   ApiServer *server;
   gint64 started; /* microseconds since 1970 */
 } Daemon;

@@ -291,30 +291,22 @@ event_call_new(ApiRequest *request, Daemon *daemon, CbtBitmapEvent event)
   return call;
 }
 
-static gboolean
-parse_event(const char *name, CbtBitmapEvent *event)
+void
+handle_bitmap_clear(ApiRequest *request, gpointer daemon)
 {
-  static const CbtBitmapEvent allowed[] = {CBT_BITMAP_ENABLE, CBT_BITMAP_DISABLE, CBT_BITMAP_CLEAR};
-  for (gsize i = 0; i < G_N_ELEMENTS(allowed); i++) {
-    *event = allowed[i];
-    if (strcmp(cbt_bitmap_event_name(allowed[i]), name) == 0)
-      return TRUE;
-  }
-  return FALSE;
+  run(request, daemon, event_call_new(request, daemon, CBT_BITMAP_CLEAR), 200);
 }
 
 void
-handle_bitmap_event(ApiRequest *request, gpointer daemon)
+handle_bitmap_enable(ApiRequest *request, gpointer daemon)
 {
-  const char *name = api_request_param(request, "event");
-  CbtBitmapEvent event;
-  if (parse_event(name, &event)) {
-    run(request, daemon, event_call_new(request, daemon, event), 200);
-    return;
-  }
-  GError *error = NULL;
-  cbt_set_error(&error, CBT_ERROR_NOT_FOUND, "See docs/api.md.", "a bitmap has no action '%s'", name);
-  api_request_reply_error(request, error);
+  run(request, daemon, event_call_new(request, daemon, CBT_BITMAP_ENABLE), 200);
+}
+
+void
+handle_bitmap_disable(ApiRequest *request, gpointer daemon)
+{
+  run(request, daemon, event_call_new(request, daemon, CBT_BITMAP_DISABLE), 200);
 }
 
 /* ---- freezes by hand

@@ -5,6 +5,12 @@
 #include <daemon/engine.h>
 #include <string.h>
 
+void
+handle_openapi(ApiRequest *request, gpointer daemon G_GNUC_UNUSED)
+{
+  api_request_reply_text(request, 200, "application/json", api_openapi_text());
+}
+
 CatalogueVm *
 handler_get_vm(ApiRequest *request, Daemon *daemon)
 {

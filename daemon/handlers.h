@@ -4,16 +4,18 @@
  */
 #pragma once
 
+#include <api/openapi.h>
 #include <daemon/daemon.h>
 #include <daemon/job.h>
 #include <store/retention.h>
 
-/* The table for api_server_new(). */
-extern const ApiRoute daemon_routes[];
+/* What does each operation of the API's document. */
+extern const ApiOperation daemon_operations[];
 
 void handle_status(ApiRequest *request, gpointer daemon);
 void handle_metrics(ApiRequest *request, gpointer daemon);
 void handle_doctor(ApiRequest *request, gpointer daemon);
+void handle_openapi(ApiRequest *request, gpointer daemon);
 
 void handle_vm_list(ApiRequest *request, gpointer daemon);
 void handle_vm_add(ApiRequest *request, gpointer daemon);
@@ -51,7 +53,9 @@ void handle_bitmap_list(ApiRequest *request, gpointer daemon);
 void handle_bitmap_add(ApiRequest *request, gpointer daemon);
 void handle_bitmap_show(ApiRequest *request, gpointer daemon);
 void handle_bitmap_remove(ApiRequest *request, gpointer daemon);
-void handle_bitmap_event(ApiRequest *request, gpointer daemon);
+void handle_bitmap_clear(ApiRequest *request, gpointer daemon);
+void handle_bitmap_enable(ApiRequest *request, gpointer daemon);
+void handle_bitmap_disable(ApiRequest *request, gpointer daemon);
 void handle_bitmap_freeze(ApiRequest *request, gpointer daemon);
 void handle_bitmap_abdicate(ApiRequest *request, gpointer daemon);
 void handle_bitmap_reclaim(ApiRequest *request, gpointer daemon);

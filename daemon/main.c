@@ -120,7 +120,10 @@ start(Daemon *daemon, GError **error)
     return FALSE;
   leases_start(daemon->leases);
   live_retry_start(daemon->live_retry);
-  daemon->server = api_server_new(&options, daemon_routes, daemon, error);
+  daemon->routes = api_routes_new(api_openapi_text(), daemon_operations, error);
+  if (!daemon->routes)
+    return FALSE;
+  daemon->server = api_server_new(&options, api_routes_table(daemon->routes), daemon, error);
   if (daemon->server)
     scheduler_start(daemon->scheduler);
   return daemon->server != NULL;
@@ -142,6 +145,7 @@ stop(Daemon *daemon)
     tasks_stop(daemon->tasks);
   g_clear_pointer(&daemon->job_events, job_events_free);
   g_clear_pointer(&daemon->server, api_server_free);
+  g_clear_pointer(&daemon->routes, api_routes_free);
   g_clear_pointer(&daemon->tasks, tasks_free);
   g_clear_pointer(&daemon->engine, engine_free);
   g_clear_pointer(&daemon->scheduler, scheduler_free);
