@@ -10,8 +10,8 @@
 
 typedef struct ApiListener ApiListener;
 
-/* A connection that may speak; (transfer none). */
-typedef void (*ApiAcceptFunc)(GSocketConnection *connection, gpointer user_data);
+/* A connection that may speak; (transfer none). TRUSTED: the peer is root or the server's own user. */
+typedef void (*ApiAcceptFunc)(GSocketConnection *connection, gboolean trusted, gpointer user_data);
 
 /* Errors as of api_server_new(). */
 ApiListener *api_listener_new(const ApiServerOptions *options, ApiAcceptFunc accepted, gpointer user_data,

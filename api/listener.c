@@ -19,7 +19,8 @@
 #include <unistd.h>
 
 #define CONNECTIONS_MAX  256
-#define IDLE_TIMEOUT_S   30 /* without a byte from or to the peer; a pending request may last longer */
+#define MEMBERS_MAX      192 /* of them, as long as the peer is but a member of the group: root gets through */
+#define IDLE_TIMEOUT_S   30  /* without a byte from or to the peer; a pending request may last longer */
 #define DRAIN_TIMEOUT_S  5
 #define ACCEPT_RETRY_MS  100
 #define DRAIN_BLOCK      65536
@@ -221,21 +222,21 @@ on_closed(gpointer user_data, GObject *connection)
   g_hash_table_remove(self->open, connection);
 }
 
-/* FALSE with PROBLEM set if the peer must go. */
+/* FALSE with PROBLEM set if PEER, who it is at SOCKET, must go. */
 static gboolean
-may_speak(ApiListener *self, GSocket *socket, ApiProblem *problem)
+may_speak(ApiListener *self, GSocket *socket, ApiPeer *peer, ApiProblem *problem)
 {
-  ApiPeer peer = {.uid = (uid_t) -1};
-  if (!api_peer_get(socket, &peer) || !api_peer_is_allowed(socket, &peer, self->group)) {
-    g_message("Refused a connection of user %u", (guint) peer.uid);
+  if (!api_peer_get(socket, peer) || !api_peer_is_allowed(socket, peer, self->group)) {
+    g_message("Refused a connection of user %u", (guint) peer->uid);
     api_problem_set(problem, 403, cbt_error_code_name(CBT_ERROR_DENIED),
                     "Only root, the daemon's own user and members of the configured group may.",
-                    "User %u may not talk to this daemon", (guint) peer.uid);
+                    "User %u may not talk to this daemon", (guint) peer->uid);
     return FALSE;
   }
-  if (g_hash_table_size(self->open) > CONNECTIONS_MAX) {
+  guint max = api_peer_is_trusted(peer) ? CONNECTIONS_MAX : MEMBERS_MAX;
+  if (g_hash_table_size(self->open) > max) {
     api_problem_set(problem, 503, cbt_error_code_name(CBT_ERROR_BUSY), "Try again later.",
-                    "The daemon has %d connections already", CONNECTIONS_MAX);
+                    "The daemon has %u connections already", max);
     return FALSE;
   }
   return TRUE;
@@ -244,13 +245,14 @@ may_speak(ApiListener *self, GSocket *socket, ApiProblem *problem)
 static void
 welcome(ApiListener *self, GSocket *socket)
 {
+  ApiPeer peer = {.uid = (uid_t) -1};
   g_auto(ApiProblem) problem = {0};
   g_autoptr(GSocketConnection) connection = g_socket_connection_factory_create_connection(socket);
   g_socket_set_timeout(socket, IDLE_TIMEOUT_S);
   g_hash_table_add(self->open, connection);
   g_object_weak_ref(G_OBJECT(connection), on_closed, self);
-  if (may_speak(self, socket, &problem))
-    self->accepted(connection, self->user_data);
+  if (may_speak(self, socket, &peer, &problem))
+    self->accepted(connection, api_peer_is_trusted(&peer), self->user_data);
   else
     api_listener_refuse(self, connection, &problem);
 }

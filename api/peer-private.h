@@ -16,5 +16,7 @@ gboolean api_peer_get(GSocket *socket, ApiPeer *peer);
 /* Root, the user of this process, and members of GROUP (API_NO_GROUP: nobody else): by primary group, by the
  * groups that the peer's process has, or by the group database. */
 gboolean api_peer_is_allowed(GSocket *socket, const ApiPeer *peer, gid_t group);
+/* Root, and the user of this process, who can do without it all that it can do. */
+gboolean api_peer_is_trusted(const ApiPeer *peer);
 /* The id of the group NAME. FALSE with CBT_ERROR_NOT_FOUND. */
 gboolean api_peer_find_group(const char *name, gid_t *group, GError **error) G_GNUC_WARN_UNUSED_RESULT;

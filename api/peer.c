@@ -66,9 +66,15 @@ is_member(GSocket *socket, const ApiPeer *peer, gid_t group)
 }
 
 gboolean
+api_peer_is_trusted(const ApiPeer *peer)
+{
+  return peer->uid == 0 || peer->uid == geteuid();
+}
+
+gboolean
 api_peer_is_allowed(GSocket *socket, const ApiPeer *peer, gid_t group)
 {
-  if (peer->uid == 0 || peer->uid == geteuid())
+  if (api_peer_is_trusted(peer))
     return TRUE;
   return group != API_NO_GROUP && is_member(socket, peer, group);
 }

@@ -10,6 +10,7 @@
  */
 #include <api/server.h>
 
+#include <api/caller-private.h>
 #include <api/json.h>
 #include <api/json-private.h>
 #include <api/listener-private.h>
@@ -18,19 +19,22 @@
 #include <string.h>
 
 #define BODY_MAX  (1024 * 1024)
+#define REQUEST_S 20 /* from the connection to the last byte of the request, if nothing else is said */
+#define ANSWER_S  60 /* for the client to take an answer */
 #define JSON_TYPE "application/json"
 
 struct ApiServer {
   ApiListener *listener;
   SoupServer *soup;
-  GSocketAddress
-      *address; /* what libsoup believes that both ends have: it needs one of the internet for HTTP/1.0 */
   const ApiRoute *routes;
   gpointer user_data;
+  guint request_timeout_s;
 };
 
 struct ApiRequest {
   SoupServerMessage *message;
+  GSocketAddress *address; /* that has the caller */
+  ApiCaller *caller;
   gulong disconnected_id;
   gboolean is_gone; /* the client left: the reply is dropped */
   GHashTable *params;
@@ -81,6 +85,7 @@ request_free(ApiRequest *request)
 {
   g_signal_handler_disconnect(request->message, request->disconnected_id);
   g_object_unref(request->message);
+  g_object_unref(request->address);
   g_hash_table_unref(request->params);
   g_hash_table_unref(request->query);
   g_clear_pointer(&request->body, json_object_unref);
@@ -100,6 +105,8 @@ request_new(SoupServerMessage *message)
 {
   ApiRequest *request = g_new0(ApiRequest, 1);
   request->message = g_object_ref(message);
+  request->address = g_object_ref(soup_server_message_get_remote_address(message));
+  request->caller = api_caller_of(message);
   request->params = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
   request->query = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
   request->disconnected_id = g_signal_connect(message, "disconnected", G_CALLBACK(on_disconnected), request);
@@ -110,6 +117,7 @@ request_new(SoupServerMessage *message)
 static void
 request_end(ApiRequest *request)
 {
+  api_caller_set_deadline(request->caller, ANSWER_S);
   if (!request->is_gone)
     soup_server_message_unpause(request->message);
   request_free(request);
@@ -203,6 +211,7 @@ on_request(SoupServer *soup, SoupServerMessage *message, const char *path, GHash
   g_auto(ApiProblem) problem = {0};
   ApiRequest *request = request_new(message);
   soup_server_message_pause(message);
+  api_caller_set_deadline(request->caller, 0);
   const ApiRoute *route = prepare(self, request, &problem);
   if (route)
     route->handler(request, self->user_data);
@@ -242,6 +251,7 @@ check_length(SoupMessageHeaders *headers, ApiProblem *problem)
 static void
 refuse(ApiServer *self, SoupServerMessage *message, const ApiProblem *problem)
 {
+  api_caller_set_deadline(api_caller_of(message), 0);
   g_autoptr(GIOStream) stream = soup_server_message_steal_connection(message);
   g_autoptr(GSocketConnection) connection = NULL;
   g_object_get(stream, "base-iostream", &connection, NULL);
@@ -272,11 +282,12 @@ on_started(SoupServer *soup, SoupServerMessage *message, gpointer user_data)
 }
 
 static void
-on_accepted(GSocketConnection *connection, gpointer user_data)
+on_accepted(GSocketConnection *connection, gboolean trusted, gpointer user_data)
 {
   ApiServer *self = user_data;
   g_autoptr(GError) error = NULL;
-  if (!soup_server_accept_iostream(self->soup, G_IO_STREAM(connection), self->address, self->address, &error))
+  g_autoptr(GSocketAddress) address = api_caller_new(connection, trusted, self->request_timeout_s);
+  if (!soup_server_accept_iostream(self->soup, G_IO_STREAM(connection), address, address, &error))
     g_warning("Cannot serve a connection: %s", error->message);
 }
 
@@ -288,12 +299,12 @@ api_server_new(const ApiServerOptions *options, const ApiRoute *routes, gpointer
   ApiServer *self = g_new0(ApiServer, 1);
   self->routes = routes;
   self->user_data = user_data;
+  self->request_timeout_s = options->request_timeout_s ? options->request_timeout_s : REQUEST_S;
   self->listener = api_listener_new(options, on_accepted, self, error);
   if (!self->listener) {
     g_free(self);
     return NULL;
   }
-  self->address = g_inet_socket_address_new_from_string("127.0.0.1", 80);
   self->soup = soup_server_new("raw-paths", TRUE, NULL);
   soup_server_add_handler(self->soup, NULL, on_request, self, NULL);
   soup_server_add_handler(self->soup, "*", on_request, self, NULL); /* OPTIONS * */
@@ -309,7 +320,6 @@ api_server_free(ApiServer *self)
   soup_server_disconnect(self->soup);
   g_object_unref(self->soup);
   api_listener_free(self->listener);
-  g_object_unref(self->address);
   g_free(self);
 }
 
@@ -325,6 +335,12 @@ const char *
 api_request_query(ApiRequest *request, const char *name)
 {
   return g_hash_table_lookup(request->query, name);
+}
+
+gboolean
+api_request_is_trusted(ApiRequest *request)
+{
+  return api_caller_is_trusted(request->caller);
 }
 
 JsonObject *

@@ -9,6 +9,9 @@
  * {"error":{"code","message","hint"}}. A POST, PUT or PATCH without a length has no body; a route with body
  * keys answers it with 411, unless they are optional. A connection serves one request.
  *
+ * A request has 20 seconds to come in, and its answer a minute to be taken. At most 256 connections are open,
+ * the last 64 of them for root and the server's own user; others get 503.
+ *
  * Threads: the main-loop thread only. A handler may reply later: it keeps the request, and exactly one reply
  * ends it. A client that went away is no error.
  */
@@ -34,7 +37,8 @@ typedef struct {
 
 typedef struct {
   const char *socket_path;
-  const char *group; /* (nullable) its members may connect; the socket is then 0660, else 0600 */
+  const char *group;       /* (nullable) its members may connect; the socket is then 0660, else 0600 */
+  guint request_timeout_s; /* for a request to come in as a whole; 0: 20 */
 } ApiServerOptions;
 
 /* ROUTES end with a NULL method and outlive the server, as USER_DATA does. Errors: BUSY if another server
@@ -50,6 +54,9 @@ const char *api_request_param(ApiRequest *request, const char *name);
 const char *api_request_query(ApiRequest *request, const char *name);
 /* The body, an object; an empty one if there was none. */
 JsonObject *api_request_body(ApiRequest *request);
+
+/* Whether the client is root, or the server's own user. */
+gboolean api_request_is_trusted(ApiRequest *request);
 
 /* Ends REQUEST. BODY (transfer full) may be NULL for 204. */
 void api_request_reply(ApiRequest *request, guint status, JsonNode *body);

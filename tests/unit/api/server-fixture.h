@@ -146,7 +146,9 @@ serve(const char *path, int ready_fd, const char *group)
 {
   g_autoptr(GError) error = NULL;
   g_autoptr(GPtrArray) pending = g_ptr_array_new();
-  ApiServerOptions options = {.socket_path = path, .group = group};
+  const char *timeout_s = g_getenv("CBT_TEST_REQUEST_S");
+  ApiServerOptions options = {
+      .socket_path = path, .group = group, .request_timeout_s = timeout_s ? (guint) atoi(timeout_s) : 0};
   g_autoptr(GMainLoop) loop = g_main_loop_new(NULL, FALSE);
   /* Not removed: a second SIGTERM, from tear_down(), would then end the server on its way out. */
   g_unix_signal_add(SIGTERM, on_term, loop);

@@ -83,6 +83,41 @@ test_random_bytes_do_no_harm(void **state)
   assert_call(f, "GET", "/v1/echo/x", NULL, "{\"name\":\"x\",\"body\":{}}");
 }
 
+/* A server that waits a second for requests. */
+static int
+set_up_impatient(void **state)
+{
+  g_setenv("CBT_TEST_REQUEST_S", "1", TRUE);
+  set_up(state);
+  g_unsetenv("CBT_TEST_REQUEST_S");
+  return 0;
+}
+
+/* Sends START, and then a byte now and then, as long as the server listens. */
+static void
+drip(Fixture *f, const char *start)
+{
+  int fd = connect_raw(f->path);
+  gint64 until_us = g_get_monotonic_time() + DEADLINE_MS * 1000;
+  struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
+  send_raw(fd, start, strlen(start));
+  while (poll(&poll_fd, 1, 100) == 0) {
+    assert_true(g_get_monotonic_time() < until_us);
+    send_raw(fd, "x", 1);
+  }
+  close(fd);
+}
+
+static void
+test_a_request_that_takes_too_long_is_cut_off(void **state)
+{
+  Fixture *f = *state;
+  drip(f, "");
+  drip(f, "GET /v1/echo/x HTTP/1.1\r\n" HOST "X: ");
+  drip(f, "POST /v1/echo/x HTTP/1.1\r\n" HOST "Content-Length: 100000\r\n\r\n");
+  assert_call(f, "GET", "/v1/echo/x", NULL, "{\"name\":\"x\",\"body\":{}}");
+}
+
 static void
 test_too_many_connections_are_turned_away(void **state)
 {
@@ -270,6 +305,8 @@ main(int argc, char **argv)
       WITH_SERVER(test_a_client_that_leaves_in_the_middle_does_no_harm),
       WITH_SERVER(test_the_server_can_end_with_requests_pending),
       WITH_LEAKS(test_random_bytes_do_no_harm),
+      cmocka_unit_test_setup_teardown(test_a_request_that_takes_too_long_is_cut_off, set_up_impatient,
+                                      tear_down),
       WITH_SERVER(test_too_many_connections_are_turned_away),
       WITH_SERVER(test_the_socket_belongs_to_its_user_alone),
       WITH_SERVER(test_a_second_server_is_refused),
