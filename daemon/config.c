@@ -67,7 +67,7 @@ make_absolute(char **path)
 }
 
 /* One configuration key: where its value goes, and how it is read. */
-typedef enum { KEY_STRING, KEY_SIZE, KEY_DURATION, KEY_BOOL, KEY_UINT, KEY_COUNT, KEY_NICE } KeyType;
+typedef enum { KEY_STRING, KEY_PATHS, KEY_SIZE, KEY_DURATION, KEY_BOOL, KEY_UINT, KEY_COUNT, KEY_NICE } KeyType;
 
 /* Least and greatest value of the types that are whole numbers. */
 static const guint64 number_limits[][2] = {
@@ -86,6 +86,7 @@ typedef struct {
 static const ConfigKey config_keys[] = {
     {"backup", "audit", KEY_COUNT, G_STRUCT_OFFSET(DaemonConfig, audit)},
     {"backup", "nice", KEY_NICE, G_STRUCT_OFFSET(DaemonConfig, nice)},
+    {"daemon", "allowed-paths", KEY_PATHS, G_STRUCT_OFFSET(DaemonConfig, allowed_paths)},
     {"daemon", "group", KEY_STRING, G_STRUCT_OFFSET(DaemonConfig, group)},
     {"daemon", "max-jobs", KEY_UINT, G_STRUCT_OFFSET(DaemonConfig, max_jobs)},
     {"daemon", "workers", KEY_UINT, G_STRUCT_OFFSET(DaemonConfig, workers)},
@@ -125,6 +126,20 @@ set_bool(DaemonConfig *config, GKeyFile *file, const ConfigKey *key, GError **er
 }
 
 static gboolean
+set_paths(char ***field, const char *text, GError **error)
+{
+  g_auto(GStrv) paths = g_strsplit(text, ";", -1);
+  for (char **path = paths; *path; path++)
+    if (!g_path_is_absolute(*path) && (**path || path[1])) { /* the last may have its ';', too */
+      cbt_set_error(error, CBT_ERROR_INVALID, NULL, "'%s' is not an absolute path", *path);
+      return FALSE;
+    }
+  g_strfreev(*field);
+  *field = g_steal_pointer(&paths);
+  return TRUE;
+}
+
+static gboolean
 set_value(DaemonConfig *config, const ConfigKey *key, const char *text, GError **error)
 {
   gpointer field = (char *) config + key->offset;
@@ -133,6 +148,8 @@ set_value(DaemonConfig *config, const ConfigKey *key, const char *text, GError *
     *(char **) field = g_strdup(text);
     return TRUE;
   }
+  if (key->type == KEY_PATHS)
+    return set_paths(field, text, error);
   if (key->type == KEY_SIZE)
     return cbt_size_parse(text, field, error);
   if (key->type == KEY_DURATION)
@@ -343,6 +360,7 @@ daemon_config_free(DaemonConfig *config)
   g_free(config->config_file);
   g_free(config->log_level);
   g_free(config->group);
+  g_strfreev(config->allowed_paths);
   g_free(config->fleece_dir);
   g_free(config->plugin_dir);
   g_free(config->qemu_way);

@@ -13,6 +13,7 @@ typedef struct {
   char *config_file;    /* (nullable) */
   char *log_level;      /* "debug", "info", "warning" */
   char *group;          /* (nullable) who may connect besides root and the daemon's own user */
+  char **allowed_paths; /* (nullable) folders below which members of the group may name paths */
   char *fleece_dir;     /* where sessions put old clusters */
   guint64 fleece_limit; /* bytes a disk; 0: none */
   char *qemu_way;       /* how old bytes are kept: "auto", "filter", "fleece", "push" */

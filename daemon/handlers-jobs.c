@@ -36,11 +36,19 @@ check_audit(guint64 audit, GError **error)
   return FALSE;
 }
 
+/* The path of the archive that BODY asks for, in *path (transfer full); NULL there if it does not. */
 static gboolean
-check_archive(const char *path, GError **error)
+get_archive(ApiRequest *request, Daemon *daemon, char **path, GError **error)
 {
-  g_autoptr(GPtrArray) paths = archive_paths_of_vma(path);
-  return handler_check_absolute(path, error) && archive_paths_check(paths, error);
+  const char *text = NULL;
+  *path = NULL;
+  if (!api_json_get_string(api_request_body(request), "archive", FALSE, &text, error))
+    return FALSE;
+  if (!text)
+    return TRUE;
+  *path = handler_take_path(request, daemon, text, error);
+  g_autoptr(GPtrArray) paths = *path ? archive_paths_of_vma(*path) : NULL;
+  return paths && archive_paths_check(paths, error);
 }
 
 /* Without a word a guest with an agent has its file systems frozen. */
@@ -87,9 +95,10 @@ get_snapshot(const CatalogueVm *vm, JsonObject *body, gboolean *is_external, GEr
 }
 
 static BackupRequest *
-backup_request_from_json(const Daemon *daemon, CatalogueVm *vm, JsonObject *body, GError **error)
+backup_request_from_json(ApiRequest *request, Daemon *daemon, CatalogueVm *vm, GError **error)
 {
-  const char *kind = NULL, *bitmap = "default", *note = NULL, *archive = NULL;
+  JsonObject *body = api_request_body(request);
+  const char *kind = NULL, *bitmap = "default", *note = NULL;
   gboolean incremental;
   g_autoptr(BackupRequest) backup = backup_request_new(vm, FALSE, NULL);
   backup->audit = daemon->config->audit;
@@ -101,9 +110,8 @@ backup_request_from_json(const Daemon *daemon, CatalogueVm *vm, JsonObject *body
       !api_json_get_size(body, "audit", FALSE, &backup->audit, error) || !check_audit(backup->audit, error) ||
       !api_json_get_strings(body, "disks", FALSE, &backup->disks, error) ||
       !api_json_get_string(body, "note", FALSE, &note, error) ||
-      !api_json_get_string(body, "archive", FALSE, &archive, error) ||
-      (archive && !check_archive(archive, error)) || !get_quiesce(vm, body, &backup->quiesce, error) ||
-      !get_snapshot(vm, body, &backup->is_external, error))
+      !get_archive(request, daemon, &backup->archive, error) ||
+      !get_quiesce(vm, body, &backup->quiesce, error) || !get_snapshot(vm, body, &backup->is_external, error))
     return NULL;
   if (backup->disks && !backup->disks[0])
     g_clear_pointer(&backup->disks, g_strfreev);
@@ -111,7 +119,6 @@ backup_request_from_json(const Daemon *daemon, CatalogueVm *vm, JsonObject *body
   g_free(backup->bitmap);
   backup->bitmap = g_strdup(bitmap);
   backup->note = g_strdup(note);
-  backup->archive = g_strdup(archive);
   return g_steal_pointer(&backup);
 }
 
@@ -196,7 +203,7 @@ handle_backup(ApiRequest *request, gpointer data)
   CatalogueVm *vm = handler_get_vm(request, daemon);
   if (!vm)
     return;
-  BackupRequest *backup = backup_request_from_json(daemon, vm, api_request_body(request), &error);
+  BackupRequest *backup = backup_request_from_json(request, daemon, vm, &error);
   Job *job = backup ? backup_job_new(backup, &error) : NULL;
   if (job && has_lease(daemon, backup)) {
     LeasedBackup *leased = g_new0(LeasedBackup, 1);

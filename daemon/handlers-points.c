@@ -199,37 +199,46 @@ handle_point_forget(ApiRequest *request, gpointer daemon)
  * -------------------------------------------------------------------------------------------------- */
 
 static gboolean
-add_targets(RestoreRequest *restore, JsonArray *targets, GError **error)
+add_target(ApiRequest *request, Daemon *daemon, RestoreRequest *restore, JsonObject *object, GError **error)
 {
-  for (guint i = 0; targets && i < json_array_get_length(targets); i++) {
-    JsonObject *object = json_array_get_object_element(targets, i);
-    const char *disk = NULL, *path = NULL;
-    if (!api_json_check_keys(object, "disk path", error) ||
-        !api_json_get_string(object, "disk", TRUE, &disk, error) ||
-        !api_json_get_string(object, "path", TRUE, &path, error) || !handler_check_absolute(path, error))
+  const char *disk = NULL, *path = NULL;
+  if (!api_json_check_keys(object, "disk path", error) ||
+      !api_json_get_string(object, "disk", TRUE, &disk, error) ||
+      !api_json_get_string(object, "path", TRUE, &path, error))
+    return FALSE;
+  g_autofree char *taken = handler_take_path(request, daemon, path, error);
+  g_autofree char *real = taken ? realpath(taken, NULL) : NULL;
+  if (taken)
+    restore_request_add_target(restore, disk, real ? real : taken);
+  return taken != NULL;
+}
+
+static gboolean
+add_targets(ApiRequest *request, Daemon *daemon, RestoreRequest *restore, JsonArray *targets, GError **error)
+{
+  for (guint i = 0; targets && i < json_array_get_length(targets); i++)
+    if (!add_target(request, daemon, restore, json_array_get_object_element(targets, i), error))
       return FALSE;
-    g_autofree char *real = realpath(path, NULL);
-    restore_request_add_target(restore, disk, real ? real : path);
-  }
   return TRUE;
 }
 
 static RestoreRequest *
-restore_request_from_json(StorePoint *point, JsonObject *body, GError **error)
+restore_request_from_json(ApiRequest *request, Daemon *daemon, StorePoint *point, GError **error)
 {
+  JsonObject *body = api_request_body(request);
   const char *folder = NULL;
   JsonArray *targets = NULL;
   g_autoptr(RestoreRequest) restore = restore_request_new(point);
   if (!api_json_get_string(body, "to", FALSE, &folder, error) ||
       !api_json_get_objects(body, "targets", FALSE, &targets, error) ||
       !api_json_get_bool(body, "in-place", FALSE, &restore->in_place, error) ||
-      (folder && !handler_check_absolute(folder, error)) || !add_targets(restore, targets, error))
+      (folder && !(restore->folder = handler_take_path(request, daemon, folder, error))) ||
+      !add_targets(request, daemon, restore, targets, error))
     return NULL;
   if ((folder != NULL) == (restore->targets->len > 0)) {
     cbt_set_error(error, CBT_ERROR_INVALID, NULL, "name either a folder ('to') or targets");
     return NULL;
   }
-  restore->folder = g_strdup(folder);
   return g_steal_pointer(&restore);
 }
 
@@ -241,7 +250,7 @@ handle_point_restore(ApiRequest *request, gpointer data)
   StorePoint *point = handler_get_point(request, daemon);
   if (!point)
     return;
-  RestoreRequest *restore = restore_request_from_json(point, api_request_body(request), &error);
+  RestoreRequest *restore = restore_request_from_json(request, daemon, point, &error);
   Job *job = restore ? restore_job_new(daemon, restore, &error) : NULL;
   job = job ? engine_submit(daemon->engine, job, &error) : NULL;
   if (job)
@@ -280,14 +289,12 @@ handle_point_archive(ApiRequest *request, gpointer data)
   g_autoptr(ArchiveRequest) archive = g_new0(ArchiveRequest, 1);
   archive->point = point;
   if (api_json_get_string(body, "format", FALSE, &format, &error) &&
-      api_json_get_string(body, "path", TRUE, &path, &error) && handler_check_absolute(path, &error) &&
+      api_json_get_string(body, "path", TRUE, &path, &error) &&
+      (archive->path = handler_take_path(request, daemon, path, &error)) &&
       api_json_get_string(body, "disk", FALSE, &disk, &error) &&
       api_json_get_size(body, "speed", FALSE, &archive->speed, &error) &&
-      throttle_check_speed(archive->speed, &error)) {
-    archive->path = g_strdup(path);
-    if (complete_archive(daemon, archive, format, disk, &error))
-      job = engine_submit(daemon->engine, archive_job_new(g_steal_pointer(&archive)), &error);
-  }
+      throttle_check_speed(archive->speed, &error) && complete_archive(daemon, archive, format, disk, &error))
+    job = engine_submit(daemon->engine, archive_job_new(g_steal_pointer(&archive)), &error);
   if (job)
     api_request_reply(request, 202, job_to_json(job));
   else
@@ -325,9 +332,11 @@ handle_import(ApiRequest *request, gpointer data)
   JsonObject *body = api_request_body(request);
   const char *path = NULL, *note = NULL, *vm = api_request_param(request, "vm");
   Job *job = NULL;
+  g_autofree char *taken = NULL;
   if (cbt_name_check("vm", vm, &error) && api_json_get_string(body, "path", TRUE, &path, &error) &&
-      handler_check_absolute(path, &error) && api_json_get_string(body, "note", FALSE, &note, &error))
-    job = engine_submit(daemon->engine, import_job_new(vm, path, note), &error);
+      (taken = handler_take_path(request, daemon, path, &error)) &&
+      api_json_get_string(body, "note", FALSE, &note, &error))
+    job = engine_submit(daemon->engine, import_job_new(vm, taken, note), &error);
   if (job)
     api_request_reply(request, 202, job_to_json(job));
   else

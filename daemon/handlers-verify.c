@@ -61,9 +61,23 @@ request_of_vm(Daemon *daemon, const char *vm, GError **error)
   return request;
 }
 
-static VerifyRequest *
-request_from_json(Daemon *daemon, JsonObject *body, GError **error)
+/* Where a repair takes bytes from. */
+static gboolean
+set_from(ApiRequest *request, Daemon *daemon, VerifyRequest *verify, const char *from, GError **error)
 {
+  if (!verify_request_set_from(verify, daemon->catalogue, from, error))
+    return FALSE;
+  if (!verify->from_path)
+    return TRUE;
+  g_autofree char *given = verify->from_path;
+  verify->from_path = handler_take_path(request, daemon, given, error);
+  return verify->from_path != NULL;
+}
+
+static VerifyRequest *
+request_from_json(ApiRequest *request, Daemon *daemon, GError **error)
+{
+  JsonObject *body = api_request_body(request);
   Wanted wanted = {0};
   guint64 speed = 0;
   gboolean restart = FALSE, repair = FALSE;
@@ -78,14 +92,14 @@ request_from_json(Daemon *daemon, JsonObject *body, GError **error)
                   "'from' says where a repair takes bytes from: it needs 'repair'");
     return NULL;
   }
-  g_autoptr(VerifyRequest) request =
+  g_autoptr(VerifyRequest) verify =
       wanted.point ? request_of_point(daemon, wanted.point, error) : request_of_vm(daemon, wanted.vm, error);
-  if (!request || (from && !verify_request_set_from(request, daemon->catalogue, from, error)))
+  if (!verify || (from && !set_from(request, daemon, verify, from, error)))
     return NULL;
-  request->speed = speed;
-  request->restart = restart;
-  request->repair = repair;
-  return g_steal_pointer(&request);
+  verify->speed = speed;
+  verify->restart = restart;
+  verify->repair = repair;
+  return g_steal_pointer(&verify);
 }
 
 void
@@ -93,7 +107,7 @@ handle_verify(ApiRequest *request, gpointer data)
 {
   Daemon *daemon = data;
   GError *error = NULL;
-  VerifyRequest *verify = request_from_json(daemon, api_request_body(request), &error);
+  VerifyRequest *verify = request_from_json(request, daemon, &error);
   Job *job = verify ? engine_submit(daemon->engine, verify_job_new(verify), &error) : NULL;
   if (job)
     api_request_reply(request, 202, job_to_json(job));

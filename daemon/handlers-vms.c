@@ -138,6 +138,7 @@ path_to_keep(const char *path)
 
 typedef struct {
   Daemon *daemon;
+  ApiRequest *request; /* while it is read */
   CatalogueVm *vm;
   GPtrArray *named; /* of LiveVmDisk: disks of a live vm that were named */
   guint64 granularity;
@@ -168,16 +169,17 @@ check_raw(CbtSource *source, const char *path, GError **error)
 }
 
 static gboolean
-add_disk(CatalogueVm *vm, JsonObject *object, guint64 granularity, GError **error)
+add_disk(const Addition *addition, JsonObject *object, GError **error)
 {
+  CatalogueVm *vm = addition->vm;
   const char *name = NULL, *path = NULL;
   if (!api_json_check_keys(object, "name path", error) ||
       !api_json_get_string(object, "name", TRUE, &name, error) ||
-      !api_json_get_string(object, "path", TRUE, &path, error) || !cbt_name_check("disk", name, error) ||
-      !handler_check_absolute(path, error))
+      !api_json_get_string(object, "path", TRUE, &path, error) || !cbt_name_check("disk", name, error))
     return FALSE;
-  g_autofree char *kept = path_to_keep(path);
-  g_autoptr(CbtSource) source = cbt_source_open_file(kept, error);
+  g_autofree char *taken = handler_take_path(addition->request, addition->daemon, path, error);
+  g_autofree char *kept = taken ? path_to_keep(taken) : NULL;
+  g_autoptr(CbtSource) source = kept ? cbt_source_open_file(kept, error) : NULL;
   if (!source || !check_raw(source, kept, error))
     return FALSE;
   for (guint i = 0; i < vm->disks->len; i++) {
@@ -189,17 +191,19 @@ add_disk(CatalogueVm *vm, JsonObject *object, guint64 granularity, GError **erro
       return FALSE;
     }
   }
-  catalogue_vm_add_disk(vm, name, kept, granularity);
+  catalogue_vm_add_disk(vm, name, kept, addition->granularity);
   return TRUE;
 }
 
 static gboolean
-add_config(CatalogueVm *vm, const char *path, GError **error)
+add_config(const Addition *addition, const char *given, GError **error)
 {
   GStatBuf st;
-  g_autofree char *name = g_path_get_basename(path);
-  if (!handler_check_absolute(path, error))
+  CatalogueVm *vm = addition->vm;
+  g_autofree char *path = handler_take_path(addition->request, addition->daemon, given, error);
+  if (!path)
     return FALSE;
+  g_autofree char *name = g_path_get_basename(path);
   if (g_stat(path, &st) != 0) {
     cbt_set_error_errno(error, errno, "configuration file %s", path);
     return FALSE;
@@ -217,7 +221,7 @@ add_config(CatalogueVm *vm, const char *path, GError **error)
       return FALSE;
     }
   }
-  g_ptr_array_add(vm->configs, g_strdup(path));
+  g_ptr_array_add(vm->configs, g_steal_pointer(&path));
   return TRUE;
 }
 
@@ -269,27 +273,27 @@ get_disks(JsonObject *body, Addition *addition, GError **error)
   }
   for (guint i = 0; i < n; i++) {
     JsonObject *disk = json_array_get_object_element(disks, i);
-    if (is_live ? !name_disk(addition->named, disk, error)
-                : !add_disk(addition->vm, disk, addition->granularity, error))
+    if (is_live ? !name_disk(addition->named, disk, error) : !add_disk(addition, disk, error))
       return FALSE;
   }
   return TRUE;
 }
 
 static gboolean
-get_socket(JsonObject *body, const char *key, char **path, GError **error)
+get_socket(const Addition *addition, const char *key, char **path, GError **error)
 {
   const char *given = NULL;
-  if (!api_json_get_string(body, key, FALSE, &given, error) ||
-      (given && !handler_check_absolute(given, error)))
+  if (!api_json_get_string(api_request_body(addition->request), key, FALSE, &given, error))
     return FALSE;
-  *path = g_strdup(given);
-  return TRUE;
+  if (given)
+    *path = handler_take_path(addition->request, addition->daemon, given, error);
+  return !given || *path;
 }
 
 static gboolean
-read_addition(JsonObject *body, Addition *addition, GError **error)
+read_addition(Addition *addition, GError **error)
 {
+  JsonObject *body = api_request_body(addition->request);
   const char *name = NULL;
   g_auto(GStrv) configs = NULL;
   if (!api_json_get_string(body, "name", TRUE, &name, error) || !cbt_name_check("vm", name, error) ||
@@ -298,11 +302,11 @@ read_addition(JsonObject *body, Addition *addition, GError **error)
       !api_json_get_strings(body, "configs", FALSE, &configs, error))
     return FALSE;
   addition->vm = catalogue_vm_new(name);
-  if (!get_socket(body, "qmp", &addition->vm->qmp, error) ||
-      !get_socket(body, "qga", &addition->vm->qga, error) || !get_disks(body, addition, error))
+  if (!get_socket(addition, "qmp", &addition->vm->qmp, error) ||
+      !get_socket(addition, "qga", &addition->vm->qga, error) || !get_disks(body, addition, error))
     return FALSE;
   for (char **path = configs; path && *path; path++)
-    if (!add_config(addition->vm, *path, error))
+    if (!add_config(addition, *path, error))
       return FALSE;
   return TRUE;
 }
@@ -441,9 +445,9 @@ handle_vm_add(ApiRequest *request, gpointer data)
   Daemon *daemon = data;
   GError *error = NULL;
   Addition *addition = g_new0(Addition, 1);
-  *addition = (Addition){.daemon = daemon, .granularity = CBT_GRANULARITY_DEFAULT};
+  *addition = (Addition){.daemon = daemon, .request = request, .granularity = CBT_GRANULARITY_DEFAULT};
   addition->named = g_ptr_array_new_with_free_func(live_vm_disk_free);
-  if (!read_addition(api_request_body(request), addition, &error)) {
+  if (!read_addition(addition, &error)) {
     addition_free(addition);
     api_request_reply_error(request, error);
     return;

@@ -3,6 +3,7 @@
 #include <daemon/handlers.h>
 
 #include <daemon/engine.h>
+#include <daemon/paths.h>
 #include <string.h>
 
 void
@@ -105,11 +106,8 @@ handler_forget_point(Daemon *daemon, const StorePoint *point, GError **error)
   return catalogue_remove_point(daemon->catalogue, &point->uuid, error);
 }
 
-gboolean
-handler_check_absolute(const char *path, GError **error)
+char *
+handler_take_path(ApiRequest *request, Daemon *daemon, const char *path, GError **error)
 {
-  if (g_path_is_absolute(path))
-    return TRUE;
-  cbt_set_error(error, CBT_ERROR_INVALID, NULL, "path '%s' is not absolute", path);
-  return FALSE;
+  return paths_take(daemon->config, api_request_is_trusted(request), path, error);
 }

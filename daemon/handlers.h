@@ -87,8 +87,9 @@ gboolean handler_check_removable(Daemon *daemon, const StorePoint *point,
 /* Removes POINT from the store and the catalogue, if that check allows it. */
 gboolean handler_forget_point(Daemon *daemon, const StorePoint *point,
                               GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* INVALID if PATH is relative: the daemon's working directory means nothing to its clients. */
-gboolean handler_check_absolute(const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* What to open for PATH, which REQUEST names (transfer full); see daemon/paths.h. INVALID, DENIED. */
+char *handler_take_path(ApiRequest *request, Daemon *daemon, const char *path,
+                        GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* What the next incremental will cost without POINT (transfer full); NULL if none builds on it. */
 char *handler_cost_of_forgetting(Daemon *daemon, const StorePoint *point);
 /* The keys keep-last to keep-yearly; those that are missing stay. INVALID. */
