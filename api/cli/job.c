@@ -31,6 +31,31 @@ print_backup(JsonObject *job)
          shown(stored), shown(reused), shown(zero), time);
 }
 
+/* What the job has to say of how it went; of a running QEMU, what is left there for somebody to look at. */
+static void
+print_notes(JsonObject *job)
+{
+  JsonNode *node = json_object_get_member(job, "notes");
+  JsonArray *notes = node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
+  for (guint i = 0; notes && i < json_array_get_length(notes); i++) {
+    JsonNode *note = json_array_get_element(notes, i);
+    if (JSON_NODE_HOLDS_VALUE(note) && json_node_get_value_type(note) == G_TYPE_STRING)
+      printf("  Note: %s\n", json_node_get_string(note));
+  }
+}
+
+/* That nobody was asked to freeze anything is not worth a line. */
+static void
+print_consistency(JsonObject *job)
+{
+  const char *consistency = cli_text(job, "consistency"), *why = cli_text(job, "consistency-reason");
+  gint64 frozen_ms = cli_number(job, "frozen-ms");
+  if (consistency && why)
+    printf("  Consistency: %s, because: %s\n", consistency, why);
+  else if (consistency && frozen_ms > 0)
+    printf("  Consistency: %s, frozen for %" G_GINT64_FORMAT " ms\n", consistency, frozen_ms);
+}
+
 static gboolean
 makes_point(JsonObject *job)
 {
@@ -59,6 +84,8 @@ print_done(JsonObject *job)
            time);
   if (cli_text(job, "reason"))
     printf("  Reason: %s\n", cli_text(job, "reason"));
+  print_consistency(job);
+  print_notes(job);
 }
 
 /* For scripts: the uuid of the new point, or the number of the job that is left running. */
@@ -150,6 +177,8 @@ print_fields(JsonObject *job)
   };
   for (guint i = 0; i < G_N_ELEMENTS(fields); i++)
     cli_print_field(fields[i].label, fields[i].format(job, fields[i].key));
+  print_consistency(job);
+  print_notes(job);
 }
 
 static gboolean
