@@ -430,9 +430,10 @@ qemu_disks_see(GPtrArray *disks, Qmp *qmp)
 {
   for (guint i = 0; i < disks->len; i++) {
     QemuDisk *disk = disks->pdata[i];
-    if (!disk->image && !disk->left_out && disk->filename && g_path_is_absolute(disk->filename) &&
-        qemu_peer_has_open(qmp, disk->filename))
-      disk->image = path_to_keep(disk->filename);
+    g_autofree char *path =
+        !disk->image && !disk->left_out && disk->filename ? qemu_peer_find(qmp, disk->filename) : NULL;
+    if (path)
+      disk->image = path_to_keep(path);
   }
 }
 

@@ -79,33 +79,55 @@ process_has(const char *pid, const struct stat *wanted, const char *wanted_link)
   return FALSE;
 }
 
-static gboolean
-listener_has(int fd, const struct stat *wanted)
+/* Where PATH is for process PID (transfer full), if it has that open; else NULL. */
+static char *
+find_open(const char *pid, const char *path)
+{
+  struct stat wanted;
+  g_autofree char *link = g_strdup_printf("/proc/%s/cwd", pid);
+  g_autofree char *folder = g_path_is_absolute(path) ? NULL : g_file_read_link(link, NULL);
+  g_autofree char *found = g_path_is_absolute(path) ? g_strdup(path)
+                           : folder                 ? g_build_filename(folder, path, NULL)
+                                                    : NULL;
+  return found && stat(found, &wanted) == 0 && process_has(pid, &wanted, NULL) ? g_steal_pointer(&found)
+                                                                               : NULL;
+}
+
+static char *
+find_by_listener(int fd, const char *path)
 {
   struct ucred peer;
   socklen_t length = sizeof peer;
   if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0 || peer.pid <= 0)
-    return FALSE;
+    return NULL;
   g_autofree char *pid = g_strdup_printf("%d", (int) peer.pid);
-  return process_has(pid, wanted, NULL);
+  return find_open(pid, path);
 }
 
-static gboolean
-holder_has(int fd, const struct stat *wanted)
+static char *
+find_by_holders(int fd, const char *path)
 {
   guint32 inode = peer_inode(fd);
   g_autofree char *link = g_strdup_printf("socket:[%" G_GUINT32_FORMAT "]", inode);
   g_autoptr(GDir) processes = inode ? g_dir_open("/proc", 0, NULL) : NULL;
   const char *pid;
-  while (processes && (pid = g_dir_read_name(processes)))
-    if (g_ascii_isdigit(*pid) && process_has(pid, NULL, link) && process_has(pid, wanted, NULL))
-      return TRUE;
-  return FALSE;
+  char *found = NULL;
+  while (!found && processes && (pid = g_dir_read_name(processes)))
+    if (g_ascii_isdigit(*pid) && process_has(pid, NULL, link))
+      found = find_open(pid, path);
+  return found;
+}
+
+char *
+qemu_peer_find(Qmp *qmp, const char *path)
+{
+  char *found = find_by_listener(qmp_fd(qmp), path);
+  return found ? found : find_by_holders(qmp_fd(qmp), path);
 }
 
 gboolean
 qemu_peer_has_open(Qmp *qmp, const char *path)
 {
-  struct stat wanted;
-  return stat(path, &wanted) == 0 && (listener_has(qmp_fd(qmp), &wanted) || holder_has(qmp_fd(qmp), &wanted));
+  g_autofree char *found = g_path_is_absolute(path) ? qemu_peer_find(qmp, path) : NULL;
+  return found != NULL;
 }

@@ -11,6 +11,8 @@
 
 #include <cbt/qemu/qmp.h>
 
-/* Whether QEMU, at the other end of QMP, has the file PATH open: then PATH means the same to it. FALSE, too,
- * where that cannot be seen. */
+/* Where the file PATH is, as QEMU, at the other end of QMP, tells it: a path that is not absolute is from QEMU's folder
+ * (transfer full). NULL if QEMU does not have it open, or if that cannot be seen. */
+char *qemu_peer_find(Qmp *qmp, const char *path);
+/* Whether it has the file PATH open: then PATH means the same to it. */
 gboolean qemu_peer_has_open(Qmp *qmp, const char *path);

@@ -60,6 +60,16 @@ rm -f "$WORK/proxy.qmp"
 stop_guest_vm told
 expect_exit 4 "no image that its QEMU was seen" cbt --full told
 
+say "a path from QEMU's folder"
+truncate -s 1M "$WORK/images/plain.raw"
+(cd "$WORK/images" && start_vm near plain.raw raw)
+cbt --quiet vm add near --qmp "$WORK/near.qmp"
+assert_eq "path" "$(path_of near)" "$WORK/images/plain.raw"
+output=$(cbt --full near)
+assert_has "what is said" "$output" "Note: filter: each device can be given one"
+qmp near quit >/dev/null
+cbt --quiet vm remove near
+
 say "a link in its place"
 truncate -s 1M "$WORK/images/plain.raw"
 start_vm plain "$WORK/images/plain.raw" raw
