@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A question holds all that its thread needs, so that it shares nothing with the main thread until its task
- * ends. */
+/*
+ * Questions go out in rounds, one for each subject that has answered the one before, and all who wait are
+ * told when the round is over: so what is made of the answers is made once, however many ask. A round that
+ * somebody does not answer ends by itself; its answer is taken when it comes. A question holds all that its
+ * thread needs, so that it shares nothing with the main thread until its task ends.
+ */
 #include <daemon/gauges.h>
 
 #include <cbt/disk.h>
@@ -9,24 +13,24 @@
 #include <daemon/task.h>
 #include <string.h>
 
-#define WAIT_MS            500u /* for all answers; status is what one looks at when something hangs */
+#define WAIT_MS            500u /* for answers; status is what one looks at when something hangs */
+#define ROUND_WAIT_MS      450u /* less, so that who does not answer is known to be late */
+#define ROUND_MIN_US       5000 /* from the beginning of a round to that of the next */
 #define CONNECT_TIMEOUT_MS 400u
-#define STORE_TIMEOUT_MS   400u /* less than WAIT_MS, so that it is told that the store does not answer */
+#define STORE_TIMEOUT_MS   400u /* less than that, so that it is told that the store does not answer */
+#define STORE_AGAIN_MS     20u  /* the same while it does not */
 
 /* What one question is about: a vm's disks, or the store. */
 typedef struct {
   Gauges *gauges;
-  char *vm;        /* NULL: the store */
-  gint64 asked_at; /* monotonic; 0: never */
+  char *vm; /* NULL: the store */
   gboolean asking;
-  GPtrArray *waiters; /* of Waiter, not owned: for the answer to come */
-  GPtrArray *next;    /* the same: they came after it was asked, and want the one after it */
-  GPtrArray *disks;   /* (nullable) of GaugeDisk, as last told */
+  guint64 round;    /* in which it was asked last */
+  GPtrArray *disks; /* (nullable) of GaugeDisk, as last told */
 } Subject;
 
 typedef struct {
   Gauges *gauges;
-  guint n_left; /* subjects that have not answered */
   guint timeout_id;
   GaugesFunc func;
   gpointer data;
@@ -37,9 +41,15 @@ struct Gauges {
   Subject *store_subject;
   GHashTable *vms; /* name -> Subject */
   GaugeStore store;
-  guint64 n_answers;
   GPtrArray *known; /* (nullable) of CatalogueVm, as listed when the catalogue had seen n_changes changes */
   guint64 n_changes;
+  /* the round under way, or the last one */
+  guint64 round;
+  gint64 begun_at;    /* monotonic */
+  guint n_open;       /* answers to come; 0: it is over */
+  guint timer_id;     /* ends it, or begins the next */
+  GPtrArray *waiters; /* of Waiter: for its end */
+  GPtrArray *next;    /* the same: they came after it began, and want the one after it */
 };
 
 static void
@@ -57,8 +67,6 @@ subject_new(Gauges *gauges, const char *vm)
   Subject *subject = g_new0(Subject, 1);
   subject->gauges = gauges;
   subject->vm = g_strdup(vm);
-  subject->waiters = g_ptr_array_new();
-  subject->next = g_ptr_array_new();
   return subject;
 }
 
@@ -66,9 +74,7 @@ static void
 subject_free(gpointer data)
 {
   Subject *subject = data;
-  g_assert(!subject->asking && subject->waiters->len == 0 && subject->next->len == 0);
-  g_ptr_array_unref(subject->waiters);
-  g_ptr_array_unref(subject->next);
+  g_assert(!subject->asking);
   g_clear_pointer(&subject->disks, g_ptr_array_unref);
   g_free(subject->vm);
   g_free(subject);
@@ -81,6 +87,8 @@ gauges_new(Daemon *daemon)
   gauges->daemon = daemon;
   gauges->store_subject = subject_new(gauges, NULL);
   gauges->vms = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, subject_free);
+  gauges->waiters = g_ptr_array_new();
+  gauges->next = g_ptr_array_new();
   return gauges;
 }
 
@@ -90,52 +98,16 @@ gauges_free(Gauges *gauges)
   subject_free(gauges->store_subject);
   g_hash_table_unref(gauges->vms);
   g_clear_pointer(&gauges->known, g_ptr_array_unref);
+  g_clear_handle_id(&gauges->timer_id, g_source_remove);
+  g_assert(gauges->waiters->len == 0 && gauges->next->len == 0);
+  g_ptr_array_unref(gauges->waiters);
+  g_ptr_array_unref(gauges->next);
   g_free(gauges);
-}
-
-/* ---- waiting ---- */
-
-static void
-waiter_end(Waiter *waiter)
-{
-  waiter->func(waiter->data);
-  g_free(waiter);
-}
-
-static void
-forget_waiter(Subject *subject, Waiter *waiter)
-{
-  g_ptr_array_remove(subject->waiters, waiter);
-  g_ptr_array_remove(subject->next, waiter);
-}
-
-static gboolean
-on_timeout(gpointer data)
-{
-  Waiter *waiter = data;
-  GHashTableIter iter;
-  gpointer subject;
-  forget_waiter(waiter->gauges->store_subject, waiter);
-  g_hash_table_iter_init(&iter, waiter->gauges->vms);
-  while (g_hash_table_iter_next(&iter, NULL, &subject))
-    forget_waiter(subject, waiter);
-  waiter_end(waiter);
-  return G_SOURCE_REMOVE;
-}
-
-/* One of those that it waits for has answered. */
-static void
-waiter_tell(Waiter *waiter)
-{
-  if (--waiter->n_left > 0)
-    return;
-  g_source_remove(waiter->timeout_id);
-  waiter_end(waiter);
 }
 
 /* ---- one question ---- */
 
-static void ask(Subject *subject);
+static void note_answer(Gauges *gauges);
 
 typedef struct {
   char *control; /* NULL: it is not exported, or QEMU has it */
@@ -146,6 +118,7 @@ typedef struct {
 typedef struct {
   Subject *subject;
   GPtrArray *disks; /* of DiskQuestion */
+  guint timeout_ms; /* of the store */
   GaugeStore store;
 } Question;
 
@@ -202,9 +175,10 @@ run_vm(Daemon *daemon G_GNUC_UNUSED, gpointer data, guint *status G_GNUC_UNUSED,
 static JsonNode *
 run_store(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError **error G_GNUC_UNUSED)
 {
-  GaugeStore *store = &((Question *) data)->store;
+  Question *question = data;
+  GaugeStore *store = &question->store;
   store_statistics(daemon->store, &store->statistics);
-  store->answers = free_space_get(daemon->store_space, STORE_TIMEOUT_MS, &store->free, &store->is_known);
+  store->answers = free_space_get(daemon->store_space, question->timeout_ms, &store->free, &store->is_known);
   store->total = free_space_total(daemon->store_space);
   return NULL;
 }
@@ -237,15 +211,9 @@ question_end(gpointer data)
     subject->gauges->store = question->store;
   g_clear_pointer(&question->disks, g_ptr_array_unref);
   g_free(question);
-  subject->gauges->n_answers++;
   subject->asking = FALSE;
-  g_autoptr(GPtrArray) told = subject->waiters;
-  subject->waiters = subject->next;
-  subject->next = g_ptr_array_new();
-  if (subject->waiters->len > 0)
-    ask(subject);
-  for (guint i = 0; i < told->len; i++)
-    waiter_tell(g_ptr_array_index(told, i));
+  if (subject->round == subject->gauges->round)
+    note_answer(subject->gauges);
 }
 
 static DiskQuestion *
@@ -287,9 +255,114 @@ ask(Subject *subject)
     question->disks = g_ptr_array_new_with_free_func(disk_question_free);
   for (guint i = 0; vm && i < vm->disks->len; i++)
     g_ptr_array_add(question->disks, disk_question_new(daemon, vm->name, vm->disks->pdata[i]));
+  question->timeout_ms = subject->gauges->store.answers ? STORE_TIMEOUT_MS : STORE_AGAIN_MS;
+  subject->round = subject->gauges->round;
+  subject->gauges->n_open++;
   subject->asking = TRUE;
-  subject->asked_at = g_get_monotonic_time();
   task_run(daemon, NULL, 0, subject->vm ? run_vm : run_store, question, question_end);
+}
+
+/* ---- rounds ---- */
+
+static void
+waiter_end(Waiter *waiter)
+{
+  g_clear_handle_id(&waiter->timeout_id, g_source_remove);
+  waiter->func(waiter->data);
+  g_free(waiter);
+}
+
+static gboolean
+on_waited(gpointer data)
+{
+  Waiter *waiter = data;
+  waiter->timeout_id = 0;
+  g_ptr_array_remove(waiter->gauges->waiters, waiter);
+  g_ptr_array_remove(waiter->gauges->next, waiter);
+  waiter_end(waiter);
+  return G_SOURCE_REMOVE;
+}
+
+static void end_round(Gauges *gauges);
+
+static void
+note_answer(Gauges *gauges)
+{
+  if (gauges->n_open > 0 && --gauges->n_open == 0)
+    end_round(gauges);
+}
+
+static gboolean
+on_round_late(gpointer data)
+{
+  Gauges *gauges = data;
+  gauges->timer_id = 0;
+  gauges->n_open = 0;
+  end_round(gauges);
+  return G_SOURCE_REMOVE;
+}
+
+static void
+ask_if_free(Subject *subject)
+{
+  if (!subject->asking)
+    ask(subject);
+}
+
+static gboolean
+begin_round(gpointer data)
+{
+  Gauges *gauges = data;
+  GHashTableIter iter;
+  gpointer subject;
+  g_autoptr(GPtrArray) none = gauges->waiters;
+  gauges->waiters = gauges->next;
+  gauges->next = g_steal_pointer(&none);
+  gauges->round++;
+  gauges->begun_at = g_get_monotonic_time();
+  gauges->timer_id = g_timeout_add(ROUND_WAIT_MS, on_round_late, gauges);
+  gauges->n_open = 1; /* until all are asked */
+  ask_if_free(gauges->store_subject);
+  g_hash_table_iter_init(&iter, gauges->vms);
+  while (g_hash_table_iter_next(&iter, NULL, &subject))
+    ask_if_free(subject);
+  note_answer(gauges);
+  return G_SOURCE_REMOVE;
+}
+
+/* The next one begins as soon as somebody waits for it, but not too soon. */
+static void
+plan_round(Gauges *gauges)
+{
+  gint64 early_us = gauges->begun_at + ROUND_MIN_US - g_get_monotonic_time();
+  if (gauges->n_open > 0 || gauges->timer_id != 0 || gauges->next->len == 0)
+    return;
+  if (gauges->begun_at != 0 && early_us > 0)
+    gauges->timer_id = g_timeout_add((guint) (early_us + 999) / 1000, begin_round, gauges);
+  else
+    begin_round(gauges);
+}
+
+static void
+end_round(Gauges *gauges)
+{
+  g_autoptr(GPtrArray) told = gauges->waiters;
+  gauges->waiters = g_ptr_array_new();
+  g_clear_handle_id(&gauges->timer_id, g_source_remove);
+  for (guint i = 0; i < told->len; i++)
+    waiter_end(g_ptr_array_index(told, i));
+  plan_round(gauges);
+}
+
+void
+gauges_stop(Gauges *gauges)
+{
+  g_autoptr(GPtrArray) left = gauges->next;
+  gauges->next = g_ptr_array_new();
+  gauges->n_open = 0;
+  end_round(gauges);
+  for (guint i = 0; i < left->len; i++)
+    waiter_end(g_ptr_array_index(left, i));
 }
 
 /* ---- what callers see ---- */
@@ -297,18 +370,7 @@ ask(Subject *subject)
 static gboolean
 is_late(const Subject *subject)
 {
-  return subject->asking && g_get_monotonic_time() - subject->asked_at > (gint64) WAIT_MS * 1000;
-}
-
-static void
-want(Subject *subject, Waiter *waiter)
-{
-  if (is_late(subject))
-    return;
-  waiter->n_left++;
-  g_ptr_array_add(subject->asking ? subject->next : subject->waiters, waiter);
-  if (!subject->asking)
-    ask(subject);
+  return subject->asking && (subject->gauges->n_open == 0 || subject->round != subject->gauges->round);
 }
 
 static gboolean
@@ -344,25 +406,20 @@ know_vms(Gauges *gauges, GError **error)
 gboolean
 gauges_ask(Gauges *gauges, GaugesFunc func, gpointer data, GError **error)
 {
-  GHashTableIter iter;
-  gpointer subject;
   if (!know_vms(gauges, error))
     return FALSE;
   Waiter *waiter = g_new0(Waiter, 1);
-  *waiter = (Waiter){.gauges = gauges, .n_left = 1, .func = func, .data = data};
-  waiter->timeout_id = g_timeout_add(WAIT_MS, on_timeout, waiter);
-  want(gauges->store_subject, waiter);
-  g_hash_table_iter_init(&iter, gauges->vms);
-  while (g_hash_table_iter_next(&iter, NULL, &subject))
-    want(subject, waiter);
-  waiter_tell(waiter);
+  *waiter = (Waiter){.gauges = gauges, .func = func, .data = data};
+  waiter->timeout_id = g_timeout_add(WAIT_MS, on_waited, waiter);
+  g_ptr_array_add(gauges->next, waiter);
+  plan_round(gauges);
   return TRUE;
 }
 
 guint64
-gauges_n_answers(const Gauges *gauges)
+gauges_round(const Gauges *gauges)
 {
-  return gauges->n_answers;
+  return gauges->n_open > 0 ? gauges->round - 1 : gauges->round;
 }
 
 const GaugeDisk *

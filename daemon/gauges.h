@@ -4,8 +4,9 @@
  * tasks, and kept, so that whoever shows it waits a moment at most.
  *
  * Of each vm, and of the store, one question is under way at a time; those who want to know meanwhile share
- * the next one, so that what they get is never older than their request. Asking does not disturb a guest: an export only looks at its bitmaps. The disks of a
- * running QEMU are not asked about, as its monitor serves one at a time.
+ * the next one, so that what they get is never older than their request. Asking does not disturb a guest: an
+ * export only looks at its bitmaps. The disks of a running QEMU are not asked about, as its monitor serves
+ * one at a time.
  *
  * Lifecycle: new; free when the tasks have stopped. Threads: main only.
  */
@@ -33,15 +34,16 @@ typedef struct {
 } GaugeStore;
 
 Gauges *gauges_new(Daemon *daemon);
+/* Tells all who wait what is known; when the tasks have stopped. */
+void gauges_stop(Gauges *gauges);
 void gauges_free(Gauges *gauges);
 
 typedef void (*GaugesFunc)(gpointer data);
 /* Asks about the store and all vms, and calls FUNC as soon as all have answered, or have had a moment to do
  * so. Who did not answer before is not waited for. An error is the catalogue's; then FUNC is not called. */
-gboolean gauges_ask(Gauges *gauges, GaugesFunc func, gpointer data,
-                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Goes up with each answer. */
-guint64 gauges_n_answers(const Gauges *gauges);
+gboolean gauges_ask(Gauges *gauges, GaugesFunc func, gpointer data, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Goes up when all have answered anew. */
+guint64 gauges_round(const Gauges *gauges);
 
 /* The last answer; NULL: there is none yet. (transfer none), until the main loop goes on. */
 const GaugeDisk *gauges_disk(const Gauges *gauges, const char *vm, const char *disk);

@@ -16,7 +16,7 @@
 
 struct StatusCache {
   char *text;        /* NULL: none yet */
-  guint64 n_answers; /* of the gauges, when it was made */
+  guint64 round;     /* of the gauges, when it was made */
   guint64 n_changes; /* of the catalogue */
 };
 
@@ -204,15 +204,15 @@ make_status(Daemon *daemon, GError **error)
 static gboolean
 keep_fresh(StatusCache *cache, Daemon *daemon, GError **error)
 {
-  guint64 n_answers = gauges_n_answers(daemon->gauges), n_changes = catalogue_n_changes(daemon->catalogue);
-  if (cache->text && cache->n_answers == n_answers && cache->n_changes == n_changes)
+  guint64 round = gauges_round(daemon->gauges), n_changes = catalogue_n_changes(daemon->catalogue);
+  if (cache->text && cache->round == round && cache->n_changes == n_changes)
     return TRUE;
   g_autoptr(JsonNode) status = make_status(daemon, error);
   if (!status)
     return FALSE;
   g_autofree char *line = api_json_to_text(status);
   g_free(cache->text);
-  *cache = (StatusCache){g_strconcat(line, "\n", NULL), n_answers, n_changes};
+  *cache = (StatusCache){g_strconcat(line, "\n", NULL), round, n_changes};
   return TRUE;
 }
 

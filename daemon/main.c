@@ -143,6 +143,8 @@ stop(Daemon *daemon)
     engine_stop(daemon->engine);
   if (daemon->tasks)
     tasks_stop(daemon->tasks);
+  if (daemon->gauges)
+    gauges_stop(daemon->gauges);
   g_clear_pointer(&daemon->job_events, job_events_free);
   g_clear_pointer(&daemon->server, api_server_free);
   g_clear_pointer(&daemon->routes, api_routes_free);

@@ -77,8 +77,13 @@ function fill(element, ...children) {
 function drawTop() {
   const status = state.status;
   $('daemon').textContent = status ? 'version ' + status.version + ', up for ' + span(status.uptime) + ', ' + status['state-dir'] : 'no answer yet';
-  $('freshness').textContent = state.lost || (status ? 'as of ' + new Date(status.time * 1000).toLocaleTimeString(undefined, { hourCycle: 'h23' }) : '');
-  $('freshness').className = state.lost ? 'bad' : 'quiet';
+  const time = status && new Date(status.time * 1000).toLocaleTimeString(undefined, { hourCycle: 'h23' });
+  $('freshness').textContent = status ? (state.lost ? 'was so at ' : 'as of ') + time : '';
+  $('lost').hidden = !state.lost;
+  if (state.lost && $('lost').firstChild?.textContent !== state.lost)
+    $('lost').replaceChildren(h('span', {}, state.lost), h('code', {}, state.ended ? 'cbt-backup ui' : 'cbt-backup doctor'));
+  if (state.lost && !status)
+    for (const id of ['vms', 'jobs', 'store']) fill($(id), empty('Nothing is known yet.'));
 }
 
 function drawAttention() {
@@ -361,7 +366,8 @@ async function refresh() {
     [state.status, state.jobs, state.points] = await Promise.all([get('/v1/status'), get('/v1/jobs?limit=20'), get('/v1/points')]);
     state.lost = null;
   } catch (error) {
-    state.lost = error instanceof TypeError ? 'cbt-backup ui has ended; what is shown is old' : error.message;
+    state.ended = error instanceof TypeError; // nobody listens any more
+    state.lost = state.ended ? 'This page has no server any more: its command has ended. Start it again:' : error.message + '. What to do says:';
   }
   document.body.toggleAttribute('data-ready', true);
   draw();
