@@ -22,6 +22,7 @@
   "\"cbt-backup doctor\"}}\n"
 
 struct UiServer {
+  GSocketService *listener;
   SoupServer *server;
   SoupSession *daemon;
   guint port;
@@ -283,20 +284,33 @@ on_request(SoupServer *soup G_GNUC_UNUSED, SoupServerMessage *message, const cha
   }
 }
 
+/* libsoup's own way to listen loses a socket object for each connection. */
+static gboolean
+on_connection(GSocketService *service G_GNUC_UNUSED, GSocketConnection *connection,
+              GObject *source G_GNUC_UNUSED, gpointer data)
+{
+  g_autoptr(GSocketAddress) here = g_socket_connection_get_local_address(connection, NULL);
+  g_autoptr(GSocketAddress) there = g_socket_connection_get_remote_address(connection, NULL);
+  g_autoptr(GError) error = NULL;
+  if (!soup_server_accept_iostream(((UiServer *) data)->server, G_IO_STREAM(connection), here, there, &error))
+    g_debug("a connection is dropped: %s", error->message);
+  return TRUE;
+}
+
 static gboolean
 listen_on(UiServer *server, guint port, GError **error)
 {
   g_autoptr(GInetAddress) loopback = g_inet_address_new_loopback(G_SOCKET_FAMILY_IPV4);
-  g_autoptr(GSocketAddress) address = g_inet_socket_address_new(loopback, (guint16) port);
+  g_autoptr(GSocketAddress) address = g_inet_socket_address_new(loopback, (guint16) port), effective = NULL;
   g_autoptr(GError) local = NULL;
-  if (!soup_server_listen(server->server, address, 0, &local)) {
+  if (!g_socket_listener_add_address(G_SOCKET_LISTENER(server->listener), address, G_SOCKET_TYPE_STREAM,
+                                     G_SOCKET_PROTOCOL_TCP, NULL, &effective, &local)) {
     cbt_set_error(error, CBT_ERROR_FAILED, "Name another one with --port.",
                   "Cannot listen on 127.0.0.1:%u: %s", port, local->message);
     return FALSE;
   }
-  GSList *uris = soup_server_get_uris(server->server);
-  server->port = (guint) g_uri_get_port(uris->data);
-  g_slist_free_full(uris, (GDestroyNotify) g_uri_unref);
+  server->port = g_inet_socket_address_get_port(G_INET_SOCKET_ADDRESS(effective));
+  g_signal_connect(server->listener, "incoming", G_CALLBACK(on_connection), server);
   return TRUE;
 }
 
@@ -310,6 +324,7 @@ ui_server_new(guint port, const char *socket_path, GError **error)
   server->server = soup_server_new("server-header", NULL, NULL);
   server->daemon = soup_session_new_with_options("remote-connectable", daemon, "proxy-resolver", NULL,
                                                  "max-conns", 32, "max-conns-per-host", 32, NULL);
+  server->listener = g_socket_service_new();
   soup_server_add_handler(server->server, NULL, on_request, server, NULL);
   if (server->token && server->cookie && listen_on(server, port, error))
     return server;
@@ -322,6 +337,9 @@ ui_server_new(guint port, const char *socket_path, GError **error)
 void
 ui_server_free(UiServer *server)
 {
+  g_socket_service_stop(server->listener);
+  g_socket_listener_close(G_SOCKET_LISTENER(server->listener));
+  g_object_unref(server->listener);
   soup_server_disconnect(server->server);
   soup_session_abort(server->daemon);
   g_object_unref(server->server);
