@@ -26,6 +26,7 @@ echo '<domain/>' >/etc/libvirt/qemu/web.xml
 
 document README.md
 no_run 'scripts/demo' "it is the test of the demo, and of the tests"
+no_run 'scripts/install-packages' "this test is of what it builds; its install is tried with a DESTDIR in test_manuals.sh"
 block 'cbt-backupd &'
 take_daemon
 block 'cbt-backup vm add web'
@@ -34,7 +35,6 @@ start_db db
 block 'cbt-backup vm add db'
 block 'curl --unix-socket' 's/$/ >status.json/'
 assert_eq "vms in the answer" "$(jq -r '[.vms[].name] | sort | join(" ")' status.json)" "db web"
-no_run 'scripts/install-packages' "this test is of what it builds; its install is tried with a DESTDIR in test_manuals.sh"
 end_document
 
 say "docs/operations.md, on a clean host"
