@@ -51,6 +51,13 @@ for _ in 1 2; do
   kill "$pid"
   wait_until 20 process_is_gone "$pid" || fail "QEMU does not end"
 done
+awk '/^```/ { inside = ($0 == "```xml"); next } inside && /qemu:arg/' "$SOURCE/docs/operations.md" | sed "s/.*value='\(.*\)'.*/\1/" >args
+mapfile -t args <args
+assert_eq "arguments that libvirt is to hand on" "${#args[@]}" 6
+qemu-system-x86_64 -S -nodefaults -display none -machine q35,accel=tcg -m 32 "${args[@]}" -daemonize -pidfile "$WORK/qemu.pid"
+pid=$(<"$WORK/qemu.pid")
+kill "$pid"
+wait_until 20 process_is_gone "$pid" || fail "QEMU does not end"
 next_block '#!/bin/sh'
 install -D -m 755 "$next" /etc/libvirt/hooks/qemu
 rm "$next"
@@ -118,7 +125,7 @@ end_document
 stop_daemon
 
 say "docs/operations.md: the XML is what libvirt takes for XML"
-for n in 1 2; do
+for n in 1 2 3; do
   awk -v want="$n" '/^```/ { inside = ($0 == "```xml" && ++n == want); next } inside' "$SOURCE/docs/operations.md" |
     { echo "<d xmlns:qemu='x'>"; cat; echo '</d>'; } | xmllint --noout - || fail "block $n is no XML"
 done
