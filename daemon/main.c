@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* cbt-backupd: builds the objects in order, runs the main loop, and takes them down in the reverse order. */
 #include <common/fd.h>
+#include <common/file-ops.h>
 #include <daemon/daemon.h>
 #include <daemon/disks.h>
 #include <daemon/engine.h>
@@ -24,6 +25,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <systemd/sd-daemon.h>
+#include <unistd.h>
 
 static gboolean
 make_folders(const DaemonConfig *config, GError **error)
@@ -174,9 +176,26 @@ on_signal(gpointer loop)
   return G_SOURCE_CONTINUE;
 }
 
+/*
+ * Where the kernel groups threads by session (autogroup, sched(7)), niceness counts only within one: against
+ * guests and exports, which lead sessions of their own, the one of the daemon has to give way as a whole. A
+ * session that somebody else leads, like a shell, is left as it is; so is a kernel that does not group.
+ */
+static void
+give_way_as_session(const DaemonConfig *config)
+{
+  if (getsid(0) != getpid())
+    return;
+  g_autofree char *nice = g_strdup_printf("%u", config->nice);
+  CBT_AUTO_FD int fd = open("/proc/self/autogroup", O_WRONLY | O_CLOEXEC);
+  if (fd < 0 || !cbt_write_full(fd, nice, strlen(nice)))
+    g_debug("cannot set the priority of the session: %s", g_strerror(errno));
+}
+
 static gboolean
 run(const DaemonConfig *config, GError **error)
 {
+  give_way_as_session(config);
   if (!make_folders(config, error))
     return FALSE;
   CBT_AUTO_FD int lock = lock_state_dir(config, error);

@@ -47,8 +47,9 @@ build_image() { # FILE SIZE MIB
 ### the daemon, whose state is $state: $work/state if not set
 
 cbt() { "$build/bin/cbt-backup" --socket "$work/run/api.sock" "$@"; }
+# In a session of its own, as a service has it: niceness counts only within one.
 start_daemon() { # OPTION...: sets daemon
-  "$build/bin/cbt-backupd" --state-dir "${state:-$work/state}" --runtime-dir "$work/run" "$@" >"$work/daemon.log" 2>&1 &
+  setsid "$build/bin/cbt-backupd" --state-dir "${state:-$work/state}" --runtime-dir "$work/run" "$@" >"$work/daemon.log" 2>&1 &
   daemon=$!
   wait_for cbt status
 }
