@@ -64,6 +64,7 @@ archive_run(Daemon *daemon, Job *job, gpointer data, GError **error)
 {
   ArchiveRequest *request = data;
   Archive archive = {.daemon = daemon, .job = job, .request = request};
+  job_give_way(daemon); /* as the threads do that it starts: what is asked of the daemon comes first */
   throttle_init(&archive.throttle, request->speed);
   job->uuid = request->point->uuid;
   gboolean ok = write_archive(&archive, error);
