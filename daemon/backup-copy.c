@@ -180,6 +180,24 @@ take_block(Pipeline *pipeline)
   return block;
 }
 
+/* What the worker has put and not written yet. */
+static void
+flush_worker(Pipeline *pipeline, StoreWorker *worker)
+{
+  StoreTally tally = {0};
+  GError *error = NULL;
+  if (is_stopped(pipeline))
+    return;
+  if (!store_worker_flush(worker, &tally, &error) ||
+      !store_reserve_note(pipeline->disk->backup->daemon->store_reserve, tally.stored_bytes, &error))
+    pipeline_fail(pipeline, error);
+  atomic_fetch_add(&pipeline->disk->backup->job->stored, tally.stored_bytes);
+  pthread_mutex_lock(&pipeline->order);
+  pipeline->tally.stored_bytes += tally.stored_bytes;
+  pipeline->block_stored_bytes += tally.stored_bytes;
+  pthread_mutex_unlock(&pipeline->order);
+}
+
 static void *
 worker_thread(void *data)
 {
@@ -199,6 +217,7 @@ worker_thread(void *data)
     count_block(pipeline, block, &tally);
     block_done(pipeline, block, ids, &tally);
   }
+  flush_worker(pipeline, worker);
   backup_archive_part_free(archive);
   return NULL;
 }

@@ -70,6 +70,11 @@ static void
 thread_free(gpointer data)
 {
   ImportThread *thread = data;
+  StoreTally tally = {0};
+  /* What cannot be written now is tried again when the point is committed. */
+  if (!store_worker_flush(thread->worker, &tally, NULL))
+    g_debug("import: the last clusters of a thread are not written yet");
+  atomic_fetch_add(&thread->import->job->stored, tally.stored_bytes);
   store_worker_free(thread->worker);
   g_free(thread);
 }

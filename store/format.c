@@ -2,7 +2,7 @@
 /*
  * Validity rule: magic, then version (a newer file is refused by its version, whatever else it holds), then
  * size and checksum. Write order: the file is replaced as a whole before the first pack is made, so packs
- * never stand without it.
+ * never stand without it; and before the first group is appended to a store of version 1.
  */
 #include <store/format.h>
 
@@ -18,6 +18,7 @@ static const char damaged_hint[] =
 gboolean
 store_format_generate(StoreFormat *format, GError **error)
 {
+  format->version = STORE_FORMAT_VERSION;
   format->uuid = cbt_uuid_generate();
   format->created = g_get_real_time();
   /* Up to 256 bytes come whole or not at all. */
@@ -32,7 +33,7 @@ store_format_encode(const StoreFormat *format, guint8 bytes[STORE_FORMAT_SIZE])
 {
   memset(bytes, 0, STORE_FORMAT_SIZE);
   memcpy(bytes, STORE_FORMAT_MAGIC, STORE_FORMAT_AT_VERSION);
-  cbt_put_u32(bytes + STORE_FORMAT_AT_VERSION, STORE_FORMAT_VERSION);
+  cbt_put_u32(bytes + STORE_FORMAT_AT_VERSION, format->version);
   cbt_put_u32(bytes + STORE_FORMAT_AT_SIZE, STORE_FORMAT_SIZE);
   memcpy(bytes + STORE_FORMAT_AT_UUID, format->uuid.bytes, sizeof format->uuid.bytes);
   cbt_put_u64(bytes + STORE_FORMAT_AT_CREATED, (guint64) format->created);
@@ -43,8 +44,7 @@ store_format_encode(const StoreFormat *format, guint8 bytes[STORE_FORMAT_SIZE])
 static gboolean
 bytes_are_sound(const guint8 *bytes, gsize length)
 {
-  return length == STORE_FORMAT_SIZE &&
-         cbt_get_u32(bytes + STORE_FORMAT_AT_VERSION) == STORE_FORMAT_VERSION &&
+  return length == STORE_FORMAT_SIZE && cbt_get_u32(bytes + STORE_FORMAT_AT_VERSION) > 0 &&
          cbt_get_u32(bytes + STORE_FORMAT_AT_SIZE) == STORE_FORMAT_SIZE &&
          cbt_get_u64(bytes + STORE_FORMAT_AT_CHECKSUM) == cbt_checksum64(bytes, STORE_FORMAT_AT_CHECKSUM);
 }
@@ -67,6 +67,7 @@ store_format_decode(const guint8 *bytes, gsize length, const char *path, StoreFo
     cbt_set_error(error, CBT_ERROR_CORRUPT, damaged_hint, "%s is damaged", path);
     return FALSE;
   }
+  format->version = version;
   memcpy(format->uuid.bytes, bytes + STORE_FORMAT_AT_UUID, sizeof format->uuid.bytes);
   format->created = (gint64) cbt_get_u64(bytes + STORE_FORMAT_AT_CREATED);
   memcpy(format->secret, bytes + STORE_FORMAT_AT_SECRET, STORE_SECRET_SIZE);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The `format` file of a store: its version, identity and secret. Written once, when the store is made, and
- * never again but by a migration. Without the secret no chunk can be recognised, so it is never made anew
+ * The `format` file of a store: its version, identity and secret. Written once, when the store is made, and again only
+ * to raise its version, before what an older one could not read is written. Without the secret no chunk can be recognised, so it is never made anew
  * over existing packs.
  *
  * Layout, little-endian (docs/formats/store.md):
@@ -23,7 +23,7 @@
 #include <store/chunk.h>
 
 #define STORE_FORMAT_MAGIC       "CBTSTORE"
-#define STORE_FORMAT_VERSION     1u
+#define STORE_FORMAT_VERSION     2u /* version 1 has no groups in its packs */
 #define STORE_FORMAT_SIZE        256
 #define STORE_FORMAT_AT_VERSION  8
 #define STORE_FORMAT_AT_SIZE     12
@@ -38,12 +38,13 @@ _Static_assert(STORE_FORMAT_AT_SECRET + STORE_SECRET_SIZE == STORE_FORMAT_AT_CHE
 _Static_assert(STORE_FORMAT_AT_CHECKSUM + 8 == STORE_FORMAT_SIZE, "the checksum ends the file");
 
 typedef struct {
+  guint32 version;
   CbtUuid uuid;
   gint64 created; /* microseconds since 1970 */
   guint8 secret[STORE_SECRET_SIZE];
 } StoreFormat;
 
-/* A fresh identity; FALSE if the system gives no random bytes. */
+/* A fresh identity, of the highest version; FALSE if the system gives no random bytes. */
 gboolean store_format_generate(StoreFormat *format, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void store_format_encode(const StoreFormat *format, guint8 bytes[STORE_FORMAT_SIZE]);
 /* PATH is for messages. UNSUPPORTED: a newer version; CORRUPT: anything else that is not what encode made. */

@@ -20,9 +20,9 @@
 
 #include <common/error.h>
 #include <common/size.h>
+#include <store/group-write.h>
 #include <store/mark.h>
-#include <store/pack-format.h>
-#include <store/store-private.h>
+#include <store/worker-private.h>
 #include <string.h>
 
 #define COPY_BATCH  (G_GUINT64_CONSTANT(32) << 20)
@@ -45,10 +45,14 @@ struct StoreGc {
   StoreGcResult result;
 
   /* sweeping */
-  guint8 *buffer;      /* STORE_PACK_READ_SIZE */
-  GArray *emptied;     /* of guint32: they go at the next flush */
-  guint64 batch;       /* bytes copied since */
-  guint64 done, total; /* bytes of the packs that are taken out */
+  guint8 *buffer;        /* STORE_PACK_READ_SIZE */
+  StoreWorker *worker;   /* for groups */
+  StoreGroupDraft draft; /* chunks of groups that were not live as a whole, not yet copied; contents are made
+                            when needed */
+  guint8 *contents;      /* (nullable) STORE_GROUP_SIZE_MAX: of the group that they are taken from */
+  GArray *emptied;       /* of guint32: they go at the next flush */
+  guint64 batch;         /* bytes copied since */
+  guint64 done, total;   /* bytes of the packs that are taken out */
 };
 
 /* ---- marking ---- */
@@ -95,6 +99,7 @@ store_gc_begin(Store *store, const StoreGcOptions *options, GError **error)
   gc->packs = g_hash_table_new_full(NULL, NULL, NULL, g_free);
   gc->emptied = g_array_new(FALSE, FALSE, sizeof(guint32));
   gc->buffer = g_malloc(STORE_PACK_READ_SIZE);
+  gc->worker = store_worker_new(store);
   gc->options = options ? options : &none;
   gc->mark = store_mark_new(store, gc->options->cancellable);
   store_mark_set_listener(gc->mark, note_live, gc);
@@ -106,6 +111,9 @@ store_gc_end(StoreGc *gc)
 {
   store_pins_end_collection(gc->store);
   store_mark_free(gc->mark);
+  store_worker_free(gc->worker);
+  g_free(gc->draft.contents);
+  g_free(gc->contents);
   g_hash_table_unref(gc->packs);
   g_array_unref(gc->emptied);
   g_free(gc->buffer);
@@ -191,15 +199,17 @@ choose(StoreGc *gc, GError **error)
 
 /* ---- taking one pack out ---- */
 
+/* Or a chunk of a group. */
 typedef struct {
   StoreChunkId id;
   StoreLocation location;
+  gboolean is_grouped;
 } Record;
 
 static gboolean
 collect_record(const StoreRecordInfo *info, const StoreLocation *location, gpointer records)
 {
-  Record record = {info->id, *location};
+  Record record = {info->id, *location, info->encoding == STORE_ENCODING_GROUP};
   g_array_append_val((GArray *) records, record);
   return TRUE;
 }
@@ -271,33 +281,124 @@ copy_record(StoreGc *gc, const StoreRecordInfo *info, const guint8 *payload, gsi
   return ok;
 }
 
-/* The record of a wanted chunk. */
+/* Whether RECORD has to be saved: it is wanted, and stands nowhere else. *indexed gets where the index has
+ * it. */
 static gboolean
-save_record(StoreGc *gc, const Record *record, const StoreLocation *indexed, Emptying *emptying,
-            GError **error)
+needs_saving(StoreGc *gc, const Record *record, StoreLocation *indexed, Emptying *emptying)
 {
-  StoreRecordInfo info;
-  const guint8 *payload;
-  gsize length;
+  if (!store_index_lookup(gc->store->index, &record->id, indexed))
+    *indexed = (StoreLocation){0};
+  emptying->n_met += is_at(indexed, &record->location) && store_mark_contains(gc->mark, &record->id);
+  if (!store_mark_contains(gc->mark, &record->id) && retire(gc, record, emptying))
+    return FALSE;
   emptying->is_copied = TRUE;
-  if (!is_at(indexed, &record->location) && read_sound(gc, &record->id, indexed, &info, &payload, &length))
-    return TRUE;
-  if (read_sound(gc, &record->id, &record->location, &info, &payload, &length))
-    return copy_record(gc, &info, payload, length, indexed, error);
-  emptying->keeps = TRUE;
-  return TRUE;
+  return is_at(indexed, &record->location) || !store_pack_has(gc->store->packs, indexed, &record->id);
 }
 
 static gboolean
 settle_record(StoreGc *gc, const Record *record, Emptying *emptying, GError **error)
 {
-  StoreLocation indexed = {0};
-  if (!store_index_lookup(gc->store->index, &record->id, &indexed))
-    indexed = (StoreLocation){0};
-  emptying->n_met += is_at(&indexed, &record->location) && store_mark_contains(gc->mark, &record->id);
-  if (!store_mark_contains(gc->mark, &record->id) && retire(gc, record, emptying))
+  StoreLocation indexed;
+  StoreRecordInfo info;
+  const guint8 *payload;
+  gsize length;
+  if (!needs_saving(gc, record, &indexed, emptying))
     return TRUE;
-  return save_record(gc, record, &indexed, emptying, error);
+  if (read_sound(gc, &record->id, &record->location, &info, &payload, &length))
+    return copy_record(gc, &info, payload, length, &indexed, error);
+  emptying->keeps = TRUE;
+  return TRUE;
+}
+
+/* ---- groups ---- */
+
+static gboolean
+write_draft(StoreGc *gc, GError **error)
+{
+  guint64 bytes = 0;
+  if (gc->draft.n == 0)
+    return TRUE;
+  gboolean ok = store_group_write(gc->worker, &gc->draft, &bytes, error);
+  gc->batch += bytes;
+  gc->draft.n = ok ? 0 : gc->draft.n;
+  return ok;
+}
+
+static gboolean
+add_to_draft(StoreGc *gc, const StoreChunkId *id, const StoreLocation *indexed, const guint8 *content,
+             GError **error)
+{
+  StoreGroupDraft *draft = &gc->draft;
+  if (!draft->contents)
+    draft->contents = g_malloc(STORE_GROUP_SIZE_MAX);
+  memcpy(draft->contents + (gsize) draft->n * STORE_CHUNK_LENGTH_MAX, content, STORE_CHUNK_LENGTH_MAX);
+  draft->ids[draft->n] = *id;
+  draft->seen[draft->n++] = *indexed;
+  return draft->n < gc->store->options.group_clusters || write_draft(gc, error);
+}
+
+/* The chunks WANTED (their numbers in the group) of a group of which others are dead. */
+static gboolean
+save_some(StoreGc *gc, const StoreGroupDraft *wanted, const guint *numbers, guint n, const guint8 *payload,
+          gsize length, Emptying *emptying, GError **error)
+{
+  if (!gc->contents)
+    gc->contents = g_malloc(STORE_GROUP_SIZE_MAX);
+  if (!store_worker_unpack_group(gc->worker, n, payload, length, gc->contents)) {
+    emptying->keeps = TRUE;
+    return TRUE;
+  }
+  for (guint i = 0; i < wanted->n; i++)
+    if (!add_to_draft(gc, &wanted->ids[i], &wanted->seen[i],
+                      gc->contents + (gsize) numbers[i] * STORE_CHUNK_LENGTH_MAX, error))
+      return FALSE;
+  return TRUE;
+}
+
+static gboolean
+copy_group(StoreGc *gc, StoreGroupDraft *wanted, const guint8 *payload, gsize length, GError **error)
+{
+  guint64 bytes = 0;
+  gboolean ok = store_group_copy(gc->worker, wanted, payload, length, &bytes, error);
+  gc->batch += bytes;
+  return ok;
+}
+
+/* The N chunks of one group. One that is wanted as a whole is copied as it is. */
+static gboolean
+settle_group(StoreGc *gc, const Record *records, guint n, Emptying *emptying, GError **error)
+{
+  StoreGroupDraft wanted = {0};
+  guint numbers[STORE_GROUP_CHUNKS_MAX];
+  StoreRecordInfo info;
+  gsize length;
+  for (guint i = 0; i < n; i++) {
+    if (!needs_saving(gc, &records[i], &wanted.seen[wanted.n], emptying))
+      continue;
+    numbers[wanted.n] = i;
+    wanted.ids[wanted.n++] = records[i].id;
+  }
+  if (wanted.n == 0)
+    return TRUE;
+  g_autofree guint8 *payload =
+      store_pack_read_group(gc->store->packs, &records->location, &info, &length, NULL);
+  if (!payload || store_group_count(info.length) != n) {
+    emptying->keeps = TRUE;
+    return TRUE;
+  }
+  return wanted.n == n ? copy_group(gc, &wanted, payload, length, error)
+                       : save_some(gc, &wanted, numbers, n, payload, length, emptying, error);
+}
+
+/* How many of RECORDS are of the group that the first is in. */
+static guint
+group_length(const Record *records, guint n)
+{
+  guint i = 1;
+  while (i < MIN(n, STORE_GROUP_CHUNKS_MAX) && records[i].is_grouped &&
+         is_at(&records[i].location, &records[0].location))
+    i++;
+  return i;
 }
 
 static gboolean
@@ -317,9 +418,13 @@ empty_pack(StoreGc *gc, const Pack *pack, Emptying *emptying, GError **error)
   g_autoptr(GArray) records = g_array_new(FALSE, FALSE, sizeof(Record));
   if (!store_pack_scan_one(gc->store->packs, &from, collect_record, records, error))
     return FALSE;
-  for (guint i = 0; i < records->len; i++)
-    if (is_cancelled(gc, error) || !settle_record(gc, &g_array_index(records, Record, i), emptying, error))
+  for (guint i = 0, n; i < records->len; i += n) {
+    const Record *record = &g_array_index(records, Record, i);
+    n = record->is_grouped ? group_length(record, records->len - i) : 1;
+    if (is_cancelled(gc, error) || !(record->is_grouped ? settle_group(gc, record, n, emptying, error)
+                                                        : settle_record(gc, record, emptying, error)))
       return FALSE;
+  }
   /* A live record that is not even met stands in a damaged stretch. */
   emptying->keeps |= emptying->n_met < pack->n_live;
   return TRUE;
@@ -345,7 +450,7 @@ finish_batch(StoreGc *gc, GError **error)
 {
   if (gc->emptied->len == 0)
     return TRUE;
-  if (!store_pack_flush(gc->store->packs, error))
+  if (!write_draft(gc, error) || !store_pack_flush(gc->store->packs, error))
     return FALSE;
   gc->result.copied += gc->batch;
   gc->batch = 0;

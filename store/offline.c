@@ -114,6 +114,8 @@ store_offline_open(const char *directory, GError **error)
   pthread_mutex_init(&store->checkpoint_lock, NULL);
   pthread_mutex_init(&store->rebuild_lock, NULL);
   pthread_mutex_init(&store->append_lock, NULL);
+  store->staging = store_staging_new();
+  store->groups = store_group_cache_new();
   store->packs = open_packs(directory, &format.uuid);
   offline->in_use = is_locked(directory);
   return make_index(offline, error) ? g_steal_pointer(&offline) : NULL;
@@ -136,6 +138,8 @@ store_offline_close(StoreOffline *offline)
   if (!offline)
     return;
   Store *store = offline->store;
+  store_staging_free(store->staging);
+  store_group_cache_free(store->groups);
   store_index_close(store->index);
   store_pack_set_close(store->packs);
   pthread_mutex_destroy(&store->checkpoint_lock);

@@ -9,6 +9,7 @@
 #include <common/bytes.h>
 #include <common/error.h>
 #include <errno.h>
+#include <store/group.h>
 #include <store/pack-private.h>
 #include <sys/stat.h>
 
@@ -22,6 +23,7 @@ typedef struct {
   StorePackFooter footer;
   guint64 limit;     /* records end here at the latest */
   guint64 expected;  /* where the next record should begin */
+  guint64 group;     /* where the group stands of which chunks are told */
   GByteArray *table; /* what the table should be */
 } Examination;
 
@@ -59,15 +61,40 @@ check_padding(Examination *exam, guint64 end)
 }
 
 static gboolean
+read_header(const Examination *exam, guint64 at, StoreRecordInfo *info, guint32 *payload_length)
+{
+  guint8 header[STORE_RECORD_HEADER_SIZE];
+  return read_at(exam, header, sizeof header, at) &&
+         store_record_header_decode(header, exam->number, (guint32) at, info, payload_length);
+}
+
+/* A record begins where one is expected, or behind a gap. */
+static void
+begin_record(Examination *exam, const StoreRecordInfo *info, const StoreLocation *location)
+{
+  StoreRecordInfo group;
+  guint32 length = location->length - STORE_RECORD_HEADER_SIZE;
+  if (location->offset > exam->expected)
+    add_gap(exam, location->offset);
+  exam->expected = location->offset;
+  if (info->encoding == STORE_ENCODING_GROUP) {
+    exam->group = location->offset;
+    if (!read_header(exam, location->offset, &group, &length))
+      return;
+  }
+  check_padding(exam, (guint64) location->offset + STORE_RECORD_HEADER_SIZE + length);
+}
+
+static gboolean
 take_record(const StoreRecordInfo *info, const StoreLocation *location, gpointer user_data)
 {
   Examination *exam = user_data;
   guint8 entry[STORE_TABLE_ENTRY_SIZE];
-  if (location->offset > exam->expected)
-    add_gap(exam, location->offset);
-  exam->expected = cbt_round_up((guint64) location->offset + location->length, STORE_PACK_ALIGN);
+  if (info->encoding != STORE_ENCODING_GROUP || location->offset != exam->group)
+    begin_record(exam, info, location);
+  /* The shares of a group make up its span. */
+  exam->expected = cbt_round_up(exam->expected + location->length, STORE_PACK_ALIGN);
   exam->check->n_records++;
-  check_padding(exam, (guint64) location->offset + location->length);
   store_table_entry_encode(info, location, entry);
   g_byte_array_append(exam->table, entry, sizeof entry);
   return !exam->func || exam->func(info, location, exam->user_data);
@@ -146,21 +173,37 @@ check_table(Examination *exam)
     find_lost_in_table(exam, table);
 }
 
+/* What is left of the ids of a group says what was lost. */
+static void
+add_lost_group(Examination *exam, const StorePackLost *group, guint32 payload_length)
+{
+  guint8 ids[STORE_GROUP_CHUNKS_MAX * STORE_CHUNK_ID_SIZE];
+  guint n = store_group_count(group->info.length);
+  if (!read_at(exam, ids, (gsize) n * STORE_CHUNK_ID_SIZE, group->location.offset + STORE_RECORD_HEADER_SIZE))
+    return;
+  for (guint i = 0; i < n; i++) {
+    StorePackLost lost = {store_group_chunk(ids, i), group->location};
+    lost.location.length = store_group_share(payload_length, n, i);
+    g_array_append_val(exam->check->lost, lost);
+  }
+}
+
 /* Without a table: the headers in gaps one behind the other, as far as they can be true. */
 static void
 find_lost_by_headers(Examination *exam)
 {
   for (guint i = 0; i < exam->check->gaps->len; i++) {
     const StorePackGap *gap = &g_array_index(exam->check->gaps, StorePackGap, i);
-    guint8 header[STORE_RECORD_HEADER_SIZE];
     guint32 length;
     for (guint64 at = gap->offset; at < gap->offset + gap->length; at += store_record_span(length)) {
       StorePackLost lost = {.location = {.pack = exam->number, .offset = (guint32) at}};
-      if (!read_at(exam, header, sizeof header, at) ||
-          !store_record_header_decode(header, exam->number, (guint32) at, &lost.info, &length))
+      if (!read_header(exam, at, &lost.info, &length))
         break;
       lost.location.length = STORE_RECORD_HEADER_SIZE + length;
-      g_array_append_val(exam->check->lost, lost);
+      if (lost.info.encoding == STORE_ENCODING_GROUP)
+        add_lost_group(exam, &lost, length);
+      else
+        g_array_append_val(exam->check->lost, lost);
     }
   }
 }
@@ -174,7 +217,7 @@ examine(Examination *exam)
   guint8 header[STORE_PACK_HEADER_SIZE];
   StorePackWalk walk;
   check->header_is_sound = read_at(exam, header, sizeof header, 0) &&
-                           store_pack_header_decode(header, &exam->set->store, exam->number);
+                           store_pack_header_decode(header, &exam->set->store, exam->number) > 0;
   find_end(exam);
   exam->expected = STORE_PACK_HEADER_SIZE;
   if (!store_pack_walk(exam->set, exam->fd, exam->number, exam->expected, exam->limit, take_record, exam,

@@ -24,7 +24,7 @@ typedef struct {
   gboolean header_is_sound;
   gboolean is_sealed;       /* it ends in a footer, sound or not */
   const char *table_error;  /* NULL: none, or it is no sealed pack */
-  guint64 n_records;        /* good ones */
+  guint64 n_records;        /* good ones; of a group each chunk */
   GArray *gaps;             /* of StorePackGap */
   GArray *lost;             /* of StorePackLost */
   guint64 n_padding;        /* records with something else than zeros behind them */

@@ -2,6 +2,7 @@
 #include <store/pack-format.h>
 
 #include <common/bytes.h>
+#include <store/group.h>
 #include <xxhash.h>
 
 static guint64
@@ -11,24 +12,26 @@ seed_of(const CbtUuid *store)
 }
 
 void
-store_pack_header_encode(const CbtUuid *store, guint32 pack, guint8 bytes[STORE_PACK_HEADER_SIZE])
+store_pack_header_encode(guint32 version, const CbtUuid *store, guint32 pack,
+                         guint8 bytes[STORE_PACK_HEADER_SIZE])
 {
   memset(bytes, 0, STORE_PACK_HEADER_SIZE);
   memcpy(bytes, STORE_PACK_MAGIC, sizeof STORE_PACK_MAGIC);
-  cbt_put_u32(bytes + STORE_PACK_AT_VERSION, STORE_PACK_VERSION);
+  cbt_put_u32(bytes + STORE_PACK_AT_VERSION, version);
   cbt_put_u32(bytes + STORE_PACK_AT_SIZE, STORE_PACK_HEADER_SIZE);
   memcpy(bytes + STORE_PACK_AT_UUID, store->bytes, sizeof store->bytes);
   cbt_put_u32(bytes + STORE_PACK_AT_NUMBER, pack);
   cbt_put_u64(bytes + STORE_PACK_AT_CHECKSUM, cbt_checksum64(bytes, STORE_PACK_AT_CHECKSUM));
 }
 
-gboolean
+guint32
 store_pack_header_decode(const guint8 bytes[STORE_PACK_HEADER_SIZE], const CbtUuid *store, guint32 pack)
 {
-  /* Every field is known beforehand, so a sound header is the one that we would write. */
+  /* Every field but the version is known beforehand, so a sound header is the one that we would write. */
   guint8 expected[STORE_PACK_HEADER_SIZE];
-  store_pack_header_encode(store, pack, expected);
-  return memcmp(bytes, expected, sizeof expected) == 0;
+  guint32 version = cbt_get_u32(bytes + STORE_PACK_AT_VERSION);
+  store_pack_header_encode(version, store, pack, expected);
+  return version <= STORE_PACK_VERSION && memcmp(bytes, expected, sizeof expected) == 0 ? version : 0;
 }
 
 /* The header's last field is its checksum: it is left out, and the header in front of it mixed into the
@@ -47,7 +50,7 @@ store_record_encode(guint8 *bytes, const CbtUuid *store, guint32 pack, guint32 o
   memset(bytes, 0, STORE_RECORD_HEADER_SIZE);
   cbt_put_u32(bytes, STORE_RECORD_MAGIC);
   bytes[STORE_RECORD_AT_TYPE] = (guint8) info->type;
-  bytes[STORE_RECORD_AT_ENCODING] = info->zstd ? STORE_ENCODING_ZSTD : STORE_ENCODING_RAW;
+  bytes[STORE_RECORD_AT_ENCODING] = (guint8) info->encoding;
   cbt_put_u32(bytes + STORE_RECORD_AT_LENGTH, info->length);
   cbt_put_u32(bytes + STORE_RECORD_AT_PAYLOAD, payload_length);
   memcpy(bytes + STORE_RECORD_AT_ID, info->id.bytes, STORE_CHUNK_ID_SIZE);
@@ -56,14 +59,16 @@ store_record_encode(guint8 *bytes, const CbtUuid *store, guint32 pack, guint32 o
   cbt_put_u64(bytes + STORE_RECORD_AT_CHECKSUM, record_checksum(bytes, store, payload_length));
 }
 
-/* The rules that a record's header and a table's entry share. */
+/* The rules that the header of a record of one chunk and its table's entry share. */
 static gboolean
-info_is_possible(const StoreRecordInfo *info, guint8 encoding, guint32 payload_length)
+info_is_possible(const StoreRecordInfo *info, guint32 payload_length)
 {
   return info->type >= STORE_CHUNK_DATA && info->type <= STORE_CHUNK_BLOB &&
-         encoding <= STORE_ENCODING_ZSTD && info->length > 0 && info->length <= STORE_CHUNK_LENGTH_MAX &&
-         payload_length > 0 && payload_length <= STORE_CHUNK_LENGTH_MAX &&
-         (info->zstd || payload_length == info->length) && !store_chunk_id_is_zero(&info->id);
+         info->encoding <= STORE_ENCODING_ZSTD && info->length > 0 &&
+         info->length <= STORE_CHUNK_LENGTH_MAX && payload_length > 0 &&
+         payload_length <= STORE_CHUNK_LENGTH_MAX &&
+         (info->encoding == STORE_ENCODING_ZSTD || payload_length == info->length) &&
+         !store_chunk_id_is_zero(&info->id);
 }
 
 gboolean
@@ -75,11 +80,12 @@ store_record_header_decode(const guint8 bytes[STORE_RECORD_HEADER_SIZE], guint32
       cbt_get_u32(bytes + STORE_RECORD_AT_OFFSET) != offset / STORE_PACK_ALIGN)
     return FALSE;
   info->type = (StoreChunkType) bytes[STORE_RECORD_AT_TYPE];
-  info->zstd = bytes[STORE_RECORD_AT_ENCODING] == STORE_ENCODING_ZSTD;
+  info->encoding = (StoreEncoding) bytes[STORE_RECORD_AT_ENCODING];
   info->length = cbt_get_u32(bytes + STORE_RECORD_AT_LENGTH);
   memcpy(info->id.bytes, bytes + STORE_RECORD_AT_ID, STORE_CHUNK_ID_SIZE);
   *payload_length = cbt_get_u32(bytes + STORE_RECORD_AT_PAYLOAD);
-  return info_is_possible(info, bytes[STORE_RECORD_AT_ENCODING], *payload_length);
+  return info->encoding == STORE_ENCODING_GROUP ? store_group_is_possible(info, *payload_length)
+                                                : info_is_possible(info, *payload_length);
 }
 
 gboolean
@@ -98,7 +104,16 @@ store_table_entry_encode(const StoreRecordInfo *info, const StoreLocation *locat
   cbt_put_u32(bytes + STORE_TABLE_AT_LENGTH, location->length);
   cbt_put_u32(bytes + STORE_TABLE_AT_CONTENT, info->length);
   bytes[STORE_TABLE_AT_TYPE] = (guint8) info->type;
-  bytes[STORE_TABLE_AT_ENCODING] = info->zstd ? STORE_ENCODING_ZSTD : STORE_ENCODING_RAW;
+  bytes[STORE_TABLE_AT_ENCODING] = (guint8) info->encoding;
+}
+
+/* A chunk of a group takes what its share is. */
+static gboolean
+share_is_possible(const StoreRecordInfo *info, guint32 share)
+{
+  return info->type == STORE_CHUNK_DATA && info->length == STORE_CHUNK_LENGTH_MAX && share > 0 &&
+         share % STORE_PACK_ALIGN == 0 && share <= STORE_GROUP_SHARE_MAX &&
+         !store_chunk_id_is_zero(&info->id);
 }
 
 gboolean
@@ -108,14 +123,17 @@ store_table_entry_decode(const guint8 bytes[STORE_TABLE_ENTRY_SIZE], guint32 pac
   memcpy(info->id.bytes, bytes + STORE_TABLE_AT_ID, STORE_CHUNK_ID_SIZE);
   info->length = cbt_get_u32(bytes + STORE_TABLE_AT_CONTENT);
   info->type = (StoreChunkType) bytes[STORE_TABLE_AT_TYPE];
-  info->zstd = bytes[STORE_TABLE_AT_ENCODING] == STORE_ENCODING_ZSTD;
+  info->encoding = (StoreEncoding) bytes[STORE_TABLE_AT_ENCODING];
   location->pack = pack;
   location->offset = cbt_get_u32(bytes + STORE_TABLE_AT_OFFSET);
   location->length = cbt_get_u32(bytes + STORE_TABLE_AT_LENGTH);
-  return location->offset >= STORE_PACK_HEADER_SIZE && location->offset % STORE_PACK_ALIGN == 0 &&
-         location->length > STORE_RECORD_HEADER_SIZE && location->length <= STORE_RECORD_SIZE_MAX &&
-         cbt_range_fits(location->offset, location->length, table_offset) &&
-         info_is_possible(info, bytes[STORE_TABLE_AT_ENCODING], location->length - STORE_RECORD_HEADER_SIZE);
+  if (location->offset < STORE_PACK_HEADER_SIZE || location->offset % STORE_PACK_ALIGN != 0 ||
+      !cbt_range_fits(location->offset, location->length, table_offset))
+    return FALSE;
+  if (info->encoding == STORE_ENCODING_GROUP)
+    return share_is_possible(info, location->length);
+  return location->length > STORE_RECORD_HEADER_SIZE && location->length <= STORE_RECORD_SIZE_MAX &&
+         info_is_possible(info, location->length - STORE_RECORD_HEADER_SIZE);
 }
 
 void

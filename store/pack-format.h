@@ -19,7 +19,7 @@
 #include <store/pack.h>
 
 #define STORE_PACK_ALIGN       16u
-#define STORE_PACK_VERSION     1u
+#define STORE_PACK_VERSION     2u        /* version 1 has no groups */
 #define STORE_PACK_MAGIC       "CBTPACK" /* with its NUL */
 #define STORE_PACK_HEADER_SIZE 64u
 #define STORE_PACK_AT_VERSION  8
@@ -57,8 +57,6 @@
 #define STORE_FOOTER_AT_ENTRIES  24 /* checksum of the table */
 #define STORE_FOOTER_AT_CHECKSUM 40
 
-enum { STORE_ENCODING_RAW = 0, STORE_ENCODING_ZSTD = 1 };
-
 /* A location has 27 bits of pack number and 24 bits of offset / 16 in the index. */
 #define STORE_PACK_NUMBER_MAX ((1u << 27) - 1)
 #define STORE_PACK_OFFSET_MAX (1u << 28)
@@ -78,9 +76,11 @@ store_record_span(guint32 payload_length)
   return (STORE_RECORD_HEADER_SIZE + payload_length + STORE_PACK_ALIGN - 1) & ~(STORE_PACK_ALIGN - 1);
 }
 
-void store_pack_header_encode(const CbtUuid *store, guint32 pack, guint8 bytes[STORE_PACK_HEADER_SIZE]);
-gboolean store_pack_header_decode(const guint8 bytes[STORE_PACK_HEADER_SIZE], const CbtUuid *store,
-                                  guint32 pack);
+void store_pack_header_encode(guint32 version, const CbtUuid *store, guint32 pack,
+                              guint8 bytes[STORE_PACK_HEADER_SIZE]);
+/* The version of the pack, 0 if the header is not sound. */
+guint32 store_pack_header_decode(const guint8 bytes[STORE_PACK_HEADER_SIZE], const CbtUuid *store,
+                                 guint32 pack);
 
 /* Completes the record at BYTES, whose payload already stands behind the room for its header. */
 void store_record_encode(guint8 *bytes, const CbtUuid *store, guint32 pack, guint32 offset,

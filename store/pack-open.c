@@ -20,12 +20,14 @@ recover_entry(const StoreRecordInfo *info, const StoreLocation *location, gpoint
   return TRUE;
 }
 
-static gboolean
-header_is_sound(StorePackSet *set, int fd, guint32 number)
+/* 0 if its header is not sound. */
+static guint32
+version_of(StorePackSet *set, int fd, guint32 number)
 {
   guint8 header[STORE_PACK_HEADER_SIZE];
-  return cbt_file_pread_full(set->ops, fd, header, sizeof header, 0) == (gssize) sizeof header &&
-         store_pack_header_decode(header, &set->store, number);
+  if (cbt_file_pread_full(set->ops, fd, header, sizeof header, 0) != (gssize) sizeof header)
+    return 0;
+  return store_pack_header_decode(header, &set->store, number);
 }
 
 /* The last pack has no sound table. *keep gets the bytes that stay, or 0 if nothing is appended to it any
@@ -34,7 +36,7 @@ static gboolean
 recover_tail(StorePackSet *set, int fd, guint32 number, guint64 size, guint64 *keep)
 {
   *keep = 0;
-  if (!header_is_sound(set, fd, number))
+  if (version_of(set, fd, number) == 0)
     return TRUE;
   StorePackWalk walk;
   if (!store_pack_walk(set, fd, number, STORE_PACK_HEADER_SIZE, size, recover_entry, set, &walk))
@@ -80,7 +82,7 @@ open_last(StorePackSet *set, guint32 number, int fd, guint64 size, gboolean *tak
   if (keep == 0)
     return TRUE;
   set->total_bytes = set->total_bytes - size + keep;
-  store_pack_tail_begin(set, number, fd, keep);
+  store_pack_tail_begin(set, number, version_of(set, fd, number), fd, keep);
   *taken = TRUE;
   return TRUE;
 }

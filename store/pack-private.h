@@ -6,7 +6,7 @@
 #include <store/pack-format.h>
 #include <store/pack.h>
 
-#define STORE_PACK_BUFFER_SIZE (4u << 20) /* of the appender; a record always fits */
+#define STORE_PACK_BUFFER_SIZE (4u << 20) /* of the appender; a record always fits, and so does a group */
 #define STORE_PACK_FDS         64u        /* packs held open for reading */
 #define STORE_PACK_UNSYNCED                                                                                  \
   16u /* sealed packs that wait for a flush; beyond, the appender waits for the oldest */
@@ -14,6 +14,7 @@
 /* A pack that was appended to and may have bytes that are not durable. */
 typedef struct {
   guint32 number;
+  guint32 version;     /* of the format */
   int fd;              /* read and write */
   guint n_refs;        /* protected by append_lock, like all below */
   guint64 synced;      /* durable up to here, bytes */
@@ -70,7 +71,7 @@ struct StorePackSet {
 gboolean store_pack_write_out(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean store_pack_seal_open(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Makes FD (transfer full), which has WRITTEN sound bytes, the open pack. */
-void store_pack_tail_begin(StorePackSet *set, guint32 number, int fd, guint64 written);
+void store_pack_tail_begin(StorePackSet *set, guint32 number, guint32 version, int fd, guint64 written);
 void store_pack_tail_unref(StorePackSet *set, StorePackTail *tail);
 /* Syncs TAIL; the caller notes the outcome in it. */
 gboolean store_pack_tail_sync(StorePackSet *set, const StorePackTail *tail,

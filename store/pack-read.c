@@ -10,6 +10,7 @@
 #include <common/error.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <store/group.h>
 
 static int
 open_pack(const StorePackSet *set, guint32 number)
@@ -159,29 +160,92 @@ store_pack_read(StorePackSet *set, const StoreLocation *location, StoreRecordInf
 {
   gsize n = 0;
   guint32 length = 0;
-  gsize wanted = MIN(location->length, STORE_PACK_READ_SIZE);
+  gsize wanted = CLAMP(location->length, STORE_RECORD_HEADER_SIZE, STORE_PACK_READ_SIZE);
   if (!read_bytes(set, location, buffer, wanted, &n, error))
     return FALSE;
   if (n < STORE_RECORD_HEADER_SIZE ||
-      !store_record_header_decode(buffer, location->pack, location->offset, info, &length) ||
-      STORE_RECORD_HEADER_SIZE + length > n || !store_record_is_sound(buffer, &set->store, length))
+      !store_record_header_decode(buffer, location->pack, location->offset, info, &length))
+    return fail_corrupt(location, error);
+  *payload_length = length;
+  if (info->encoding == STORE_ENCODING_GROUP)
+    return TRUE;
+  if (STORE_RECORD_HEADER_SIZE + length > n || !store_record_is_sound(buffer, &set->store, length))
     return fail_corrupt(location, error);
   *payload = (const guint8 *) buffer + STORE_RECORD_HEADER_SIZE;
-  *payload_length = length;
   return TRUE;
 }
 
-gboolean
-store_pack_read_info(StorePackSet *set, const StoreLocation *location, StoreRecordInfo *info, GError **error)
+/* The header at LOCATION, if it is a group's. */
+static gboolean
+read_group_header(StorePackSet *set, const StoreLocation *location, StoreRecordInfo *info, guint32 *length,
+                  GError **error)
 {
   guint8 header[STORE_RECORD_HEADER_SIZE];
   gsize n = 0;
-  guint32 length = 0;
   if (!read_bytes(set, location, header, sizeof header, &n, error))
     return FALSE;
-  if (n == sizeof header &&
-      store_record_header_decode(header, location->pack, location->offset, info, &length) &&
-      STORE_RECORD_HEADER_SIZE + length <= location->length)
-    return TRUE;
-  return fail_corrupt(location, error);
+  return (n == sizeof header &&
+          store_record_header_decode(header, location->pack, location->offset, info, length) &&
+          info->encoding == STORE_ENCODING_GROUP) ||
+         fail_corrupt(location, error);
+}
+
+guint8 *
+store_pack_read_group(StorePackSet *set, const StoreLocation *location, StoreRecordInfo *info,
+                      gsize *payload_length, GError **error)
+{
+  guint32 length;
+  gsize n = 0;
+  if (!read_group_header(set, location, info, &length, error))
+    return NULL;
+  g_autofree guint8 *record = g_malloc(STORE_RECORD_HEADER_SIZE + length);
+  if (!read_bytes(set, location, record, STORE_RECORD_HEADER_SIZE + length, &n, error))
+    return NULL;
+  if (n < STORE_RECORD_HEADER_SIZE + length || !store_record_is_sound(record, &set->store, length) ||
+      !store_group_ids_are_possible(record + STORE_RECORD_HEADER_SIZE, store_group_count(info->length))) {
+    fail_corrupt(location, error);
+    return NULL;
+  }
+  memmove(record, record + STORE_RECORD_HEADER_SIZE, length);
+  *payload_length = length;
+  return g_steal_pointer(&record);
+}
+
+gboolean
+store_pack_has(StorePackSet *set, const StoreLocation *location, const StoreChunkId *id)
+{
+  StoreRecordInfo info;
+  const guint8 *payload;
+  gsize length;
+  g_autofree guint8 *buffer = g_malloc(STORE_PACK_READ_SIZE);
+  if (!store_pack_read(set, location, &info, buffer, &payload, &length, NULL))
+    return FALSE;
+  if (info.encoding != STORE_ENCODING_GROUP)
+    return store_chunk_id_equal(&info.id, id);
+  g_autofree guint8 *group = store_pack_read_group(set, location, &info, &length, NULL);
+  return group && store_group_find(group, store_group_count(info.length), id) >= 0;
+}
+
+gboolean
+store_pack_read_info(StorePackSet *set, const StoreLocation *location, const StoreChunkId *id,
+                     StoreRecordInfo *info, GError **error)
+{
+  guint8 bytes[STORE_RECORD_HEADER_SIZE + STORE_GROUP_CHUNKS_MAX * STORE_CHUNK_ID_SIZE];
+  const guint8 *ids = bytes + STORE_RECORD_HEADER_SIZE;
+  gsize n = 0;
+  guint32 length = 0;
+  if (!read_bytes(set, location, bytes, sizeof bytes, &n, error))
+    return FALSE;
+  if (n < STORE_RECORD_HEADER_SIZE ||
+      !store_record_header_decode(bytes, location->pack, location->offset, info, &length))
+    return fail_corrupt(location, error);
+  if (info->encoding != STORE_ENCODING_GROUP)
+    return STORE_RECORD_HEADER_SIZE + length <= location->length || fail_corrupt(location, error);
+  guint n_ids = store_group_count(info->length);
+  if (n < STORE_RECORD_HEADER_SIZE + (gsize) n_ids * STORE_CHUNK_ID_SIZE)
+    return fail_corrupt(location, error);
+  int i = store_group_find(ids, n_ids, id);
+  if (i >= 0)
+    *info = store_group_chunk(ids, (guint) i);
+  return TRUE;
 }

@@ -13,9 +13,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <store/group.h>
 #include <sys/stat.h>
 
-#define WINDOW (1u << 20)
+#define WINDOW (8u << 20) /* of which a group may take half */
 
 /* --- the folder --- */
 
@@ -91,7 +92,7 @@ window_get(Window *window, guint64 offset, gsize wanted, guint64 limit, const gu
 /* The record at OFFSET: *span is 0 if there is no good one. FALSE if reading fails. */
 static gboolean
 record_at(StorePackSet *set, Window *window, guint32 number, guint64 offset, guint64 limit,
-          StoreRecordInfo *info, StoreLocation *location, guint32 *span)
+          StoreRecordInfo *info, StoreLocation *location, const guint8 **payload_at, guint32 *span)
 {
   const guint8 *bytes;
   gsize available;
@@ -105,11 +106,32 @@ record_at(StorePackSet *set, Window *window, guint32 number, guint64 offset, gui
   guint32 length = STORE_RECORD_HEADER_SIZE + payload;
   if (!window_get(window, offset, length, limit, &bytes, &available))
     return FALSE;
-  if (available < length || !store_record_is_sound(bytes, &set->store, payload))
+  *payload_at = bytes + STORE_RECORD_HEADER_SIZE;
+  if (available < length || !store_record_is_sound(bytes, &set->store, payload) ||
+      (info->encoding == STORE_ENCODING_GROUP &&
+       !store_group_ids_are_possible(*payload_at, store_group_count(info->length))))
     return TRUE;
   *location = (StoreLocation){.pack = number, .offset = (guint32) offset, .length = length};
   *span = store_record_span(payload);
   return TRUE;
+}
+
+/* Calls FUNC with a record, or with each chunk of a group. FALSE if it said so. */
+static gboolean
+tell_of(const StoreRecordInfo *info, const StoreLocation *location, const guint8 *payload,
+        StoreRecordFunc func, gpointer user_data)
+{
+  if (info->encoding != STORE_ENCODING_GROUP)
+    return func(info, location, user_data);
+  guint n = store_group_count(info->length);
+  gboolean goes_on = TRUE;
+  for (guint i = 0; i < n && goes_on; i++) {
+    StoreRecordInfo chunk = store_group_chunk(payload, i);
+    StoreLocation share = *location;
+    share.length = store_group_share(location->length - STORE_RECORD_HEADER_SIZE, n, i);
+    goes_on = func(&chunk, &share, user_data);
+  }
+  return goes_on;
 }
 
 static gboolean
@@ -120,8 +142,9 @@ walk_records(StorePackSet *set, Window *window, guint32 number, guint64 offset, 
   while (offset < limit && offset < STORE_PACK_OFFSET_MAX && !walk->stopped) {
     StoreRecordInfo info;
     StoreLocation location;
+    const guint8 *payload;
     guint32 span;
-    if (!record_at(set, window, number, offset, limit, &info, &location, &span))
+    if (!record_at(set, window, number, offset, limit, &info, &location, &payload, &span))
       return FALSE;
     if (span == 0) {
       walk->n_damaged += !in_damage;
@@ -133,7 +156,7 @@ walk_records(StorePackSet *set, Window *window, guint32 number, guint64 offset, 
     offset += span;
     walk->end = offset;
     walk->n_records++;
-    walk->stopped = func && !func(&info, &location, user_data);
+    walk->stopped = func && !tell_of(&info, &location, payload, func, user_data);
   }
   return TRUE;
 }

@@ -22,11 +22,17 @@
 #include <common/error.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <store/group.h>
 #include <sys/stat.h>
 
 _Static_assert(STORE_PACK_BUFFER_SIZE >= STORE_PACK_HEADER_SIZE + STORE_RECORD_SIZE_MAX + STORE_PACK_ALIGN,
                "the first record of a pack fits the buffer");
+_Static_assert(STORE_PACK_BUFFER_SIZE >= STORE_PACK_HEADER_SIZE + STORE_RECORD_HEADER_SIZE +
+                                             STORE_GROUP_PAYLOAD_MAX + STORE_PACK_ALIGN,
+               "and so does a group");
 _Static_assert(STORE_PACK_READ_SIZE >= STORE_RECORD_SIZE_MAX + 32, "a rounded length fits the read buffer");
+
+#define TABLE_SIZE_MAX (16u << 20) /* bytes: half a million chunks */
 
 char *
 store_pack_path(const StorePackSet *set, guint32 number)
@@ -45,10 +51,10 @@ store_pack_tail_unref(StorePackSet *set, StorePackTail *tail)
 
 /* Makes an open pack out of FD (transfer full) that has WRITTEN sound bytes. */
 void
-store_pack_tail_begin(StorePackSet *set, guint32 number, int fd, guint64 written)
+store_pack_tail_begin(StorePackSet *set, guint32 number, guint32 version, int fd, guint64 written)
 {
   StorePackTail *tail = g_new0(StorePackTail, 1);
-  *tail = (StorePackTail){.number = number, .fd = fd, .n_refs = 1, .written = written};
+  *tail = (StorePackTail){.number = number, .version = version, .fd = fd, .n_refs = 1, .written = written};
   set->open = tail;
   pthread_mutex_lock(&set->buffer_lock);
   set->buffer_pack = number;
@@ -117,9 +123,9 @@ begin_pack(StorePackSet *set, GError **error)
     return FALSE;
   }
   set->folder_is_dirty = TRUE;
-  store_pack_tail_begin(set, set->next_number++, fd, 0);
+  store_pack_tail_begin(set, set->next_number++, STORE_PACK_VERSION, fd, 0);
   g_byte_array_set_size(set->table, 0);
-  store_pack_header_encode(&set->store, set->open->number, set->buffer);
+  store_pack_header_encode(STORE_PACK_VERSION, &set->store, set->open->number, set->buffer);
   buffer_add(set, STORE_PACK_HEADER_SIZE);
   pthread_mutex_lock(&set->buffer_lock);
   set->n_packs++;
@@ -193,12 +199,24 @@ store_pack_seal_open(StorePackSet *set, GError **error)
   return TRUE;
 }
 
-/* Sees to an open pack and a buffer that take SPAN more bytes. */
+/*
+ * Whether the open pack is to end before SPAN more bytes. Chunks in groups may take less room than their
+ * entries in the table, which is kept in memory until then.
+ */
 static gboolean
-make_room(StorePackSet *set, gsize span, GError **error)
+is_full(const StorePackSet *set, gsize span, gboolean is_group)
 {
   guint64 end = set->buffer_start + set->fill;
-  if (set->open && set->table->len > 0 && end + span > set->pack_size && !store_pack_seal_open(set, error))
+  if (is_group && set->open->version < STORE_PACK_VERSION)
+    return TRUE;
+  return set->table->len > 0 && (end + span > set->pack_size || set->table->len >= TABLE_SIZE_MAX);
+}
+
+/* Sees to an open pack and a buffer that take SPAN more bytes. */
+static gboolean
+make_room(StorePackSet *set, gsize span, gboolean is_group, GError **error)
+{
+  if (set->open && is_full(set, span, is_group) && !store_pack_seal_open(set, error))
     return FALSE;
   if (!set->open && !begin_pack(set, error))
     return FALSE;
@@ -213,6 +231,23 @@ store_pack_note_in_table(StorePackSet *set, const StoreRecordInfo *info, const S
   g_byte_array_append(set->table, entry, sizeof entry);
 }
 
+/* A group has an entry for each of its chunks. */
+static void
+note_record(StorePackSet *set, const StoreRecordInfo *info, const guint8 *payload, guint32 payload_length,
+            const StoreLocation *location)
+{
+  if (info->encoding != STORE_ENCODING_GROUP) {
+    store_pack_note_in_table(set, info, location);
+    return;
+  }
+  for (guint i = 0; i < store_group_count(info->length); i++) {
+    StoreLocation share = *location;
+    StoreRecordInfo chunk = store_group_chunk(payload, i);
+    share.length = store_group_share(payload_length, store_group_count(info->length), i);
+    store_pack_note_in_table(set, &chunk, &share);
+  }
+}
+
 static void
 append_to_buffer(StorePackSet *set, const StoreRecordInfo *info, const void *payload, guint32 payload_length,
                  StoreLocation *location)
@@ -225,7 +260,7 @@ append_to_buffer(StorePackSet *set, const StoreRecordInfo *info, const void *pay
   memset(at + length, 0, span - length);
   store_record_encode(at, &set->store, set->open->number, offset, info, payload_length);
   *location = (StoreLocation){.pack = set->open->number, .offset = offset, .length = length};
-  store_pack_note_in_table(set, info, location);
+  note_record(set, info, payload, payload_length, location);
   buffer_add(set, span);
 }
 
@@ -233,9 +268,11 @@ gboolean
 store_pack_append(StorePackSet *set, const StoreRecordInfo *info, const void *payload, gsize payload_length,
                   StoreLocation *location, GError **error)
 {
-  g_assert(payload_length > 0 && payload_length <= STORE_CHUNK_LENGTH_MAX);
+  gboolean is_group = info->encoding == STORE_ENCODING_GROUP;
+  g_assert(payload_length > 0 &&
+           payload_length <= (is_group ? STORE_GROUP_PAYLOAD_MAX : STORE_CHUNK_LENGTH_MAX));
   pthread_mutex_lock(&set->append_lock);
-  gboolean ok = make_room(set, store_record_span((guint32) payload_length), error);
+  gboolean ok = make_room(set, store_record_span((guint32) payload_length), is_group, error);
   if (ok)
     append_to_buffer(set, info, payload, (guint32) payload_length, location);
   pthread_mutex_unlock(&set->append_lock);

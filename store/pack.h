@@ -22,14 +22,23 @@
 typedef struct {
   guint32 pack;   /* number of the pack, from 1 */
   guint32 offset; /* of the record header in the pack, bytes, a multiple of 16 */
-  guint32 length; /* of header and payload, bytes; from the index with the padding to 16 */
+  /* Of header and payload, bytes; from the index with the padding to 16. Of a chunk in a group: its share, so
+   * that the shares of all make up the record with its padding. */
+  guint32 length;
 } StoreLocation;
 
+typedef enum {
+  STORE_ENCODING_RAW = 0,   /* the payload is the content */
+  STORE_ENCODING_ZSTD = 1,  /* the payload is a zstd frame */
+  STORE_ENCODING_GROUP = 2, /* the payload is of several clusters, see store/group.h */
+} StoreEncoding;
+
+/* What a record's header says; or, of one chunk of a group, what a scan says: its own id and length. */
 typedef struct {
-  StoreChunkId id;
+  StoreChunkId id; /* zero in the header of a group */
   StoreChunkType type;
   guint32 length; /* of the content, bytes */
-  gboolean zstd;  /* payload is a zstd frame, else the content itself */
+  StoreEncoding encoding;
 } StoreRecordInfo;
 
 typedef struct StorePackSet StorePackSet;
@@ -41,22 +50,30 @@ StorePackSet *store_pack_set_open(const CbtFileOps *ops, const char *folder, con
 void store_pack_set_close(StorePackSet *set);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(StorePackSet, store_pack_set_close)
 
-/* Appends one record. Errors: NO_SPACE, IO; the record then does not exist, and appending may be tried again.
- */
+/* Appends one record; of a group INFO and PAYLOAD are as store/group.h has them. Errors: NO_SPACE, IO; the
+ * record then does not exist, and appending may be tried again. */
 gboolean store_pack_append(StorePackSet *set, const StoreRecordInfo *info, const void *payload,
                            gsize payload_length, StoreLocation *location,
                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Room that store_pack_read() wants: a header, the longest payload, and what a rounded length adds. */
+/* Room that store_pack_read() wants: a header, the longest payload of one chunk, and what a rounded length
+ * adds. */
 #define STORE_PACK_READ_SIZE (STORE_CHUNK_LENGTH_MAX + 128u)
 /* Reads a record into BUFFER (STORE_PACK_READ_SIZE bytes) and checks its header and checksum; *payload points
- * into BUFFER. CORRUPT names pack and offset. Any thread. */
+ * into BUFFER. Of a group only the header is read, and not checked: see store_pack_read_group(). CORRUPT
+ * names pack and offset. Any thread. */
 gboolean store_pack_read(StorePackSet *set, const StoreLocation *location, StoreRecordInfo *info,
                          void *buffer, const guint8 **payload, gsize *payload_length,
                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Reads the group at LOCATION and checks header, checksum and ids: the payload (transfer full). CORRUPT as
+ * above. */
+guint8 *store_pack_read_group(StorePackSet *set, const StoreLocation *location, StoreRecordInfo *info,
+                              gsize *payload_length, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Whether there is a sound record at LOCATION that has the chunk ID. */
+gboolean store_pack_has(StorePackSet *set, const StoreLocation *location, const StoreChunkId *id);
 /* The header of a record alone: it names its place and fits it, but neither it nor the payload is checked for
- * damage. */
-gboolean store_pack_read_info(StorePackSet *set, const StoreLocation *location, StoreRecordInfo *info,
-                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
+ * damage. Of a group: what it says of the chunk ID, if it names that. */
+gboolean store_pack_read_info(StorePackSet *set, const StoreLocation *location, const StoreChunkId *id,
+                              StoreRecordInfo *info, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Lets the disk begin on what was written out, so that a flush finds little to do. May wait: call it without locks. */
 void store_pack_start_writeback(StorePackSet *set);
 /* Writes out what is buffered, so that a scan sees it. */
@@ -66,7 +83,7 @@ gboolean store_pack_flush(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_
 /* Where the next record will go: what an index that is complete now covers. */
 StoreLocation store_pack_end(StorePackSet *set);
 
-/* Called with each record in order; FALSE stops. */
+/* Called with each record in order, and of a group with each chunk in order; FALSE stops. */
 typedef gboolean (*StoreRecordFunc)(const StoreRecordInfo *info, const StoreLocation *location,
                                     gpointer user_data);
 /* Walks all records from FROM on (NULL: from the first), by tables of contents where packs are sealed and

@@ -4,8 +4,10 @@
 
 #include <pthread.h>
 #include <store/format.h>
+#include <store/group-cache.h>
 #include <store/index.h>
 #include <store/pins.h>
+#include <store/staging.h>
 #include <store/store.h>
 
 struct Store {
@@ -13,10 +15,13 @@ struct Store {
   char *directory;
   StoreOptions options;
   const CbtFileOps *ops;
-  StoreFormat format;
+  StoreFormat format; /* but for the version, which may be raised under version_lock */
   int lock_fd;
   StorePackSet *packs;
   StoreIndex *index;
+  StoreStaging *staging;
+  StoreGroupCache *groups;
+  gint n_workers; /* atomic; without any, groups hold no memory */
   guint64 n_recovered;
 
   pthread_mutex_t checkpoint_lock; /* one checkpoint at a time, which no flush waits for; taken first */
@@ -28,6 +33,8 @@ struct Store {
   gboolean is_sweeping;         /* packs are being taken out: what stands in them must not come back into the index */
 
   pthread_mutex_t append_lock; /* look up, append and insert as one step; taken third */
+
+  pthread_mutex_t version_lock; /* taken alone */
 
   pthread_mutex_t pins_lock; /* taken fourth */
   GPtrArray *pins;           /* of StorePins */
@@ -43,6 +50,8 @@ StoreChunkId store_digest(const Store *store, const void *data, gsize length);
 gboolean store_rebuild_index(Store *store, gint seen);
 /* Flushes, and lets the index vouch for all of it. */
 gboolean store_checkpoint(Store *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Before a group is appended: an older version of the program could not read it. */
+gboolean store_raise_version(Store *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* From now on WORKER compares bytes on a dedup hit, whatever the store's option says: so what it puts heals. */
 void store_worker_compare(StoreWorker *worker);
 /* As store_get(), of the record at LOCATION, wherever the index says that ID is. FALSE if it is not sound. */

@@ -22,6 +22,7 @@
 #include <common/fd.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <store/group.h>
 #include <store/index-format.h>
 #include <string.h>
 #include <sys/file.h>
@@ -48,22 +49,8 @@ store_digest(const Store *store, const void *data, gsize length)
 typedef struct {
   Store *store;
   guint64 n_new;
-  guint8 *buffer; /* STORE_PACK_READ_SIZE, when it is needed */
   GError *error;
 } Recovery;
-
-static gboolean
-is_sound(Recovery *recovery, const StoreChunkId *id, const StoreLocation *location)
-{
-  StoreRecordInfo info;
-  const guint8 *payload;
-  gsize length;
-  if (!recovery->buffer)
-    recovery->buffer = g_malloc(STORE_PACK_READ_SIZE);
-  return store_pack_read(recovery->store->packs, location, &info, recovery->buffer, &payload, &length,
-                         NULL) &&
-         store_chunk_id_equal(&info.id, id);
-}
 
 static gboolean
 location_is_behind(const StoreLocation *a, const StoreLocation *b)
@@ -82,9 +69,10 @@ is_better(Recovery *recovery, const StoreChunkId *id, const StoreLocation *locat
 {
   if (location->pack == known->pack && location->offset == known->offset)
     return TRUE;
-  if (location_is_behind(known, location) && is_sound(recovery, id, known))
+  StorePackSet *packs = recovery->store->packs;
+  if (location_is_behind(known, location) && store_pack_has(packs, known, id))
     return FALSE;
-  return is_sound(recovery, id, location);
+  return store_pack_has(packs, location, id);
 }
 
 static gboolean
@@ -119,9 +107,7 @@ static gboolean
 recover_scan(Store *store, Recovery *recovery, const StoreLocation *from, GError **error)
 {
   *recovery = (Recovery){.store = store};
-  gboolean ok = store_pack_scan(store->packs, from, recover_record, recovery, NULL, error);
-  g_free(recovery->buffer);
-  return ok;
+  return store_pack_scan(store->packs, from, recover_record, recovery, NULL, error);
 }
 
 static gboolean
@@ -233,6 +219,23 @@ load_or_make_format(Store *store, GError **error)
          store_format_save(store->ops, path, &store->format, error);
 }
 
+gboolean
+store_raise_version(Store *store, GError **error)
+{
+  pthread_mutex_lock(&store->version_lock);
+  gboolean ok = TRUE;
+  if (store->format.version < STORE_FORMAT_VERSION) {
+    g_autofree char *path = g_build_filename(store->directory, "format", NULL);
+    StoreFormat raised = store->format;
+    raised.version = STORE_FORMAT_VERSION;
+    ok = store_format_save(store->ops, path, &raised, error);
+    if (ok)
+      store->format.version = STORE_FORMAT_VERSION;
+  }
+  pthread_mutex_unlock(&store->version_lock);
+  return ok;
+}
+
 static gboolean
 open_parts(Store *store, GError **error)
 {
@@ -256,12 +259,15 @@ static void
 store_free(Store *store)
 {
   g_ptr_array_unref(store->pins);
+  store_staging_free(store->staging);
+  store_group_cache_free(store->groups);
   store_index_close(store->index);
   store_pack_set_close(store->packs);
   cbt_clear_fd(&store->lock_fd);
   pthread_mutex_destroy(&store->checkpoint_lock);
   pthread_mutex_destroy(&store->rebuild_lock);
   pthread_mutex_destroy(&store->append_lock);
+  pthread_mutex_destroy(&store->version_lock);
   pthread_mutex_destroy(&store->pins_lock);
   g_free(store->directory);
   g_free(store);
@@ -275,9 +281,15 @@ store_open(const char *directory, const StoreOptions *options, GError **error)
   store->options = options ? *options : STORE_OPTIONS_DEFAULT;
   store->ops = store->options.ops ? store->options.ops : cbt_file_ops_default();
   store->lock_fd = -1;
+  if (store->options.group_clusters == 0)
+    store->options.group_clusters = STORE_GROUP_CHUNKS_MAX;
+  g_assert(store->options.group_clusters <= STORE_GROUP_CHUNKS_MAX);
+  store->staging = store_staging_new();
+  store->groups = store_group_cache_new();
   pthread_mutex_init(&store->checkpoint_lock, NULL);
   pthread_mutex_init(&store->rebuild_lock, NULL);
   pthread_mutex_init(&store->append_lock, NULL);
+  pthread_mutex_init(&store->version_lock, NULL);
   pthread_mutex_init(&store->pins_lock, NULL);
   store->pins = g_ptr_array_new();
   if (make_folder(directory, error) && take_lock(store, error) && load_or_make_format(store, error) &&
@@ -326,6 +338,8 @@ checkpoint_locked(Store *store, gboolean is_forced, GError **error)
 gboolean
 store_flush(Store *store, GError **error)
 {
+  if (!store_staging_write_all(store, error))
+    return FALSE;
   /* Another's checkpoint may have begun before what this one flushes was appended: then it is not covered
    * yet, which the next one makes good. */
   if (pthread_mutex_trylock(&store->checkpoint_lock) != 0)
@@ -350,6 +364,9 @@ store_close(Store *store)
   if (!store)
     return;
   g_autoptr(GError) error = NULL;
+  if (!store_staging_write_all(store, &error))
+    g_debug("%s: %s", store->directory, error->message);
+  g_clear_error(&error);
   if (!checkpoint_locked(store, TRUE, &error))
     g_debug("%s: %s", store->directory, error->message);
   store_free(store);

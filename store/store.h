@@ -6,7 +6,10 @@
  * It knows nothing of disks or points: store/manifest.h and store/point.h stand on it.
  *
  * Threads: one Store for all; each thread that puts or gets has a StoreWorker of its own (compression contexts and
- * buffers). Locks, in order: the store's append lock, the index's.
+ * buffers). Locks, in order: the store's append lock, that of staging, the index's.
+ *
+ * Clusters are compressed together, so a put may only take them up (store/staging.h): they are there for everybody at once,
+ * and written when a group of them is full, by store_worker_flush(), by store_worker_free(), or by store_flush().
  *
  * Durability: a put is durable after the next store_flush() returned TRUE. Everything is found again by a scan of the
  * packs; see docs/formats/pack.md.
@@ -25,6 +28,7 @@ typedef struct {
   gboolean dedup_verify;  /* compare bytes on a dedup hit */
   int zstd_level;         /* 1 is the default for 0 */
   guint64 pack_size;      /* bytes at which a pack is sealed; 0: 64 MiB */
+  guint group_clusters;   /* clusters that are compressed together; 0: 64, the most; 1: none */
   guint8 digest_mask;     /* tests only: 0, or an AND mask on each digest byte, to force collisions */
 } StoreOptions;
 
@@ -65,7 +69,7 @@ typedef struct {
   guint64 zero_bytes;   /* of clusters that were zero */
   guint64 reused_bytes; /* of clusters that the store had */
   guint64 new_bytes;    /* of clusters that were new, before compression */
-  guint64 stored_bytes; /* what packs grew by, records and pages included */
+  guint64 stored_bytes; /* what packs grew by, records and pages included; of clusters when they are written */
 } StoreTally;
 
 /* Puts LENGTH bytes (1 to STORE_CHUNK_LENGTH_MAX; DATA: exactly 64 KiB). TALLY (nullable) is added to; pages and blobs
@@ -82,5 +86,8 @@ gboolean store_get(StoreWorker *worker, const StoreChunkId *id, void *buffer, gs
 /* Whether CLUSTER (64 KiB) has the digest of ID, a DATA chunk's or the zero id. Looks at no chunk: damage in the store goes
  * unnoticed, and so does a real collision. */
 gboolean store_has_digest(StoreWorker *worker, const StoreChunkId *id, const void *cluster);
+/* Writes what WORKER has put and not written yet, so that it does not wait for store_flush(): at the end of its work. Errors
+ * as of store_put(). TALLY (nullable) is added to. */
+gboolean store_worker_flush(StoreWorker *worker, StoreTally *tally, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Makes all that was put before durable (invariant 3, first step). After a failure the caller must not commit. */
 gboolean store_flush(Store *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;

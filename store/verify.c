@@ -43,6 +43,7 @@ store_verify_new(Store *store, const StoreVerifyOptions *options)
 {
   StoreVerify *verify = g_new0(StoreVerify, 1);
   verify->store = store;
+  store_group_cache_clear(store->groups); /* what the disk has is verified */
   if (options)
     verify->options = *options;
   guint n_threads =

@@ -169,7 +169,9 @@ find_lost(const Check *check, const Pack *pack, const StorePackGap *gap, gboolea
       continue;
     if (!first)
       first = lost;
-    known += store_record_span(lost->location.length - STORE_RECORD_HEADER_SIZE);
+    known += lost->info.encoding == STORE_ENCODING_GROUP
+                 ? lost->location.length
+                 : store_record_span(lost->location.length - STORE_RECORD_HEADER_SIZE);
     *replaced &= store_index_lookup(check->offline->store->index, &lost->info.id, &location);
   }
   *replaced &= known >= gap->length;

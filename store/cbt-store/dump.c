@@ -17,7 +17,7 @@ dump_format(Tool *tool, StoreOffline *offline, const char *what G_GNUC_UNUSED, G
   char uuid[CBT_UUID_TEXT_SIZE];
   if (tool->json) {
     JsonObject *object = json_object_new();
-    json_object_set_int_member(object, "version", STORE_FORMAT_VERSION);
+    json_object_set_int_member(object, "version", format->version);
     tool_put_uuid(object, "uuid", &format->uuid);
     json_object_set_int_member(object, "created", format->created / G_USEC_PER_SEC);
     json_object_set_boolean_member(object, "in-use", offline->in_use);
@@ -25,8 +25,8 @@ dump_format(Tool *tool, StoreOffline *offline, const char *what G_GNUC_UNUSED, G
     return TRUE;
   }
   g_autofree char *time = tool_format_time(format->created);
-  printf("version %u\nuuid %s\ncreated %s\n%s", STORE_FORMAT_VERSION, cbt_uuid_format(&format->uuid, uuid),
-         time, offline->in_use ? "a daemon has it open\n" : "");
+  printf("version %u\nuuid %s\ncreated %s\n%s", format->version, cbt_uuid_format(&format->uuid, uuid), time,
+         offline->in_use ? "a daemon has it open\n" : "");
   return TRUE;
 }
 
@@ -87,6 +87,17 @@ dump_packs(Tool *tool, StoreOffline *offline, const char *what G_GNUC_UNUSED, GE
 
 /* ---- the records of a pack ---- */
 
+static const char *const encoding_names[] = {
+    [STORE_ENCODING_RAW] = "raw", [STORE_ENCODING_ZSTD] = "zstd", [STORE_ENCODING_GROUP] = "group"};
+
+/* Of a chunk in a group: its share of the record. */
+static guint32
+payload_of(const StoreRecordInfo *info, const StoreLocation *location)
+{
+  return info->encoding == STORE_ENCODING_GROUP ? location->length
+                                                : location->length - STORE_RECORD_HEADER_SIZE;
+}
+
 static gboolean
 print_record(const StoreRecordInfo *info, const StoreLocation *location, gpointer records)
 {
@@ -97,13 +108,13 @@ print_record(const StoreRecordInfo *info, const StoreLocation *location, gpointe
     json_object_set_string_member(object, "type", tool_type_name(info->type));
     tool_put_chunk(object, "chunk", &info->id);
     json_object_set_int_member(object, "length", info->length);
-    json_object_set_int_member(object, "payload", location->length - STORE_RECORD_HEADER_SIZE);
-    json_object_set_string_member(object, "encoding", info->zstd ? "zstd" : "raw");
+    json_object_set_int_member(object, "payload", payload_of(info, location));
+    json_object_set_string_member(object, "encoding", encoding_names[info->encoding]);
     json_array_add_object_element(records, object);
   } else {
     printf("%10u %-6s %s %6u bytes, %s %u\n", location->offset, tool_type_name(info->type),
-           store_chunk_id_format(&info->id, id), info->length, info->zstd ? "zstd" : "raw",
-           location->length - STORE_RECORD_HEADER_SIZE);
+           store_chunk_id_format(&info->id, id), info->length, encoding_names[info->encoding],
+           payload_of(info, location));
   }
   return TRUE;
 }

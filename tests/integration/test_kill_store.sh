@@ -133,11 +133,19 @@ op_rebuild() {
 }
 ops=(prune forget gc gc_and_backup backup_and_gc backup commit verify repair rebuild start start_anew)
 
-# Damages a chunk of the newest point of web; the daemon is away.
+dump() { "$BUILD/bin/cbt-backup" store dump --store "$STORE" --json "$@"; }
+
+# Damages a record of the newest point of web, all whose chunks that point has, and so the disk; the daemon is away.
 damage() {
-  local cluster
-  cluster=$("$BUILD/bin/cbt-backup" store dump --store "$STORE" --json manifest "${latest[web]}/root" |
-    jq -r --argjson n "$RANDOM" '.clusters | .[$n % length] | "\(.pack) \(.offset)"')
+  local cluster pack whole
+  dump manifest "${latest[web]}/root" | jq -r '.clusters[] | "\(.pack) \(.offset) \(.chunk)"' >"$WORK/has"
+  for pack in "$STORE"/packs/*.pack; do
+    dump pack "$(basename "$pack")" | jq -r '.pack as $pack | .records[] | "\($pack) \(.offset) \(.chunk)"'
+  done >"$WORK/records"
+  mapfile -t whole < <(awk 'NR == FNR { has[$0] = 1; next } { lacks[$1 " " $2] += !($0 in has) }
+    END { for (record in lacks) if (!lacks[record]) print record }' "$WORK/has" "$WORK/records" | sort)
+  [ "${#whole[@]}" -gt 0 ] || fail "$what: the disk has no record as a whole"
+  cluster=${whole[RANDOM % ${#whole[@]}]}
   printf '\125' | dd of="$STORE/packs/${cluster% *}.pack" bs=1 seek=$((${cluster#* } + 60)) conv=notrunc status=none
 }
 

@@ -110,7 +110,7 @@ changed=$(jq -s '[.[0].clusters, .[1].clusters] | transpose | map(select(.[0].ch
 assert_eq "clusters that differ" "$changed" "[500]"
 assert_eq "a manifest for people" "$(dump manifest "$full/root" | tail -n 1)" "$N of $N clusters are not zero"
 assert_eq "the index" "$(dump index --json | jq -r '"\(.state) \(.entries) \(.wrong)"')" "sound $TOTAL 0"
-assert_eq "the format" "$(dump format --json | jq -c '[.version, ."in-use", (.uuid | length)]')" '[1,false,36]'
+assert_eq "the format" "$(dump format --json | jq -c '[.version, ."in-use", (.uuid | length)]')" '[2,false,36]'
 expect_exit 3 "no point begins" dump point ffffffff-none
 expect_exit 3 "no disk 'data'" dump manifest "$full/data"
 expect_exit 2 "no number" dump pack x

@@ -15,6 +15,7 @@ typedef struct {
   StorePackSet *from;
   StorePackSet *to;
   guint8 *buffer;
+  StoreLocation group; /* the one that was copied last */
   guint n;
 } Repack;
 
@@ -27,6 +28,20 @@ check(gboolean ok, GError *error)
   exit(1);
 }
 
+/* All chunks of a group at once. */
+static void
+copy_group(Repack *repack, const StoreLocation *location)
+{
+  StoreRecordInfo info;
+  StoreLocation copy;
+  gsize length;
+  GError *error = NULL;
+  g_autofree guint8 *payload = store_pack_read_group(repack->from, location, &info, &length, &error);
+  check(payload != NULL, error);
+  check(store_pack_append(repack->to, &info, payload, length, &copy, &error), error);
+  repack->group = *location;
+}
+
 static gboolean
 copy_record(const StoreRecordInfo *info, const StoreLocation *location, gpointer user_data)
 {
@@ -36,9 +51,14 @@ copy_record(const StoreRecordInfo *info, const StoreLocation *location, gpointer
   const guint8 *payload;
   gsize length;
   GError *error = NULL;
+  repack->n++;
+  if (info->encoding == STORE_ENCODING_GROUP) {
+    if (location->pack != repack->group.pack || location->offset != repack->group.offset)
+      copy_group(repack, location);
+    return TRUE;
+  }
   check(store_pack_read(repack->from, location, &read, repack->buffer, &payload, &length, &error), error);
   check(store_pack_append(repack->to, info, payload, length, &copy, &error), error);
-  repack->n++;
   return TRUE;
 }
 

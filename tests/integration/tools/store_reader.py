@@ -15,6 +15,7 @@ PACK_HEADER = 64
 RECORD_HEADER = 48
 FAN_OUT = 128
 DATA, PAGE, BLOB = 1, 2, 3
+ZSTD, GROUP = 1, 2
 ZERO = bytes(16)
 
 _zstd = ctypes.CDLL("libzstd.so.1")
@@ -42,8 +43,15 @@ def _check(condition, *what):
         raise Damage(" ".join(str(word) for word in what))
 
 
+def _decompress(payload, length, where):
+    buffer = ctypes.create_string_buffer(length)
+    _check(_zstd.ZSTD_decompress(buffer, length, payload, len(payload)) == length, where, "does not decompress")
+    return buffer.raw
+
+
 class Pack:
-    """Its records by a walk from the first on; the last one of an id counts."""
+    """Its chunks by a walk over the records; the last one of an id counts. What is kept of each: the record, its payload's
+    length, encoding and type, the chunk's own length, its number in a group, and the bytes that it takes of the pack."""
 
     def __init__(self, store, name):
         self.name = name
@@ -52,14 +60,27 @@ class Pack:
         number = int(name[:8], 16)
         _check(self.data[:8] == b"CBTPACK\0", name, "is no pack")
         _check(self.data[16:32] == store.uuid, name, "is of another store")
+        _check(struct.unpack_from("<I", self.data, 8)[0] in (1, 2), name, "is of an unknown version")
         self.records = {}
         at = PACK_HEADER
         while self.data[at : at + 4] == b"CBTR":
             header = struct.unpack_from("<4sBBHII16sII", self.data, at)
             _, kind, encoding, _, length, payload, chunk, in_pack, place = header
             _check((in_pack, place) == (number, at // 16), name, at, "names another place")
-            self.records[chunk] = (at, kind, encoding, length, payload)
-            at += (RECORD_HEADER + payload + 15) // 16 * 16
+            span = (RECORD_HEADER + payload + 15) // 16 * 16
+            if encoding == GROUP:
+                self.add_group(at, length, payload, span)
+            else:
+                self.records[chunk] = (at, payload, encoding, kind, length, 0, span)
+            at += span
+
+    def add_group(self, at, length, payload, span):
+        _check(length % CLUSTER == 0 and 2 <= length // CLUSTER <= 64, self.name, at, "is a group of a wrong length")
+        n = length // CLUSTER
+        for i in range(n):
+            start = at + RECORD_HEADER + 16 * i
+            share = (span // 16 // n + (i < span // 16 % n)) * 16
+            self.records[self.data[start : start + 16]] = (at, payload, GROUP, DATA, CLUSTER, i, share)
 
 
 class Store:
@@ -77,6 +98,7 @@ class Store:
             pack = Pack(self, name)
             self.pack_bytes += len(pack.data)
             self.places.update(dict.fromkeys(pack.records, pack))
+        self.groups = {}
         self.live = {}  # chunk id to the bytes of its record
         self.seen = set()  # (page, level)
 
@@ -84,7 +106,7 @@ class Store:
         """The checked content of a chunk, which counts as live from here on."""
         pack = self.places.get(chunk)
         _check(pack, "chunk", chunk.hex(), "is in no pack")
-        at, found, encoding, length, payload_length = pack.records[chunk]
+        at, payload_length, encoding, found, length, number, span = pack.records[chunk]
         where = f"{pack.name} at {at}"
         payload = pack.data[at + RECORD_HEADER : at + RECORD_HEADER + payload_length]
         seed = _xxhash.XXH3_64bits_withSeed(pack.data[at : at + 40], 40, self.seed)
@@ -92,15 +114,25 @@ class Store:
         _check(checksum == struct.unpack_from("<Q", pack.data, at + 40)[0], where, "has a wrong checksum")
         _check(found == kind, where, "is of type", found, "and not", kind)
         content = payload
-        if encoding == 1:
-            buffer = ctypes.create_string_buffer(length)
-            _check(_zstd.ZSTD_decompress(buffer, length, payload, len(payload)) == length, where, "does not decompress")
-            content = buffer.raw
+        if encoding == ZSTD:
+            content = _decompress(payload, length, where)
+        elif encoding == GROUP:
+            content = self.group(pack, at, payload, where)[number * CLUSTER :][:CLUSTER]
         _check(len(content) == length, where, "has another length")
         value = _xxhash.XXH3_128bits_withSecret(content, length, self.secret, len(self.secret))
         _check(struct.pack(">QQ", value.high, value.low)[:15] == chunk[:15], where, "has another digest")
-        self.live[chunk] = (RECORD_HEADER + payload_length + 15) // 16 * 16
+        self.live[chunk] = span
         return content
+
+    def group(self, pack, at, payload, where):
+        """The contents of a group; those of the last few are kept."""
+        key = (pack.name, at)
+        if key not in self.groups:
+            n = struct.unpack_from("<I", pack.data, at + 8)[0] // CLUSTER
+            if len(self.groups) == 8:
+                del self.groups[next(iter(self.groups))]
+            self.groups[key] = _decompress(payload[16 * n :], n * CLUSTER, where)
+        return self.groups[key]
 
     def walk(self, page, level):
         if page == ZERO or (page, level) in self.seen:

@@ -58,15 +58,30 @@ reopen(Fixture *fixture)
 }
 
 static G_GNUC_UNUSED int
-setup(void **state)
+setup_with(void **state, guint group_clusters)
 {
   Fixture *fixture = g_new0(Fixture, 1);
   fixture->folder = store_test_folder_new();
   fixture->directory = g_build_filename(fixture->folder, "store", NULL);
   fixture->options = (StoreOptions){.dedup_verify = TRUE, .pack_size = 300000};
+  fixture->options.group_clusters = group_clusters;
   open_fixture(fixture);
   *state = fixture;
   return 0;
+}
+
+/* Each cluster in a record of its own. */
+static G_GNUC_UNUSED int
+setup(void **state)
+{
+  return setup_with(state, 1);
+}
+
+/* Groups that are soon full. */
+static G_GNUC_UNUSED int
+setup_grouped(void **state)
+{
+  return setup_with(state, 5);
 }
 
 static G_GNUC_UNUSED int
@@ -181,3 +196,4 @@ damage(const Fixture *fixture, const StoreChunkId *id)
 /* --- round trips --- */
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST_GROUPED(name) {#name " (groups)", name, setup_grouped, teardown, NULL}

@@ -39,7 +39,7 @@ static void
 open_store(Fixture *fixture)
 {
   g_autofree char *directory = g_build_filename(fixture->folder, "store", NULL);
-  StoreOptions options = {.dedup_verify = FALSE};
+  StoreOptions options = {.dedup_verify = FALSE, .group_clusters = 1};
   fixture->store = store_open(directory, &options, NULL);
   assert_non_null(fixture->store);
   fixture->worker = store_worker_new(fixture->store);

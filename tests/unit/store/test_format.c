@@ -15,7 +15,7 @@
 static StoreFormat
 example(void)
 {
-  StoreFormat format = {.created = 1700000000000000};
+  StoreFormat format = {.version = 1, .created = 1700000000000000};
   for (guint i = 0; i < sizeof format.uuid.bytes; i++)
     format.uuid.bytes[i] = (guint8) (0xa0 + i);
   for (guint i = 0; i < STORE_SECRET_SIZE; i++)
@@ -40,6 +40,7 @@ test_decode_gives_what_was_encoded(void **state G_GNUC_UNUSED)
   StoreFormat decoded;
   store_format_encode(&format, bytes);
   assert_true(store_format_decode(bytes, sizeof bytes, "x", &decoded, NULL));
+  assert_int_equal(decoded.version, 1);
   assert_true(cbt_uuid_equal(&format.uuid, &decoded.uuid));
   assert_int_equal(format.created, decoded.created);
   assert_memory_equal(format.secret, decoded.secret, STORE_SECRET_SIZE);
@@ -104,6 +105,7 @@ test_generated_identities_differ(void **state G_GNUC_UNUSED)
 {
   StoreFormat a, b;
   assert_true(store_format_generate(&a, NULL));
+  assert_int_equal(a.version, STORE_FORMAT_VERSION);
   assert_true(store_format_generate(&b, NULL));
   assert_memory_not_equal(a.secret, b.secret, STORE_SECRET_SIZE);
   assert_false(cbt_uuid_equal(&a.uuid, &b.uuid));

@@ -59,7 +59,7 @@ static void
 make_format(const Fixture *fixture, GRand *rand)
 {
   g_autofree char *path = path_of(fixture, "format");
-  StoreFormat format = {.uuid = draw_uuid(rand)};
+  StoreFormat format = {.version = 1, .uuid = draw_uuid(rand)}; /* which is raised on the way */
   for (guint i = 0; i < sizeof format.secret; i++)
     format.secret[i] = (guint8) g_rand_int(rand);
   assert_int_equal(g_mkdir_with_parents(fixture->directory, 0700), 0);
@@ -126,7 +126,7 @@ world_new(guint32 seed)
   world->fixture = fixture;
   fixture->folder = store_test_folder_new();
   fixture->directory = g_build_filename(fixture->folder, "store", NULL);
-  fixture->options = (StoreOptions){.dedup_verify = TRUE, .pack_size = 300000};
+  fixture->options = (StoreOptions){.dedup_verify = TRUE, .pack_size = 300000, .group_clusters = 6};
   make_format(fixture, world->rand);
   open_fixture(fixture);
   world->points = g_ptr_array_new_with_free_func(known_point_free);
