@@ -37,7 +37,7 @@ flush_thread(gpointer data)
   job_give_way(self->daemon);
   while (wait_for_work(self)) {
     g_autoptr(GError) error = NULL;
-    if (!store_flush(self->daemon->store, &error))
+    if (!store_flush_early(self->daemon->store, &error))
       g_debug("early flush: %s", error->message);
   }
   return NULL;

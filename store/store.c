@@ -336,10 +336,8 @@ checkpoint_locked(Store *store, gboolean is_forced, GError **error)
 }
 
 gboolean
-store_flush(Store *store, GError **error)
+store_flush_early(Store *store, GError **error)
 {
-  if (!store_staging_write_all(store, error))
-    return FALSE;
   /* Another's checkpoint may have begun before what this one flushes was appended: then it is not covered
    * yet, which the next one makes good. */
   if (pthread_mutex_trylock(&store->checkpoint_lock) != 0)
@@ -347,6 +345,12 @@ store_flush(Store *store, GError **error)
   gboolean ok = checkpoint_locked(store, FALSE, error);
   pthread_mutex_unlock(&store->checkpoint_lock);
   return ok;
+}
+
+gboolean
+store_flush(Store *store, GError **error)
+{
+  return store_staging_write_all(store, error) && store_flush_early(store, error);
 }
 
 gboolean

@@ -91,3 +91,6 @@ gboolean store_has_digest(StoreWorker *worker, const StoreChunkId *id, const voi
 gboolean store_worker_flush(StoreWorker *worker, StoreTally *tally, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Makes all that was put before durable (invariant 3, first step). After a failure the caller must not commit. */
 gboolean store_flush(Store *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Makes durable what is written by now, so that a flush finds less to do. Groups that are being filled go on to be, so
+ * nobody may commit by it. */
+gboolean store_flush_early(Store *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
