@@ -20,7 +20,7 @@ static char *
 default_state_dir(void)
 {
   return geteuid() == 0 ? g_strdup("/var/lib/cbt-backup")
-                        : g_build_filename(g_get_user_state_dir(), "cbt-backup", NULL);
+                        : g_build_filename(g_get_user_data_dir(), "cbt-backup", NULL);
 }
 
 static JsonNode *
