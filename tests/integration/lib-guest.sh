@@ -14,6 +14,7 @@
 need qemu-system-x86_64 qemu-ga python3
 
 declare -A VM_PID=()
+QEMU_ENV=() # NAME=VALUE..., for QEMU alone
 GUEST_ACCEL=${GUEST_ACCEL:-tcg}
 
 probe() { "$BUILD/tests/qemu-probe" "$@"; } # the product's clients, for scripts
@@ -28,7 +29,7 @@ qemu_is_there() { [ -S "$WORK/$1.qmp" ] && qmp "$1" query-status; }
 start_qemu() {
   local name=$1
   shift
-  G_DEBUG='' qemu-system-x86_64 -name "$name" -accel "$GUEST_ACCEL" -display none -nodefaults -no-reboot \
+  env G_DEBUG= "${QEMU_ENV[@]}" qemu-system-x86_64 -name "$name" -accel "$GUEST_ACCEL" -display none -nodefaults -no-reboot \
     -qmp "unix:$WORK/$name.qmp,server=on,wait=off" -qmp "unix:$WORK/$name.ctl,server=on,wait=off" "$@" \
     >>"$WORK/$name.qemu.err" 2>&1 &
   VM_PID[$name]=$!

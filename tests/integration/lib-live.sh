@@ -37,11 +37,11 @@ new_live_disk() { # VM DISK=FORMAT
 restart_live() { # VM: QEMU anew on the same disks and sockets
   local options
   live_options "$1"
-  # QEMU's own buffer would keep what it says of a failed write.
   # shellcheck disable=SC2086 # LIVE_OPTIONS are words
-  LD_PRELOAD=$stdbuf_library _STDBUF_O=L start_qemu "$1" "${options[@]}" ${LIVE_OPTIONS[$1]:-}
+  start_qemu "$1" "${options[@]}" ${LIVE_OPTIONS[$1]:-}
 }
-stdbuf_library=$(stdbuf -oL env | sed -n 's/^LD_PRELOAD=//p')
+# QEMU's own buffer would keep what it says of a failed write. Not for our programs: a sanitizer wants to be loaded first.
+mapfile -t QEMU_ENV < <(stdbuf -oL env | grep -E '^(LD_PRELOAD|_STDBUF_O)=')
 
 hmp() { qmp "$1" human-monitor-command "$(jq -nc --arg line "$2" '{"command-line": $line}')" | jq -r .; } # VM LINE
 
