@@ -216,7 +216,14 @@ stop_guest_vm g3
 mkdir "$WORK/big"
 truncate -s 512M "$WORK/big/big.raw"
 start_qemu g5 -drive "if=none,id=big,file=$WORK/big/big.raw,format=raw" -device virtio-blk-pci,drive=big
-cbt --quiet vm add g5 --qmp "$WORK/g5.qmp" --disk big=big
+# A disk may take all of it in a tenth of a second: each commit is slow from its beginning.
+: >"$WORK/control5"
+echo 65536 >"$WORK/control5.speed"
+python3 "$SOURCE/tests/integration/tools/qmp_proxy.py" "$WORK/proxy5.qmp" "$WORK/g5.qmp" "$WORK/control5" \
+  "$WORK/big/big.raw" 2>"$WORK/proxy5.err" &
+at_exit kill $!
+wait_until 10 test -S "$WORK/proxy5.qmp" || fail "the proxy does not start"
+cbt --quiet vm add g5 --qmp "$WORK/proxy5.qmp" --disk big=big
 io_big() { qmp g5 human-monitor-command "{\"command-line\":\"qemu-io big \\\"$1\\\"\"}"; }
 byte_of_big() { od -An -tu1 -j $((300 * MIB)) -N 1 "$WORK/big/big.raw" | tr -d ' '; }
 overlay_of_big() { find "$WORK/big" -name '*cbt-*.qcow2'; }
@@ -229,7 +236,7 @@ commit_slowly() { # PATTERN: that the guest writes meanwhile; in $id
   id=$(jq -r .id <<<"$body")
   wait_until 20 big_is_overlaid || fail "no overlay is used: $(wait_job "$id")"
   assert_eq "the write" "$(io_big "write -q -P $1 64M 256M")" '""'
-  wait_until 60 set_speed 65536 || fail "the commit was over too soon"
+  wait_until 60 commit_of_big >/dev/null || fail "no commit begins"
 }
 assert_eq "the write" "$(io_big 'write -q -P 1 0 4M')" '""'
 
@@ -261,6 +268,7 @@ fallocate -p -o $((64 * MIB)) -l $((256 * MIB)) "$WORK/big/big.raw"
 
 say "a vm is removed whose overlay was left, the commit being cancelled by somebody: it is committed first"
 commit_slowly 4
+rm "$WORK/control5.speed"
 qmp g5 block-job-cancel "{\"device\":\"$(commit_of_big)\",\"force\":true}" >/dev/null
 job=$(wait_job "$id")
 assert_has "the note" "$(jq -r '.notes | join(" ")' <<<"$job")" "could not be committed"

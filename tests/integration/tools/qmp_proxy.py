@@ -8,7 +8,8 @@ CONTROL is a file that is read before each command: "N WHEN ACTION". The N-th ch
 is the one; WHEN is "before" it would be passed on, or "after" its answer came, neither of which happens then; ACTION is
 "kill PID" (kill -9), or "none". The connection stays as long as anybody has the other end. What was struck, and each changing command, is appended to CONTROL.log. One client at a time, as
 with QEMU; descriptors are passed on. To be taken for the QEMU at the other end,
-it has each IMAGE open while a client is there, and the last descriptors that it passed on.
+it has each IMAGE open while a client is there, and the last descriptors that it passed on. A number in CONTROL.speed is
+the speed of each block-commit.
 """
 import array
 import collections
@@ -51,6 +52,17 @@ class Strike:
 def strike(action):
     if action[0] == "kill":
         os.kill(int(action[1]), signal.SIGKILL)
+
+
+def slowed(line, command, control):
+    try:
+        speed = int(open(control + ".speed").read())
+    except OSError:
+        return line
+    if command.get("execute") != "block-commit":
+        return line
+    command["arguments"]["speed"] = speed
+    return json.dumps(command).encode()
 
 
 def receive(sock):
@@ -119,14 +131,15 @@ def serve(client, target, plan):
             pending += data
             while b"\n" in pending:
                 line, pending = pending.split(b"\n", 1)
-                struck = plan.look(json.loads(line).get("execute", ""))
+                command = json.loads(line)
+                struck = plan.look(command.get("execute", ""))
                 if struck and struck[0] == "before":
                     strike(struck[1])
                     continue
                 if struck:
                     hold.action = struck[1]
                     hold.set()
-                send(qemu, line + b"\n", fds)
+                send(qemu, slowed(line, command, plan.path) + b"\n", fds)
                 fds = array.array("i")
     except OSError:
         pass
