@@ -18,12 +18,14 @@
 #include <linux/fs.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <store/index-format.h>
 #include <store/manifest-private.h>
+#include <store/store-private.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #define SEGMENT_CLUSTERS 1024u
-#define WINDOW_CLUSTERS  16u
+#define WINDOW_CLUSTERS  128u
 #define DIRECT_ALIGNMENT 4096u
 #define WINDOW_SIZE      (WINDOW_CLUSTERS * CBT_CLUSTER_SIZE)
 
@@ -182,6 +184,39 @@ fill_wanted(ExtractThread *thread, const StoreChunkId *id, guint i, guint64 wind
   return store_manifest_get_cluster(thread->worker, id, thread->wanted + start, window + start, error);
 }
 
+typedef struct {
+  guint64 place; /* of its record in the packs, as a number that orders */
+  guint number;  /* of the cluster in the window */
+} Source;
+
+static int
+compare_places(const void *a, const void *b)
+{
+  guint64 x = ((const Source *) a)->place, y = ((const Source *) b)->place;
+  return (x > y) - (x < y);
+}
+
+/*
+ * Makes the N clusters IDS of a window, in the order in which they stand in the packs: after many
+ * incrementals they are from more groups than are kept, and each group is to be decompressed once.
+ */
+static gboolean
+fill_window(ExtractThread *thread, const StoreChunkId *ids, guint n, guint64 window, guint64 length,
+            GError **error)
+{
+  Source sources[WINDOW_CLUSTERS];
+  for (guint i = 0; i < n; i++) {
+    StoreLocation location;
+    gboolean is_there = store_index_lookup(thread->extract->store->index, &ids[i], &location);
+    sources[i] = (Source){is_there ? store_index_pack_location(&location) : 0, i};
+  }
+  qsort(sources, n, sizeof *sources, compare_places);
+  for (guint i = 0; i < n; i++)
+    if (!fill_wanted(thread, &ids[sources[i].number], sources[i].number, window, length, error))
+      return FALSE;
+  return TRUE;
+}
+
 static gboolean
 extract_window(ExtractThread *thread, guint64 window, guint64 length, GError **error)
 {
@@ -192,10 +227,10 @@ extract_window(ExtractThread *thread, guint64 window, guint64 length, GError **e
   gboolean compare = extract->compare_data || (extract->compare_zero && has_zero_id(ids, n));
   if (compare && !read_current(thread, window, length, error))
     return FALSE;
+  if (!fill_window(thread, ids, n, window, length, error))
+    return FALSE;
   for (guint i = 0; i < n; i++) {
     guint64 start = i * CBT_CLUSTER_SIZE;
-    if (!fill_wanted(thread, &ids[i], i, window, length, error))
-      return FALSE;
     actions[i] = decide(thread, &ids[i], start, MIN(CBT_CLUSTER_SIZE, length - start));
   }
   return apply_actions(thread, actions, window, length, error);
