@@ -6,6 +6,8 @@
  */
 #include <daemon/backup-private.h>
 
+#include <daemon/job-log.h>
+
 #define HOLD_TIMEOUT_MS 2000
 #define MAX_ATTEMPTS    3
 
@@ -38,7 +40,8 @@ backup_reclaim(BackupDisk *disk)
   g_clear_pointer(&disk->frozen, cbt_bitmap_file_abandon);
   if (disk->is_frozen &&
       !disk_ref_apply(disk->ref, disk->backup->request->bitmap, CBT_BITMAP_RECLAIM, NULL, NULL, &error))
-    g_warning("disk '%s': %s; the next backup settles it", disk->disk->name, error->message);
+    job_warning(disk->backup->job, "disk '%s': %s; the next backup settles it", disk->disk->name,
+                error->message);
   disk->is_frozen = FALSE;
 }
 
@@ -145,6 +148,6 @@ backup_freeze(Backup *backup, GError **error)
       g_propagate_error(error, g_steal_pointer(&local));
       return FALSE;
     }
-    g_message("vm '%s': %s; trying again", backup->request->vm->name, local->message);
+    job_message(backup->job, "vm '%s': %s; trying again", backup->request->vm->name, local->message);
   }
 }

@@ -15,6 +15,7 @@
 #include <cbt/qemu/nbd-source.h>
 #include <cbt/qemu/offline.h>
 #include <daemon/engine.h>
+#include <daemon/job-log.h>
 #include <daemon/live-journal.h>
 #include <daemon/live-rest.h>
 #include <daemon/monitors.h>
@@ -59,7 +60,7 @@ backup_live_note(BackupLive *live, const char *format, ...)
   va_start(args, format);
   char *text = g_strdup_vprintf(format, args);
   va_end(args);
-  g_message("vm '%s': %s", live->backup->request->vm->name, text);
+  job_message(live->backup->job, "vm '%s': %s", live->backup->request->vm->name, text);
   g_ptr_array_add(live->notes, text);
 }
 

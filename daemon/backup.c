@@ -7,6 +7,7 @@
 #include <daemon/backup-private.h>
 
 #include <daemon/commit.h>
+#include <daemon/job-log.h>
 #include <daemon/json-util.h>
 #include <errno.h>
 #include <string.h>
@@ -221,7 +222,7 @@ note_base(const Backup *backup, const BackupDisk *disk)
                 catalogue_set_instance(catalogue, &disk->disk->id, bitmap, instance, &error);
   catalogue_set_relaxed(catalogue, FALSE);
   if (!ok || !catalogue_set_audit(catalogue, &disk->disk->id, bitmap, disk->audit_next, &error))
-    g_warning("cannot note the base of bitmap '%s': %s", bitmap, error->message);
+    job_warning(backup->job, "cannot note the base of bitmap '%s': %s", bitmap, error->message);
 }
 
 static void
@@ -247,7 +248,7 @@ abdicate_all(Backup *backup)
     g_autoptr(GError) error = NULL;
     if (disk->is_frozen &&
         !disk_ref_apply(disk->ref, backup->request->bitmap, CBT_BITMAP_ABDICATE, NULL, NULL, &error))
-      g_warning("disk '%s': %s; the next backup settles it", disk->disk->name, error->message);
+      job_warning(backup->job, "disk '%s': %s; the next backup settles it", disk->disk->name, error->message);
     disk->is_frozen = FALSE;
   }
 }
@@ -260,7 +261,7 @@ give_back(BackupDisk *disk)
   backup_reclaim(disk);
   if (disk->lie && !disk_ref_apply(disk->ref, disk->backup->request->bitmap, CBT_BITMAP_MARK_INCONSISTENT,
                                    NULL, disk->lie, &error))
-    g_warning("disk '%s': %s", disk->disk->name, error->message);
+    job_warning(disk->backup->job, "disk '%s': %s", disk->disk->name, error->message);
 }
 
 static gboolean

@@ -5,6 +5,7 @@
 
 #include <api/json.h>
 #include <daemon/job-events.h>
+#include <daemon/job-log.h>
 #include <daemon/metrics.h>
 #include <pthread.h>
 
@@ -90,7 +91,7 @@ save_state(Engine *engine, Job *job)
 {
   g_autoptr(GError) error = NULL;
   if (!save_job(engine, job, &error))
-    g_warning("cannot remember job %" G_GINT64_FORMAT ": %s", job->id, error->message);
+    job_warning(job, "cannot remember job %" G_GINT64_FORMAT ": %s", job->id, error->message);
 }
 
 /* ---- waiting
@@ -149,10 +150,16 @@ forget_oldest(Engine *engine)
       g_ptr_array_remove_index(engine->jobs, i);
 }
 
+static const char *
+who_of(const Job *job)
+{
+  return job->vm ? job->vm : job_type_name(job->type);
+}
+
 static void
 finish_job(Engine *engine, Job *job)
 {
-  const char *who = job->vm ? job->vm : job_type_name(job->type);
+  const char *who = who_of(job);
   job->end_time = g_get_real_time();
   if (!job->error)
     job->status = JOB_DONE;
@@ -163,10 +170,10 @@ finish_job(Engine *engine, Job *job)
   metrics_note_job(engine->daemon->metrics, job);
   save_state(engine, job);
   if (job->error)
-    g_message("job %" G_GINT64_FORMAT " (%s): %s: %s", job->id, who, job_status_name(job->status),
-              job->error->message);
+    job_message(job, "job %" G_GINT64_FORMAT " (%s): %s: %s", job->id, who, job_status_name(job->status),
+                job->error->message);
   else
-    g_info("job %" G_GINT64_FORMAT " (%s): done", job->id, who);
+    job_info(job, "job %" G_GINT64_FORMAT " (%s): done", job->id, who);
   answer_waiters(job);
   job_events_changed(engine->daemon->job_events, job);
   if (job->on_end)
@@ -213,6 +220,7 @@ start_job(Engine *engine, Job *job)
   engine->n_active++;
   save_state(engine, job);
   job_events_changed(engine->daemon->job_events, job);
+  job_info(job, "job %" G_GINT64_FORMAT " (%s): %s begins", job->id, who_of(job), job_type_name(job->type));
   pthread_t thread;
   int failed = pthread_create(&thread, NULL, job_thread, run);
   if (failed == 0) {

@@ -10,6 +10,7 @@
 
 #include <api/json.h>
 #include <daemon/backup-private.h>
+#include <daemon/job-log.h>
 #include <daemon/leases.h>
 #include <daemon/live-recover.h>
 #include <daemon/point-files.h>
@@ -36,8 +37,8 @@ close_dead_jobs(Daemon *daemon)
     }
     g_free(job->status);
     job->status = g_strdup("error");
-    g_message("job %" G_GINT64_FORMAT " (%s) was cut off when the daemon ended", job->id,
-              job->vm ? job->vm : job->type);
+    job_message(job, "job %" G_GINT64_FORMAT " (%s) was cut off when the daemon ended", job->id,
+                job->vm ? job->vm : job->type);
     if (!catalogue_save_job(daemon->catalogue, job, &error))
       break;
   }
