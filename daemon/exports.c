@@ -12,6 +12,7 @@
 #include <cbt/export.h>
 #include <cbt/image-use.h>
 #include <common/fd.h>
+#include <daemon/service.h>
 #include <errno.h>
 #include <glib/gstdio.h>
 #include <poll.h>
@@ -231,6 +232,15 @@ end_process(const Export *export, GError **error)
   return TRUE;
 }
 
+/* It may be ended together with the daemon where that fails, so it is tried again by each daemon that finds it. */
+static void
+give_unit(const Export *export, gint64 pid)
+{
+  g_autoptr(GError) error = NULL;
+  if (!service_own_process(pid, export->vm, export->disk, &error))
+    g_warning("%s", error->message);
+}
+
 /* Takes over the process that answers. */
 static gboolean
 find_process(Export *export, GError **error)
@@ -249,6 +259,7 @@ find_process(Export *export, GError **error)
                     export->disk);
     return FALSE;
   }
+  give_unit(export, pid);
   set_process(export, pid, cbt_steal_fd(&pid_fd));
   g_info("export of %s/%s runs as process %" G_GINT64_FORMAT, export->vm, export->disk, pid);
   return TRUE;

@@ -15,6 +15,7 @@
 #include <daemon/monitors.h>
 #include <daemon/recover.h>
 #include <daemon/scheduler.h>
+#include <daemon/service.h>
 #include <daemon/task.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -24,7 +25,6 @@
 #include <store/catalogue-rebuild.h>
 #include <string.h>
 #include <sys/file.h>
-#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 static gboolean
@@ -207,10 +207,10 @@ run(const DaemonConfig *config, GError **error)
   if (ok) {
     g_unix_signal_add(SIGTERM, on_signal, loop);
     g_unix_signal_add(SIGINT, on_signal, loop);
-    sd_notify(0, "READY=1");
+    service_ready();
     g_message("cbt-backupd %s answers on %s/api.sock", CBT_VERSION, config->runtime_dir);
     g_main_loop_run(loop);
-    sd_notify(0, "STOPPING=1");
+    service_stopping();
   }
   stop(&daemon);
   return ok;
