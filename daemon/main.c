@@ -23,7 +23,6 @@
 #include <glib/gstdio.h>
 #include <signal.h>
 #include <store/catalogue-rebuild.h>
-#include <string.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -193,7 +192,26 @@ give_way_as_session(const DaemonConfig *config)
 }
 
 static gboolean
-run(const DaemonConfig *config, GError **error)
+on_reload(gpointer data)
+{
+  DaemonConfig *config = data;
+  g_autoptr(GError) error = NULL;
+  service_reloading();
+  g_autoptr(GPtrArray) later = daemon_config_reload(config, &error);
+  if (!later)
+    g_warning("the configuration stays as it was: %s", error->message);
+  else if (!config->config_file)
+    g_message("there is no configuration file to read again");
+  else
+    g_message("%s was read again", config->config_file);
+  for (guint i = 0; later && i < later->len; i++)
+    g_warning("%s changes with the next start of the daemon", (const char *) later->pdata[i]);
+  service_reloaded();
+  return G_SOURCE_CONTINUE;
+}
+
+static gboolean
+run(DaemonConfig *config, GError **error)
 {
   give_way_as_session(config);
   if (!make_folders(config, error))
@@ -207,6 +225,7 @@ run(const DaemonConfig *config, GError **error)
   if (ok) {
     g_unix_signal_add(SIGTERM, on_signal, loop);
     g_unix_signal_add(SIGINT, on_signal, loop);
+    g_unix_signal_add(SIGHUP, on_reload, config);
     service_ready();
     g_message("cbt-backupd %s answers on %s/api.sock", CBT_VERSION, config->runtime_dir);
     g_main_loop_run(loop);
@@ -220,13 +239,8 @@ run(const DaemonConfig *config, GError **error)
 static GLogWriterOutput
 write_log(GLogLevelFlags level, const GLogField *fields, gsize n_fields, gpointer data)
 {
-  const DaemonConfig *config = data;
-  GLogLevelFlags lowest = G_LOG_LEVEL_INFO;
-  if (strcmp(config->log_level, "debug") == 0)
-    lowest = G_LOG_LEVEL_DEBUG;
-  else if (strcmp(config->log_level, "warning") == 0)
-    lowest = G_LOG_LEVEL_WARNING;
-  if ((level & G_LOG_LEVEL_MASK) > lowest)
+  DaemonConfig *config = data;
+  if ((gint) (level & G_LOG_LEVEL_MASK) > g_atomic_int_get(&config->log_level))
     return G_LOG_WRITER_HANDLED;
   if (g_log_writer_is_journald(STDERR_FILENO))
     return g_log_writer_journald(level, fields, n_fields, NULL);
