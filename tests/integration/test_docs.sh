@@ -42,6 +42,7 @@ cbt-backup --quiet export stop web
 cbt-backup --quiet vm remove web --forget-points
 rm -rf /srv/restore /mnt/usb/*
 document docs/operations.md
+no_run '(cd build/release && cpack' "test_package.sh makes, installs, uses, removes and purges them in a fresh Debian"
 block 'cbt-backup vm add web'
 block 'cbt-backup --incremental web'
 for _ in 1 2; do
