@@ -27,13 +27,23 @@ qemu_image_check_name(int fd, const char *path, GError **error)
   return FALSE;
 }
 
+/* Whether this thread has that identity: the calls that set it tell of no failure. */
+static gboolean
+has_identity(const struct stat *owner)
+{
+  return (uid_t) setfsuid((uid_t) -1) == owner->st_uid && (gid_t) setfsgid((gid_t) -1) == owner->st_gid;
+}
+
 /* As opened by the owner of OWNER; errno if it fails. */
 static int
 open_as(const struct stat *owner, const char *path)
 {
   int gid = setfsgid(owner->st_gid), uid = setfsuid(owner->st_uid);
-  int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-  int errsv = errno;
+  int fd = -1, errsv = EPERM;
+  if (has_identity(owner)) {
+    fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    errsv = errno;
+  }
   setfsuid((uid_t) uid);
   setfsgid((gid_t) gid);
   errno = errsv;
