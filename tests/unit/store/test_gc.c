@@ -133,8 +133,11 @@ test_what_comes_free_is_what_pruning_says(void **state)
   for (guint i = 10; i-- > 0;)
     if (i % 3 == 1)
       g_ptr_array_remove_index(points, i);
-  collect_well(fixture->store, points);
-  assert_int_equal(before.bytes - sum_records(fixture).bytes, freed.bytes);
+  StoreGcResult result = collect_well(fixture->store, points);
+  assert_int_equal(before.bytes - result.live_bytes, freed.bytes);
+  /* What is left of groups is compressed anew, and takes what it then takes. */
+  if (fixture->options.group_clusters == 1)
+    assert_int_equal(sum_records(fixture).bytes, result.live_bytes);
 }
 
 static void
