@@ -66,8 +66,8 @@ typedef struct ApiStream ApiStream;
 /* Ends REQUEST with a body of unknown length, which whoever has the stream writes: 200 OK, in chunks. NULL if
  * the client left. Main thread. */
 ApiStream *api_request_reply_stream(ApiRequest *request, const char *content_type) G_GNUC_WARN_UNUSED_RESULT;
-/* One chunk; waits for a slow client. CANCELLED; IO if the client left. Any thread, one at a time, as finish.
- */
+/* One chunk; waits for a slow client. CANCELLED; IO if the client left, or takes nothing for a minute. Any
+ * thread, one at a time, as finish. */
 gboolean api_stream_write(ApiStream *stream, const guint8 *data, gsize length, GCancellable *cancellable,
                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Ends the body; without it the client sees that it was cut off. */

@@ -11,3 +11,5 @@ ApiStream *api_stream_new(GIOStream *connection, const char *content_type);
 char *api_stream_steal_head(ApiStream *stream);
 /* The socket; it stays the stream's. */
 int api_stream_fd(const ApiStream *stream);
+/* How long a writer waits for a client that takes nothing, instead of a minute. */
+void api_stream_set_patience(ApiStream *stream, guint patience_ms);

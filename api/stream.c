@@ -12,11 +12,13 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
-#define POLL_MS 200 /* how soon a cancel is seen */
+#define POLL_MS     200   /* how soon a cancel is seen */
+#define PATIENCE_MS 60000 /* with a client that takes nothing */
 
 struct ApiStream {
   GIOStream *connection;
   int fd;
+  guint patience_ms;
   char *head; /* of the answer, until it was written */
 };
 
@@ -28,10 +30,10 @@ api_stream_new(GIOStream *connection, const char *content_type)
   g_object_get(connection, "base-iostream", &base, NULL);
   stream->connection = g_object_ref(connection);
   stream->fd = g_socket_get_fd(g_socket_connection_get_socket(base));
-  stream->head = g_strdup_printf(
-      "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nCache-Control: no-store\r\n"
-      "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
-      content_type);
+  stream->patience_ms = PATIENCE_MS;
+  stream->head = g_strdup_printf("HTTP/1.1 200 OK\r\nContent-Type: %s\r\nCache-Control: no-store\r\n"
+                                 "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
+                                 content_type);
   return stream;
 }
 
@@ -45,6 +47,12 @@ int
 api_stream_fd(const ApiStream *stream)
 {
   return stream->fd;
+}
+
+void
+api_stream_set_patience(ApiStream *stream, guint patience_ms)
+{
+  stream->patience_ms = patience_ms;
 }
 
 void
@@ -67,11 +75,16 @@ static gboolean
 wait_until_writable(const ApiStream *stream, GCancellable *cancellable, GError **error)
 {
   struct pollfd poll_fd = {.fd = stream->fd, .events = POLLOUT};
+  gint64 until_us = g_get_monotonic_time() + (gint64) stream->patience_ms * 1000;
   while (poll(&poll_fd, 1, POLL_MS) <= 0) {
-    if (!cancellable || !g_cancellable_is_cancelled(cancellable))
-      continue;
-    cbt_set_error(error, CBT_ERROR_CANCELLED, NULL, "cancelled by request");
-    return FALSE;
+    if (cancellable && g_cancellable_is_cancelled(cancellable)) {
+      cbt_set_error(error, CBT_ERROR_CANCELLED, NULL, "cancelled by request");
+      return FALSE;
+    }
+    if (g_get_monotonic_time() >= until_us) {
+      cbt_set_error(error, CBT_ERROR_IO, NULL, "the client takes nothing");
+      return FALSE;
+    }
   }
   return TRUE;
 }

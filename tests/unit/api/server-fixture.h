@@ -4,6 +4,7 @@
 #include <api/client.h>
 #include <api/json.h>
 #include <api/server.h>
+#include <api/stream-private.h>
 
 #include <errno.h>
 #include <glib-unix.h>
@@ -118,6 +119,55 @@ handle_large(ApiRequest *request, gpointer user_data)
   api_request_reply(request, 200, new_object("text", text));
 }
 
+/* What became of the stream that was asked for last. */
+static char *stream_end;
+
+typedef struct {
+  ApiStream *stream;
+  GError *error;
+} Streaming;
+
+static G_GNUC_UNUSED gboolean
+on_stream_ended(gpointer data)
+{
+  Streaming *streaming = data;
+  g_free(stream_end);
+  stream_end = g_strdup(streaming->error->message);
+  g_error_free(streaming->error);
+  api_stream_free(streaming->stream);
+  g_free(streaming);
+  return G_SOURCE_REMOVE;
+}
+
+static G_GNUC_UNUSED gpointer
+stream_for_ever(gpointer data)
+{
+  Streaming *streaming = data;
+  static const guint8 block[65536];
+  while (api_stream_write(streaming->stream, block, sizeof block, NULL, &streaming->error))
+    continue;
+  g_idle_add(on_stream_ended, streaming);
+  return NULL;
+}
+
+/* A stream without an end, for who reads it. */
+static G_GNUC_UNUSED void
+handle_stream(ApiRequest *request, gpointer user_data)
+{
+  (void) user_data;
+  Streaming *streaming = g_new0(Streaming, 1);
+  streaming->stream = api_request_reply_stream(request, "application/octet-stream");
+  api_stream_set_patience(streaming->stream, 300);
+  g_thread_unref(g_thread_new("stream", stream_for_ever, streaming));
+}
+
+static G_GNUC_UNUSED void
+handle_stream_end(ApiRequest *request, gpointer user_data)
+{
+  (void) user_data;
+  api_request_reply(request, 200, new_object("end", stream_end ? stream_end : ""));
+}
+
 static const ApiRoute routes[] = {
     {"GET", "/v1/echo/{name}", handle_echo, NULL, "q"},
     {"POST", "/v1/echo/{name}", handle_echo, "a b", NULL},
@@ -131,6 +181,8 @@ static const ApiRoute routes[] = {
     {"DELETE", "/v1/nothing", handle_nothing, NULL, NULL},
     {"GET", "/metrics", handle_metrics, NULL, NULL},
     {"GET", "/v1/large", handle_large, NULL, NULL},
+    {"GET", "/v1/stream", handle_stream, NULL, NULL},
+    {"GET", "/v1/stream-end", handle_stream_end, NULL, NULL},
     {0},
 };
 

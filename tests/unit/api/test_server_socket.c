@@ -44,6 +44,27 @@ test_a_client_that_leaves_in_the_middle_does_no_harm(void **state)
   assert_call(f, "GET", "/v1/echo/x", NULL, "{\"name\":\"x\",\"body\":{}}");
 }
 
+static void
+test_a_client_that_takes_nothing_of_a_stream_is_cut_off(void **state)
+{
+  Fixture *f = *state;
+  static const char request[] = "GET /v1/stream HTTP/1.1\r\n" HOST "\r\n";
+  gint64 until_us = g_get_monotonic_time() + DEADLINE_MS * 1000;
+  g_autofree char *end = g_strdup("");
+  int fd = connect_raw(f->path);
+  send_raw(fd, request, strlen(request));
+  while (*end == '\0' && g_get_monotonic_time() < until_us) {
+    g_autoptr(GError) error = NULL;
+    g_autoptr(JsonNode) node = call(f, "GET", "/v1/stream-end", NULL, &error);
+    assert_null(error);
+    g_free(end);
+    end = g_strdup(json_object_get_string_member(json_node_get_object(node), "end"));
+    g_usleep(20000);
+  }
+  assert_string_equal(end, "the client takes nothing");
+  close(fd);
+}
+
 /* What is pending when the server ends is closed; the handler's reply comes after that. */
 static void
 test_the_server_can_end_with_requests_pending(void **state)
@@ -304,6 +325,7 @@ main(int argc, char **argv)
       WITH_SERVER(test_a_client_that_leaves_before_the_reply_does_no_harm),
       WITH_SERVER(test_a_client_that_leaves_in_the_middle_does_no_harm),
       WITH_SERVER(test_the_server_can_end_with_requests_pending),
+      WITH_SERVER(test_a_client_that_takes_nothing_of_a_stream_is_cut_off),
       WITH_LEAKS(test_random_bytes_do_no_harm),
       cmocka_unit_test_setup_teardown(test_a_request_that_takes_too_long_is_cut_off, set_up_impatient,
                                       tear_down),
