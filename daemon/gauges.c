@@ -13,9 +13,10 @@
 #include <daemon/task.h>
 #include <string.h>
 
-#define WAIT_MS            500u /* for answers; status is what one looks at when something hangs */
-#define ROUND_WAIT_MS      450u /* less, so that who does not answer is known to be late */
-#define ROUND_MIN_US       5000 /* from the beginning of a round to that of the next */
+#define WAIT_MS            500u   /* for answers; status is what one looks at when something hangs */
+#define ROUND_WAIT_MS      450u   /* less, so that who does not answer is known to be late */
+#define ROUND_US           100000 /* one each, in the long run, however often somebody asks */
+#define ROUNDS_AT_ONCE     20     /* after a rest of as many */
 #define CONNECT_TIMEOUT_MS 400u
 #define STORE_TIMEOUT_MS   400u /* less than that, so that it is told that the store does not answer */
 #define STORE_AGAIN_MS     20u  /* the same while it does not */
@@ -45,7 +46,7 @@ struct Gauges {
   guint64 n_changes;
   /* the round under way, or the last one */
   guint64 round;
-  gint64 begun_at;    /* monotonic */
+  gint64 due_at;      /* monotonic: the next one begins no sooner */
   guint n_open;       /* answers to come; 0: it is over */
   guint timer_id;     /* ends it, or begins the next */
   GPtrArray *waiters; /* of Waiter: for its end */
@@ -319,7 +320,7 @@ begin_round(gpointer data)
   gauges->waiters = gauges->next;
   gauges->next = g_steal_pointer(&none);
   gauges->round++;
-  gauges->begun_at = g_get_monotonic_time();
+  gauges->due_at = MAX(gauges->due_at, g_get_monotonic_time() - ROUNDS_AT_ONCE * ROUND_US) + ROUND_US;
   gauges->timer_id = g_timeout_add(ROUND_WAIT_MS, on_round_late, gauges);
   gauges->n_open = 1; /* until all are asked */
   ask_if_free(gauges->store_subject);
@@ -334,10 +335,10 @@ begin_round(gpointer data)
 static void
 plan_round(Gauges *gauges)
 {
-  gint64 early_us = gauges->begun_at + ROUND_MIN_US - g_get_monotonic_time();
+  gint64 early_us = gauges->due_at - g_get_monotonic_time();
   if (gauges->n_open > 0 || gauges->timer_id != 0 || gauges->next->len == 0)
     return;
-  if (gauges->begun_at != 0 && early_us > 0)
+  if (early_us > 0)
     gauges->timer_id = g_timeout_add((guint) (early_us + 999) / 1000, begin_round, gauges);
   else
     begin_round(gauges);
