@@ -69,9 +69,15 @@ archive_run(Daemon *daemon, Job *job, gpointer data, GError **error)
   job->uuid = request->point->uuid;
   gboolean ok = write_archive(&archive, error);
   throttle_clear(&archive.throttle);
-  if (request->stream) /* the job is remembered for a while; the client must not wait for that */
-    api_stream_shutdown(request->stream);
   return ok;
+}
+
+/* The job is remembered for a while; neither the client nor its connection may wait for that. */
+static void
+close_stream(Job *job G_GNUC_UNUSED, gpointer data)
+{
+  ArchiveRequest *request = data;
+  g_clear_pointer(&request->stream, api_stream_free);
 }
 
 /* A chain reads those that it is made of. */
@@ -91,6 +97,8 @@ archive_job_new(ArchiveRequest *request)
 {
   Job *job = job_new(JOB_ARCHIVE, request->point->vm, NULL, archive_run, request,
                      (GDestroyNotify) archive_request_free);
+  job->on_end = close_stream;
+  job->on_end_data = request;
   note_points(job, request);
   for (guint i = 0; i < request->disks->len; i++) {
     const StorePointDisk *disk = g_ptr_array_index(request->disks, i);

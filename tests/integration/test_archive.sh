@@ -63,6 +63,16 @@ uuid=$(cbt_json show vm1@latest | jq -r .uuid)
 curl -sS --unix-socket "$SOCKET" "http://localhost/v1/points/$uuid/archive?format=vma" | cmp - "$WORK/$n_rounds.vma" ||
   fail "the archive by HTTP differs"
 
+say "a stream that has ended leaves no descriptor"
+n_fds() { find "/proc/$DAEMON_PID/fd" -type l | wc -l; }
+api GET /v1/status
+before=$(n_fds)
+for _ in $(seq 8); do
+  curl -sS --output /dev/null --unix-socket "$SOCKET" "http://localhost/v1/points/$uuid/archive?format=vma"
+done
+are_closed() { [ "$(n_fds)" -le "$before" ]; }
+wait_until 20 are_closed || fail "there are $(n_fds) descriptors open, and $before before"
+
 say "a flipped bit of data is found, and its place named"
 cp "$WORK/0.vma" "$WORK/flipped.vma"
 cp "$WORK/0.vma.xxh3" "$WORK/flipped.vma.xxh3"
