@@ -20,6 +20,10 @@ ApiListener *api_listener_new(const ApiServerOptions *options, ApiAcceptFunc acc
 void api_listener_free(ApiListener *listener);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(ApiListener, api_listener_free)
 
+/* A whole answer with the object ERROR (transfer none), after which the connection is closed. (transfer full)
+ */
+char *api_error_to_http(guint status, JsonNode *error);
+
 /*
  * Answers CONNECTION with PROBLEM whatever the peer is still sending, and closes it. What comes in after that
  * is read and thrown away for some seconds, so that a peer in the middle of a large request finds the answer

@@ -191,22 +191,22 @@ drain_start(ApiListener *self, GSocketConnection *connection)
   g_hash_table_add(self->draining, drain);
 }
 
-static char *
-problem_to_http(const ApiProblem *problem)
+char *
+api_error_to_http(guint status, JsonNode *error)
 {
-  g_autoptr(JsonNode) node = api_json_new_error(problem->code, problem->message, problem->hint);
-  g_autofree char *json = api_json_to_text(node);
+  g_autofree char *json = api_json_to_text(error);
   return g_strdup_printf(
       "HTTP/1.1 %u %s\r\nContent-Type: application/json\r\nContent-Length: %" G_GSIZE_FORMAT
       "\r\nConnection: close\r\n\r\n%s\n",
-      problem->status, soup_status_get_phrase(problem->status), strlen(json) + 1, json);
+      status, soup_status_get_phrase(status), strlen(json) + 1, json);
 }
 
 void
 api_listener_refuse(ApiListener *self, GSocketConnection *connection, const ApiProblem *problem)
 {
   GSocket *socket = g_socket_connection_get_socket(connection);
-  g_autofree char *answer = problem_to_http(problem);
+  g_autoptr(JsonNode) node = api_json_new_error(problem->code, problem->message, problem->hint);
+  g_autofree char *answer = api_error_to_http(problem->status, node);
   /* The send buffer of a connection that got no answer yet is empty: this fits, or the peer has left. */
   g_socket_send_with_blocking(socket, answer, strlen(answer), FALSE, NULL, NULL);
   g_socket_shutdown(socket, FALSE, TRUE, NULL);

@@ -73,6 +73,8 @@ gboolean api_stream_write(ApiStream *stream, const guint8 *data, gsize length, G
 /* Ends the body; without it the client sees that it was cut off. */
 gboolean api_stream_finish(ApiStream *stream, GCancellable *cancellable,
                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Answers with PROBLEM instead, if nothing was written yet. No thread may be writing. */
+void api_stream_fail(ApiStream *stream, const GError *problem);
 /* Says that nothing more comes, as soon as the writing thread is done. */
 void api_stream_shutdown(ApiStream *stream);
 /* Closes the connection. Main thread. */

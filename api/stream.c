@@ -6,6 +6,8 @@
  */
 #include <api/stream-private.h>
 
+#include <api/json.h>
+#include <api/listener-private.h>
 #include <errno.h>
 #include <poll.h>
 #include <string.h>
@@ -53,6 +55,19 @@ void
 api_stream_set_patience(ApiStream *stream, guint patience_ms)
 {
   stream->patience_ms = patience_ms;
+}
+
+void
+api_stream_fail(ApiStream *stream, const GError *problem)
+{
+  g_autofree char *head = g_steal_pointer(&stream->head);
+  if (!head)
+    return;
+  g_autoptr(JsonNode) node = api_json_from_error(problem);
+  g_autofree char *answer = api_error_to_http((guint) cbt_error_http_status((int) cbt_error_code(problem)), node);
+  /* Nothing was sent yet: this fits, or the client has left. */
+  if (send(stream->fd, answer, strlen(answer), MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+    g_debug("a client does not get its error: %s", g_strerror(errno));
 }
 
 void

@@ -74,9 +74,11 @@ archive_run(Daemon *daemon, Job *job, gpointer data, GError **error)
 
 /* The job is remembered for a while; neither the client nor its connection may wait for that. */
 static void
-close_stream(Job *job G_GNUC_UNUSED, gpointer data)
+close_stream(Job *job, gpointer data)
 {
   ArchiveRequest *request = data;
+  if (request->stream && job->error)
+    api_stream_fail(request->stream, job->error);
   g_clear_pointer(&request->stream, api_stream_free);
 }
 

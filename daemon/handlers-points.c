@@ -318,10 +318,14 @@ handle_point_stream(ApiRequest *request, gpointer data)
     api_request_reply_error(request, error);
     return;
   }
-  archive->stream = api_request_reply_stream(request, "application/octet-stream");
-  if (archive->stream && !engine_submit(daemon->engine, archive_job_new(g_steal_pointer(&archive)), &error))
-    g_message("a stream was not begun: %s", error->message);
+  ApiStream *stream = archive->stream = api_request_reply_stream(request, "application/octet-stream");
+  if (!stream)
+    return;
+  Job *job = job_ref(archive_job_new(g_steal_pointer(&archive))); /* the stream is the job's */
+  if (!engine_submit(daemon->engine, job, &error))
+    api_stream_fail(stream, error);
   g_clear_error(&error);
+  job_unref(job);
 }
 
 void

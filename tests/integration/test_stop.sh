@@ -6,6 +6,7 @@
 random_image "$WORK/disk.img" 4
 start_daemon
 vm_add vm1 "root=$WORK/disk.img"
+backup full vm1 >/dev/null
 uri=$(uri_of vm1)
 pid=$(export_pid vm1)
 
@@ -22,6 +23,7 @@ for path in /v1/status /v1/jobs /v1/exports /v1/vms; do
   assert_eq "GET $path while the daemon stops" "$status" 200
 done
 expect_status 409 "stopping" POST /v1/vms/vm1/backups '{"kind":"full"}'
+expect_status 409 "stopping" GET /v1/points/vm1@latest/archive
 kill -CONT "$pid"
 wait "$stopper" || fail "export stop while the daemon stops: $(cat "$WORK/stop.log")"
 stop_daemon
