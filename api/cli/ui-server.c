@@ -168,6 +168,9 @@ may_pass(const char *path)
                                       "policies", "exports", "doctor", NULL};
   g_auto(GStrv) parts = g_strsplit(path, "/", -1);
   guint n = g_strv_length(parts);
+  for (const char *c = path; *c; c++)
+    if (strchr("?#%", *c) || g_ascii_iscntrl(*c)) /* in an address it would mean something else */
+      return FALSE;
   return n >= 3 && strcmp(parts[1], "v1") == 0 && g_strv_contains(roots, parts[2]) &&
          strcmp(parts[n - 1], "archive") != 0 && !g_strv_contains((const char *const *) parts, "..");
 }

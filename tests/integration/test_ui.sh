@@ -64,7 +64,7 @@ for method in POST PUT PATCH DELETE OPTIONS; do
   get /api/v1/vms/web -b "$WORK/cookies" -X "$method" --max-time 5
   expect "$method" 405
 done
-for path in /api/v1/points/web@latest/archive /api/v1/openapi.json /api/metrics /api/v2 /api/ /none /../etc/passwd; do
+for path in /api/v1/points/web@latest/archive{,%3Fformat=raw,%23,%253Fformat=raw,%0a} /api/v1/openapi.json /api/metrics /api/v2 /api/ /none /../etc/passwd; do
   get "$path" -b "$WORK/cookies" --path-as-is
   expect "$path" 404
 done
