@@ -340,9 +340,19 @@ function drawDetail() {
   loadMaps(vm).catch((error) => fill($('disks'), h('p', { class: 'problem' }, error.message)));
 }
 
+// The vm that the address names; null: none, or nothing that makes sense.
+function askedVm() {
+  const match = /^#vm=(.+)$/.exec(location.hash);
+  try {
+    return match && decodeURIComponent(match[1]);
+  } catch {
+    return null;
+  }
+}
+
 function chooseVm() {
-  const match = /^#vm=(.+)$/.exec(location.hash), names = state.status.vms.map((vm) => vm.name);
-  const asked = match && decodeURIComponent(match[1]), vm = names.includes(asked) ? asked : names[0] || null;
+  const asked = askedVm(), names = state.status.vms.map((vm) => vm.name);
+  const vm = names.includes(asked) ? asked : names[0] || null;
   if (vm !== state.vm) {
     Object.assign(state, { vm, all: false, mapsKey: null, maps: new Map() });
     fill($('disks'), vm ? h('p', { class: 'panel empty' }, 'Looking at its disks …') : null);
@@ -370,9 +380,12 @@ async function refresh() {
     state.lost = state.ended ? 'This page has no server any more: its command has ended. Start it again:' : error.message + '. What to do says:';
   }
   document.body.toggleAttribute('data-ready', true);
-  draw();
-  const busy = state.status && (state.status['jobs-active'] > 0 || state.status['jobs-queued'] > 0);
-  setTimeout(refresh, document.hidden ? 4 * POLL_MS : busy ? POLL_MS / 3 : POLL_MS);
+  try {
+    draw();
+  } finally {
+    const busy = state.status && (state.status['jobs-active'] > 0 || state.status['jobs-queued'] > 0);
+    setTimeout(refresh, document.hidden ? 4 * POLL_MS : busy ? POLL_MS / 3 : POLL_MS);
+  }
 }
 
 function redrawCharts() {

@@ -42,6 +42,12 @@ async function check(page) {
   const job = page.locator('.job', { hasText: 'full backup of slow' });
   await job.getByText(/[1-9][0-9]* %/).waitFor({ timeout: 20000 });
   await page.screenshot({ path: folder + '/job.png' });
+
+  // An address that names no vm shows the first one.
+  await page.evaluate(() => { location.hash = '#vm=%'; });
+  await page.waitForSelector('.vm[aria-current=true] >> text=bare');
+  await page.evaluate(() => { location.hash = '#vm=web'; });
+  await page.waitForSelector('.vm[aria-current=true] >> text=web');
   return complaints;
 }
 
