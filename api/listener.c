@@ -3,7 +3,7 @@
  * Accepting is done here rather than by libsoup, which gives up for ever after one failed accept(), takes any
  * number of connections, and would parse the requests of peers that have nothing to say here.
  *
- * A connection counts against CONNECTIONS_MAX until its GSocketConnection is finalized.
+ * A connection counts against CONNECTIONS_MAX until its GSocketConnection is finalized, or it is sent away.
  */
 #include <api/listener-private.h>
 
@@ -22,6 +22,7 @@
 #define MEMBERS_MAX      192 /* of them, as long as the peer is but a member of the group: root gets through */
 #define IDLE_TIMEOUT_S   30  /* without a byte from or to the peer; a pending request may last longer */
 #define DRAIN_TIMEOUT_S  5
+#define DRAINS_MAX       64 /* at a time; who comes beyond that is closed at once */
 #define ACCEPT_RETRY_MS  100
 #define DRAIN_BLOCK      65536
 #define DRAIN_BLOCKS_MAX 16 /* read in one go of the main loop */
@@ -177,6 +178,20 @@ drain_some(GSocket *socket, GIOCondition condition, gpointer user_data)
 }
 
 static void
+on_closed(gpointer user_data, GObject *connection)
+{
+  ApiListener *self = user_data;
+  g_hash_table_remove(self->open, connection);
+}
+
+static void
+stop_counting(ApiListener *self, GSocketConnection *connection)
+{
+  if (g_hash_table_remove(self->open, connection))
+    g_object_weak_unref(G_OBJECT(connection), on_closed, self);
+}
+
+static void
 drain_start(ApiListener *self, GSocketConnection *connection)
 {
   GSocket *socket = g_socket_connection_get_socket(connection);
@@ -210,17 +225,14 @@ api_listener_refuse(ApiListener *self, GSocketConnection *connection, const ApiP
   /* The send buffer of a connection that got no answer yet is empty: this fits, or the peer has left. */
   g_socket_send_with_blocking(socket, answer, strlen(answer), FALSE, NULL, NULL);
   g_socket_shutdown(socket, FALSE, TRUE, NULL);
-  drain_start(self, connection);
+  stop_counting(self, connection);
+  if (g_hash_table_size(self->draining) < DRAINS_MAX)
+    drain_start(self, connection);
+  else
+    g_io_stream_close(G_IO_STREAM(connection), NULL, NULL);
 }
 
 /* Accepting */
-
-static void
-on_closed(gpointer user_data, GObject *connection)
-{
-  ApiListener *self = user_data;
-  g_hash_table_remove(self->open, connection);
-}
 
 /* FALSE with PROBLEM set if PEER, who it is at SOCKET, must go. */
 static gboolean

@@ -159,6 +159,33 @@ test_too_many_connections_are_turned_away(void **state)
   fail_msg("the server did not recover");
 }
 
+/* They listen to their answer for a while, and take no place meanwhile; of many, most are closed at once. */
+static void
+test_those_that_were_turned_away_do_not_count(void **state)
+{
+  Fixture *f = *state;
+  int fds[256], refused[100];
+  static const char request[] = "GET /v1/echo/x HTTP/1.1\r\n" HOST "\r\n";
+  for (guint i = 0; i < G_N_ELEMENTS(fds); i++)
+    fds[i] = connect_raw(f->path);
+  for (guint i = 0; i < G_N_ELEMENTS(refused); i++) {
+    refused[i] = connect_raw(f->path);
+    g_autofree char *answer = receive_raw(refused[i]);
+    assert_non_null(strstr(answer, " 503 "));
+  }
+  close(fds[0]);
+  gboolean got_in = FALSE;
+  for (int tries = 0; tries < 100 && !got_in; tries++) { /* until the server has seen that one left */
+    g_autofree char *answer = exchange(f, request, strlen(request));
+    got_in = strstr(answer, " 200 ") != NULL;
+  }
+  assert_true(got_in);
+  for (guint i = 1; i < G_N_ELEMENTS(fds); i++)
+    close(fds[i]);
+  for (guint i = 0; i < G_N_ELEMENTS(refused); i++)
+    close(refused[i]);
+}
+
 /* The socket */
 
 static void
@@ -330,6 +357,7 @@ main(int argc, char **argv)
       cmocka_unit_test_setup_teardown(test_a_request_that_takes_too_long_is_cut_off, set_up_impatient,
                                       tear_down),
       WITH_SERVER(test_too_many_connections_are_turned_away),
+      WITH_SERVER(test_those_that_were_turned_away_do_not_count),
       WITH_SERVER(test_the_socket_belongs_to_its_user_alone),
       WITH_SERVER(test_a_second_server_is_refused),
       WITH_SERVER(test_strangers_get_403),
