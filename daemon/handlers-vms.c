@@ -474,24 +474,13 @@ check_idle(Daemon *daemon, const char *vm, GError **error)
   return TRUE;
 }
 
-static gboolean
-forget_points(Daemon *daemon, const char *vm, GError **error)
-{
-  g_autoptr(GPtrArray) points = catalogue_list_points(daemon->catalogue, vm, error);
-  for (guint i = 0; points && i < points->len; i++)
-    if (!handler_check_removable(daemon, g_ptr_array_index(points, i), error))
-      return FALSE;
-  for (guint i = 0; points && i < points->len; i++)
-    if (!handler_forget_point(daemon, g_ptr_array_index(points, i), error))
-      return FALSE;
-  return points != NULL;
-}
-
 typedef struct {
   Daemon *daemon;
   CatalogueVm *vm;
   gboolean forget;
   gboolean is_journalled; /* a backup of it did not end well */
+  GPtrArray *points;      /* (nullable) of StorePoint: those to forget */
+  guint n_forgotten;
   GError *error;
 } Removal;
 
@@ -500,7 +489,52 @@ removal_free(gpointer data)
 {
   Removal *removal = data;
   catalogue_vm_free(removal->vm);
+  g_clear_pointer(&removal->points, g_ptr_array_unref);
   g_free(removal);
+}
+
+/* Refuses as a whole, before the first one is gone. */
+static void
+find_points(gpointer data)
+{
+  Removal *removal = data;
+  Daemon *daemon = removal->daemon;
+  const char *name = removal->vm->name;
+  if (check_idle(daemon, name, &removal->error))
+    removal->points = catalogue_list_points(daemon->catalogue, name, &removal->error);
+  guint n = removal->points ? removal->points->len : 0;
+  for (guint i = 0; i < n && handler_check_removable(daemon, removal->points->pdata[i], &removal->error); i++)
+    continue;
+}
+
+/* The next one, unless somebody else removed it, or began a job of the vm, meanwhile. */
+static void
+forget_point(gpointer data)
+{
+  Removal *removal = data;
+  Daemon *daemon = removal->daemon;
+  const StorePoint *point = removal->points->pdata[removal->n_forgotten];
+  g_autoptr(GError) local = NULL;
+  gboolean is_idle = check_idle(daemon, removal->vm->name, &local);
+  g_autoptr(StorePoint) now = is_idle ? catalogue_get_point(daemon->catalogue, &point->uuid, &local) : NULL;
+  if (now ? handler_forget_point(daemon, now, &local)
+          : g_error_matches(local, CBT_ERROR, CBT_ERROR_NOT_FOUND))
+    removal->n_forgotten++;
+  else
+    g_propagate_prefixed_error(&removal->error, g_steal_pointer(&local),
+                               "after %u recovery points were removed: ", removal->n_forgotten);
+}
+
+/* Task: each point takes a few syncs, so the main loop is asked for one at a time, and serves others in
+ * between. */
+static gboolean
+forget_points(Removal *removal)
+{
+  MainQueue *queue = removal->daemon->queue;
+  main_queue_call(queue, find_points, removal);
+  while (!removal->error && removal->n_forgotten < removal->points->len)
+    main_queue_call(queue, forget_point, removal);
+  return !removal->error;
 }
 
 static void
@@ -509,9 +543,7 @@ remove_vm(gpointer data)
   Removal *removal = data;
   Daemon *daemon = removal->daemon;
   const char *name = removal->vm->name;
-  if (check_idle(daemon, name, &removal->error) &&
-      (!removal->forget || forget_points(daemon, name, &removal->error)) &&
-      vm_files_remove(daemon, name, &removal->error))
+  if (check_idle(daemon, name, &removal->error) && vm_files_remove(daemon, name, &removal->error))
     remove_bitmap_files(daemon, removal->vm);
 }
 
@@ -615,7 +647,8 @@ remove_when_free(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GEr
   if (!disks_reserve(daemon->disks, removal->vm->name, error))
     return NULL;
   Qmp *qmp = NULL;
-  if (!catalogue_vm_is_live(removal->vm) || clear_qemu(removal, &qmp))
+  if ((!catalogue_vm_is_live(removal->vm) || clear_qemu(removal, &qmp)) &&
+      (!removal->forget || forget_points(removal)))
     main_queue_call(daemon->queue, remove_vm, removal);
   if (qmp)
     monitors_close(daemon->monitors, qmp);
