@@ -14,12 +14,31 @@
 #include <sys/fsuid.h>
 #include <unistd.h>
 
+/* Folders below /dev in which others than root may make links. */
+static const char *const shared[] = {"/dev/shm/", "/dev/mqueue/", "/dev/hugepages/"};
+
+/* Whether FD is a device that root, or udev, gave the name PATH. */
+static gboolean
+is_named_device(int fd, const char *path)
+{
+  struct stat st;
+  g_auto(GStrv) parts = g_strsplit(path, "/", -1);
+  g_autofree char *plain = g_canonicalize_filename(path, "/");
+  if (!g_str_has_prefix(plain, "/dev/") || g_strv_contains((const char *const *) parts, "..") ||
+      fstat(fd, &st) != 0 || !S_ISBLK(st.st_mode))
+    return FALSE;
+  for (guint i = 0; i < G_N_ELEMENTS(shared); i++)
+    if (g_str_has_prefix(plain, shared[i]))
+      return FALSE;
+  return TRUE;
+}
+
 gboolean
 qemu_image_check_name(int fd, const char *path, GError **error)
 {
   g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", fd);
   g_autofree char *real = g_file_read_link(link, NULL);
-  if (g_str_has_prefix(path, "/dev/") || g_strcmp0(real, path) == 0)
+  if (g_strcmp0(real, path) == 0 || is_named_device(fd, path))
     return TRUE;
   cbt_set_error(error, CBT_ERROR_DENIED,
                 "Put the image in its place again, or start its guest on where it is now.",

@@ -14,8 +14,8 @@
 #include <glib.h>
 #include <sys/stat.h>
 
-/* Whether FD, opened as PATH, is the file of that name, and not of a link's: links are believed in /dev only.
- * DENIED. */
+/* Whether FD, opened as PATH, is the file of that name, and not of a link's: links are believed in /dev only,
+ * where they lead to a device, and not in those of its folders that all may write to. DENIED. */
 gboolean qemu_image_check_name(int fd, const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* Whether the owner of the image OWNER may read PATH, which the image names, himself. What this process' own

@@ -147,6 +147,15 @@ qemu-io -f raw -c "write -P 7 0 512" "$WORK/disk.raw" >/dev/null || fail "a raw 
 stop_serving
 assert_eq "afterwards" "$ended" changed
 
+say "links are not read, in /dev/shm neither, nor where a path leaves /dev"
+ln -s "$image" "$WORK/link.qcow2"
+shared=$(mktemp -d /dev/shm/cbt-test.XXXXXX)
+ln -s "$image" "$shared/link.qcow2"
+for path in "$WORK/link.qcow2" "$shared/link.qcow2" "/dev/..$WORK/link.qcow2"; do
+  expect_exit 1 "leads to $image now" probe offline bitmaps "$path" qcow2
+done
+rm -r "$shared"
+
 say "the server goes with who started it, killed or not; the socket that it leaves is cleared away"
 start_serving "$image" qcow2 cbt-1
 assert_eq "servers" "$(servers | wc -l)" 1
