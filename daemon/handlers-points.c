@@ -222,6 +222,20 @@ add_targets(ApiRequest *request, Daemon *daemon, RestoreRequest *restore, JsonAr
   return TRUE;
 }
 
+/* A file that is there already may be a link out of the allowed folders. */
+static gboolean
+take_folder(ApiRequest *request, Daemon *daemon, RestoreRequest *restore, const char *folder, GError **error)
+{
+  restore->folder = handler_take_path(request, daemon, folder, error);
+  for (guint i = 0; restore->folder && i < restore->point->disks->len; i++) {
+    g_autofree char *path = restore_path_in_folder(restore, restore->point->disks->pdata[i]);
+    g_autofree char *taken = handler_take_path(request, daemon, path, error);
+    if (!taken)
+      return FALSE;
+  }
+  return restore->folder != NULL;
+}
+
 static RestoreRequest *
 restore_request_from_json(ApiRequest *request, Daemon *daemon, StorePoint *point, GError **error)
 {
@@ -232,7 +246,7 @@ restore_request_from_json(ApiRequest *request, Daemon *daemon, StorePoint *point
   if (!api_json_get_string(body, "to", FALSE, &folder, error) ||
       !api_json_get_objects(body, "targets", FALSE, &targets, error) ||
       !api_json_get_bool(body, "in-place", FALSE, &restore->in_place, error) ||
-      (folder && !(restore->folder = handler_take_path(request, daemon, folder, error))) ||
+      (folder && !take_folder(request, daemon, restore, folder, error)) ||
       !add_targets(request, daemon, restore, targets, error))
     return NULL;
   if ((folder != NULL) == (restore->targets->len > 0)) {

@@ -327,12 +327,18 @@ restore_run(Daemon *daemon, Job *job, gpointer data, GError **error)
   return ok;
 }
 
+char *
+restore_path_in_folder(const RestoreRequest *request, const StorePointDisk *disk)
+{
+  return g_strdup_printf("%s/%s.raw", request->folder, disk->name);
+}
+
 static void
 fill_targets_from_folder(RestoreRequest *request)
 {
   for (guint i = 0; request->folder && i < request->point->disks->len; i++) {
     const StorePointDisk *disk = g_ptr_array_index(request->point->disks, i);
-    g_autofree char *path = g_strdup_printf("%s/%s.raw", request->folder, disk->name);
+    g_autofree char *path = restore_path_in_folder(request, disk);
     restore_request_add_target(request, disk->name, path);
   }
 }

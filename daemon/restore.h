@@ -29,6 +29,8 @@ RestoreRequest *restore_request_new(StorePoint *point);
 void restore_request_free(RestoreRequest *request);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(RestoreRequest, restore_request_free)
 RestoreTarget *restore_request_add_target(RestoreRequest *request, const char *disk, const char *path);
+/* Where DISK of the point goes, if all go into a folder (transfer full). */
+char *restore_path_in_folder(const RestoreRequest *request, const StorePointDisk *disk);
 
 /* A job for REQUEST (transfer full). NOT_FOUND for a disk that the point does not have; EXISTS for a target
  * that exists, without in_place; BUSY for the image of an exported disk, or of one that is being backed up.

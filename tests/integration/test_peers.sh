@@ -78,6 +78,17 @@ as_member POST /v1/vms/imported/import "{\"path\":\"$allowed/sub/a.vma\"}"
 assert_eq "status ($body)" "$status" 202
 assert_eq "the import" "$(wait_job "$(jq .id <<<"$body")" | jq -r .status)" "done"
 
+say "a folder's disk that is there already may be no link to elsewhere, but one to where a member may write"
+mkdir "$allowed/linked"
+ln -s "$WORK/outside/disk.img" "$allowed/linked/a.raw"
+refused POST /v1/points/mine@0/restore "{\"to\":\"$allowed/linked\",\"in-place\":true}"
+truncate -s 1M "$allowed/sub/other.raw"
+ln -sfn "$allowed/sub/other.raw" "$allowed/linked/a.raw"
+as_member POST /v1/points/mine@0/restore "{\"to\":\"$allowed/linked\",\"in-place\":true}"
+assert_eq "status ($body)" "$status" 202
+assert_eq "the restore" "$(wait_job "$(jq .id <<<"$body")" | jq -r '[.status, .errmsg] | join(" ")')" "done "
+assert_same_file "the restored disk" "$allowed/sub/other.raw" "$allowed/disk.img"
+
 say "other paths are refused wherever a request names one"
 for path in "$WORK/outside/disk.img" "$allowed/../outside/disk.img" "$allowed/sub/../../outside/disk.img" "$allowed/out/disk.img" \
   "$allowed/link.img" "$allowed/nowhere.img" "$allowed/open/disk.img" "$allowed/open/new/disk.img" "${allowed}x/disk.img" /etc/shadow /; do
