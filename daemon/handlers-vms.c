@@ -64,9 +64,9 @@ put_disk(JsonBuilder *builder, const CatalogueDisk *disk)
 static void
 put_vm(JsonBuilder *builder, Daemon *daemon, const CatalogueVm *vm)
 {
-  g_autoptr(GPtrArray) points = catalogue_list_points(daemon->catalogue, vm->name, NULL);
-  const StorePoint *latest = points && points->len > 0 ? g_ptr_array_index(points, 0) : NULL;
-  const CbtUuid none = {{0}};
+  CataloguePointSummary points;
+  if (!catalogue_summarize_points(daemon->catalogue, vm->name, &points, NULL))
+    points = (CataloguePointSummary){0};
   json_builder_begin_object(builder);
   json_put_string(builder, "name", vm->name);
   json_put_time(builder, "created", vm->created);
@@ -84,9 +84,10 @@ put_vm(JsonBuilder *builder, Daemon *daemon, const CatalogueVm *vm)
     json_builder_add_string_value(builder, g_ptr_array_index(vm->configs, i));
   json_builder_end_array(builder);
   json_put_bool(builder, "exported", exports_has(daemon->exports, vm->name));
-  json_put_int(builder, "points", points ? points->len : 0);
-  json_put_uuid(builder, "latest", latest ? &latest->uuid : &none);
+  json_put_int(builder, "points", points.n_points);
+  json_put_uuid(builder, "latest", &points.latest);
   json_builder_end_object(builder);
+  catalogue_point_summary_clear(&points);
 }
 
 static JsonNode *
