@@ -9,7 +9,11 @@ handle_gc(ApiRequest *request, gpointer data)
 {
   Daemon *daemon = data;
   GError *error = NULL;
-  Job *job = engine_submit(daemon->engine, gc_job_new(), &error);
+  Job *job = NULL;
+  if (engine_has(daemon->engine, JOB_GC, NULL, TRUE)) /* that one takes all with it */
+    cbt_set_error(&error, CBT_ERROR_BUSY, "It is in: cbt-backup job list", "a gc is queued already");
+  else
+    job = engine_submit(daemon->engine, gc_job_new(), &error);
   if (job)
     api_request_reply(request, 202, job_to_json(job));
   else
