@@ -139,8 +139,6 @@ engine_wait(Engine *engine, Job *job, ApiRequest *request, guint timeout_ms)
 /* ---- running
  * -------------------------------------------------------------------------------------------------- */
 
-static void start_queued(Engine *engine);
-
 static void
 forget_oldest(Engine *engine)
 {
@@ -196,7 +194,7 @@ on_job_ended(gpointer data)
   finish_job(engine, run->job);
   job_unref(run->job);
   g_free(run);
-  start_queued(engine);
+  engine_start_queued(engine);
 }
 
 static void *
@@ -249,16 +247,28 @@ is_upkeep(const Job *job)
   return job->type == JOB_GC || job->type == JOB_VERIFY;
 }
 
-/* Active jobs of TYPE, or all but upkeep. */
-static guint
-count_active(Engine *engine, gboolean upkeep, JobType type)
+/* Jobs that are active, by what they share a limit with. */
+typedef struct {
+  guint n_jobs, n_gc, n_verify;
+} Active;
+
+static guint *
+active_like(Active *active, const Job *job)
 {
-  guint n = 0;
+  if (!is_upkeep(job))
+    return &active->n_jobs;
+  return job->type == JOB_GC ? &active->n_gc : &active->n_verify;
+}
+
+static Active
+count_active(Engine *engine)
+{
+  Active active = {0};
   for (guint i = 0; i < engine->jobs->len; i++) {
     const Job *job = g_ptr_array_index(engine->jobs, i);
-    n += job->status == JOB_ACTIVE && is_upkeep(job) == upkeep && (!upkeep || job->type == type);
+    *active_like(&active, job) += job->status == JOB_ACTIVE;
   }
-  return n;
+  return active;
 }
 
 /* Whether a vm that JOB uses is held; who holds it is to let go. */
@@ -276,19 +286,22 @@ waits_for_vm(Engine *engine, const Job *job)
 }
 
 static gboolean
-may_start(Engine *engine, const Job *job)
+may_start(Engine *engine, const Job *job, guint n_active)
 {
-  guint n_active = count_active(engine, is_upkeep(job), job->type);
   return !waits_for_vm(engine, job) && n_active < (is_upkeep(job) ? 1 : engine->daemon->config->max_jobs);
 }
 
-static void
-start_queued(Engine *engine)
+void
+engine_start_queued(Engine *engine)
 {
+  Active active = count_active(engine);
   for (guint i = 0; i < engine->jobs->len; i++) {
     Job *job = g_ptr_array_index(engine->jobs, i);
-    if (job->status == JOB_QUEUED && may_start(engine, job))
-      start_job(engine, job);
+    guint *n_active = active_like(&active, job);
+    if (job->status != JOB_QUEUED || !may_start(engine, job, *n_active))
+      continue;
+    start_job(engine, job);
+    ++*n_active;
   }
 }
 
@@ -319,7 +332,7 @@ void
 engine_release(Engine *engine, const char *vm)
 {
   g_hash_table_remove(engine->held, vm);
-  start_queued(engine);
+  engine_start_queued(engine);
 }
 
 Job *
@@ -366,7 +379,7 @@ engine_submit(Engine *engine, Job *job, GError **error)
   }
   forget_oldest(engine);
   g_ptr_array_add(engine->jobs, job);
-  start_queued(engine);
+  engine_start_queued(engine);
   return job;
 }
 

@@ -22,6 +22,8 @@ void engine_free(Engine *engine);
 /* Queues JOB (transfer full) and gives it its id; returns it (transfer none). BUSY if another one that
  * uses an image of the same vm is queued or active; errors of the catalogue. */
 Job *engine_submit(Engine *engine, Job *job, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Starts what may start by now: `max-jobs` was raised. */
+void engine_start_queued(Engine *engine);
 /* One that is queued or active, or ended lately. (transfer none); NULL if it is not in memory. */
 Job *engine_find(Engine *engine, gint64 id);
 /* The queued or active job that uses VM's images, or NULL. */

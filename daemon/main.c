@@ -191,10 +191,16 @@ give_way_as_session(const DaemonConfig *config)
     g_debug("cannot set the priority of the session: %s", g_strerror(errno));
 }
 
+typedef struct {
+  DaemonConfig *config;
+  const Daemon *daemon;
+} Reload;
+
 static gboolean
 on_reload(gpointer data)
 {
-  DaemonConfig *config = data;
+  const Reload *reload = data;
+  DaemonConfig *config = reload->config;
   g_autoptr(GError) error = NULL;
   service_reloading();
   g_autoptr(GPtrArray) later = daemon_config_reload(config, &error);
@@ -206,6 +212,8 @@ on_reload(gpointer data)
     g_message("%s was read again", config->config_file);
   for (guint i = 0; later && i < later->len; i++)
     g_warning("%s changes with the next start of the daemon", (const char *) later->pdata[i]);
+  if (later && reload->daemon->engine)
+    engine_start_queued(reload->daemon->engine);
   service_reloaded();
   return G_SOURCE_CONTINUE;
 }
@@ -220,12 +228,13 @@ run(DaemonConfig *config, GError **error)
   if (lock < 0)
     return FALSE;
   Daemon daemon = {.config = config, .started = g_get_real_time()};
+  Reload reload = {config, &daemon};
   g_autoptr(GMainLoop) loop = g_main_loop_new(NULL, FALSE);
   gboolean ok = start(&daemon, error);
   if (ok) {
     g_unix_signal_add(SIGTERM, on_signal, loop);
     g_unix_signal_add(SIGINT, on_signal, loop);
-    g_unix_signal_add(SIGHUP, on_reload, config);
+    g_unix_signal_add(SIGHUP, on_reload, &reload);
     service_ready();
     g_message("cbt-backupd %s answers on %s/api.sock", CBT_VERSION, config->runtime_dir);
     g_main_loop_run(loop);

@@ -57,6 +57,20 @@ reload() { # LINE...: the file has these lines
   printf '%s\n' "$@" >"$WORK/none.conf"
   kill -HUP "$DAEMON_PID"
 }
+job_is() { [ "$(job_status "$1")" = "$2" ]; } # ID STATUS
+random_image "$WORK/second.img" 4
+vm_add vm2 "root=$WORK/second.img"
+reload '[daemon]' 'max-jobs = 1'
+wait_until 10 says 'was read again' || fail "no reload"
+first=$(start_backup full vm1 --speed 4096)
+second=$(start_backup full vm2 --speed 4096)
+assert_eq "the second job" "$(job_status "$second")" queued
+reload '[daemon]' 'max-jobs = 2'
+wait_until 10 job_is "$second" active || fail "a raised max-jobs starts no job"
+for id in "$first" "$second"; do
+  api DELETE "/v1/jobs/$id"
+  wait_job "$id" >/dev/null
+done
 reload '[daemon]' 'max-jobs = 2' 'log-level = debug' '[backup]' 'audit = 7' 'nice = 4' '[quiesce]' 'budget = 6s'
 wait_until 10 says 'was read again' || fail "no reload"
 wait_until 10 says '[quiesce] budget changes with the next start' || fail "what needs a restart is not said"
