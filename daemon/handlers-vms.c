@@ -16,6 +16,7 @@
 #include <daemon/monitors.h>
 #include <daemon/task.h>
 #include <daemon/vm-files.h>
+#include <daemon/vm-shown.h>
 #include <errno.h>
 #include <glib/gstdio.h>
 #include <string.h>
@@ -25,76 +26,25 @@
 /* ---- showing
  * -------------------------------------------------------------------------------------------------- */
 
-/* QEMU is not asked: it may hang, and others wait for this. */
-static void
-put_live_disk(JsonBuilder *builder, const CatalogueDisk *disk)
-{
-  json_builder_begin_object(builder);
-  json_put_string(builder, "name", disk->name);
-  json_put_string(builder, "path", disk->path);
-  json_put_string(builder, "node", disk->node);
-  json_put_string(builder, "format", disk->format);
-  json_put_uuid(builder, "id", &disk->id);
-  json_put_int(builder, "granularity", disk->granularity);
-  json_put_int(builder, "size", disk->size);
-  json_put_string(builder, "error", NULL);
-  json_builder_end_object(builder);
-}
-
-static void
-put_disk(JsonBuilder *builder, const CatalogueDisk *disk)
-{
-  if (disk->node) {
-    put_live_disk(builder, disk);
-    return;
-  }
-  g_autoptr(GError) error = NULL;
-  g_autoptr(CbtSource) source = cbt_source_open_file(disk->path, &error);
-  g_autofree char *message = error ? cbt_error_message(error) : NULL;
-  json_builder_begin_object(builder);
-  json_put_string(builder, "name", disk->name);
-  json_put_string(builder, "path", disk->path);
-  json_put_uuid(builder, "id", &disk->id);
-  json_put_int(builder, "granularity", disk->granularity);
-  json_put_int(builder, "size", source ? source->size : 0);
-  json_put_string(builder, "error", message);
-  json_builder_end_object(builder);
-}
-
-static void
-put_vm(JsonBuilder *builder, Daemon *daemon, const CatalogueVm *vm)
-{
-  CataloguePointSummary points;
-  if (!catalogue_summarize_points(daemon->catalogue, vm->name, &points, NULL))
-    points = (CataloguePointSummary){0};
-  json_builder_begin_object(builder);
-  json_put_string(builder, "name", vm->name);
-  json_put_time(builder, "created", vm->created);
-  json_put_string(builder, "qmp", vm->qmp);
-  json_put_string(builder, "qga", vm->qga);
-  json_put_bool(builder, "follows-disks", vm->follows);
-  json_builder_set_member_name(builder, "disks");
-  json_builder_begin_array(builder);
-  for (guint i = 0; i < vm->disks->len; i++)
-    put_disk(builder, g_ptr_array_index(vm->disks, i));
-  json_builder_end_array(builder);
-  json_builder_set_member_name(builder, "configs");
-  json_builder_begin_array(builder);
-  for (guint i = 0; i < vm->configs->len; i++)
-    json_builder_add_string_value(builder, g_ptr_array_index(vm->configs, i));
-  json_builder_end_array(builder);
-  json_put_bool(builder, "exported", exports_has(daemon->exports, vm->name));
-  json_put_int(builder, "points", points.n_points);
-  json_put_uuid(builder, "latest", &points.latest);
-  json_builder_end_object(builder);
-  catalogue_point_summary_clear(&points);
-}
-
 static JsonNode *
-vm_to_json(Daemon *daemon, const CatalogueVm *vm)
+shown_to_json(const VmShown *shown)
 {
   JsonBuilder *builder = json_builder_new_immutable();
-  put_vm(builder, daemon, vm);
+  vm_shown_put(builder, shown);
+  return json_finish(builder);
+}
+
+/* DATA: a GPtrArray of VmShown. */
+static JsonNode *
+show_all(Daemon *daemon G_GNUC_UNUSED, gpointer data, guint *status G_GNUC_UNUSED,
+         GError **error G_GNUC_UNUSED)
+{
+  const GPtrArray *all = data;
+  JsonBuilder *builder = json_builder_new_immutable();
+  json_builder_begin_array(builder);
+  for (guint i = 0; i < all->len; i++)
+    vm_shown_put(builder, all->pdata[i]);
+  json_builder_end_array(builder);
   return json_finish(builder);
 }
 
@@ -108,20 +58,25 @@ handle_vm_list(ApiRequest *request, gpointer data)
     api_request_reply_error(request, error);
     return;
   }
-  JsonBuilder *builder = json_builder_new_immutable();
-  json_builder_begin_array(builder);
-  for (guint i = 0; i < vms->len; i++)
-    put_vm(builder, daemon, g_ptr_array_index(vms, i));
-  json_builder_end_array(builder);
-  api_request_reply(request, 200, json_finish(builder));
+  GPtrArray *all = g_ptr_array_new_with_free_func((GDestroyNotify) vm_shown_free);
+  while (vms->len > 0)
+    g_ptr_array_add(all, vm_shown_new(daemon, g_ptr_array_steal_index(vms, 0)));
+  task_run(daemon, request, 200, show_all, all, (GDestroyNotify) g_ptr_array_unref);
+}
+
+static JsonNode *
+show_one(Daemon *daemon G_GNUC_UNUSED, gpointer data, guint *status G_GNUC_UNUSED,
+         GError **error G_GNUC_UNUSED)
+{
+  return shown_to_json(data);
 }
 
 void
 handle_vm_show(ApiRequest *request, gpointer daemon)
 {
-  g_autoptr(CatalogueVm) vm = handler_get_vm(request, daemon);
+  CatalogueVm *vm = handler_get_vm(request, daemon);
   if (vm)
-    api_request_reply(request, 200, vm_to_json(daemon, vm));
+    task_run(daemon, request, 200, show_one, vm_shown_new(daemon, vm), (GDestroyNotify) vm_shown_free);
 }
 
 /* ---- adding
@@ -139,11 +94,11 @@ path_to_keep(const char *path)
 
 typedef struct {
   Daemon *daemon;
-  ApiRequest *request; /* while it is read */
+  ApiRequest *request;
   CatalogueVm *vm;
+  VmShown *shown;   /* instead of `vm`, when it is added */
   GPtrArray *named; /* of LiveVmDisk: disks of a live vm that were named */
   guint64 granularity;
-  JsonNode *body;
   GError *error;
 } Addition;
 
@@ -152,6 +107,7 @@ addition_free(gpointer data)
 {
   Addition *addition = data;
   catalogue_vm_free(addition->vm);
+  vm_shown_free(addition->shown);
   g_ptr_array_unref(addition->named);
   g_free(addition);
 }
@@ -387,7 +343,7 @@ finish_addition(gpointer data)
   Addition *addition = data;
   g_autoptr(GError) error = NULL;
   if (!addition->error) {
-    addition->body = vm_to_json(addition->daemon, addition->vm);
+    addition->shown = vm_shown_new(addition->daemon, g_steal_pointer(&addition->vm));
     return;
   }
   remove_bitmap_files(addition->daemon, addition->vm);
@@ -423,10 +379,13 @@ register_vm(gpointer data)
     remove_bitmap_files(addition->daemon, addition->vm); /* of an earlier vm of this name */
 }
 
+/* All of it in a task: what is named may be on a file system that hangs. */
 static JsonNode *
 add_vm(Daemon *daemon, gpointer data, guint *status, GError **error)
 {
   Addition *addition = data;
+  if (!read_addition(addition, error))
+    return NULL;
   if (catalogue_vm_is_live(addition->vm) &&
       !live_vm_find_disks(daemon->monitors, addition->vm, addition->named, addition->granularity, error))
     return NULL;
@@ -437,22 +396,16 @@ add_vm(Daemon *daemon, gpointer data, guint *status, GError **error)
   }
   if (addition->error)
     g_propagate_error(error, addition->error);
-  return addition->body;
+  return addition->shown ? shown_to_json(addition->shown) : NULL;
 }
 
 void
 handle_vm_add(ApiRequest *request, gpointer data)
 {
   Daemon *daemon = data;
-  GError *error = NULL;
   Addition *addition = g_new0(Addition, 1);
   *addition = (Addition){.daemon = daemon, .request = request, .granularity = CBT_GRANULARITY_DEFAULT};
   addition->named = g_ptr_array_new_with_free_func(live_vm_disk_free);
-  if (!read_addition(addition, &error)) {
-    addition_free(addition);
-    api_request_reply_error(request, error);
-    return;
-  }
   task_run(daemon, request, 201, add_vm, addition, addition_free);
 }
 
