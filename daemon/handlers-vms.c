@@ -125,6 +125,19 @@ check_raw(CbtSource *source, const char *path, GError **error)
   return FALSE;
 }
 
+/* A device is kept by its name, and what may be named here has no links: /dev/dm-3 is another one after a
+ * boot. */
+static gboolean
+check_lasting(const Addition *addition, const char *path, GError **error)
+{
+  GStatBuf st;
+  if (api_request_is_trusted(addition->request) || g_stat(path, &st) != 0 || !S_ISBLK(st.st_mode))
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_DENIED, "Have root add the vm.",
+                "%s is a block device, which only root may name as a disk", path);
+  return FALSE;
+}
+
 static gboolean
 add_disk(const Addition *addition, JsonObject *object, GError **error)
 {
@@ -135,7 +148,7 @@ add_disk(const Addition *addition, JsonObject *object, GError **error)
       !api_json_get_string(object, "path", TRUE, &path, error) || !cbt_name_check("disk", name, error))
     return FALSE;
   g_autofree char *taken = handler_take_path(addition->request, addition->daemon, path, error);
-  g_autofree char *kept = taken ? path_to_keep(taken) : NULL;
+  g_autofree char *kept = taken && check_lasting(addition, taken, error) ? path_to_keep(taken) : NULL;
   g_autoptr(CbtSource) source = kept ? cbt_source_open_file(kept, error) : NULL;
   if (!source || !check_raw(source, kept, error))
     return FALSE;

@@ -105,6 +105,10 @@ for path in "$WORK/outside/disk.img" "$allowed/../outside/disk.img" "$allowed/su
   refused POST /v1/verify "{\"all\":true,\"repair\":true,\"from\":\"$path\"}"
   refused POST /v1/verify "{\"all\":true,\"repair\":true,\"from\":\"a=$path\"}"
 done
+if mknod "$allowed/device" b 7 0; then
+  refused POST /v1/vms "{\"name\":\"x\",\"disks\":[{\"name\":\"a\",\"path\":\"$allowed/device\"}]}"
+  assert_has "a block device" "$body" "only root may name"
+fi
 assert_eq "files outside" "$(find "$WORK/outside" "$allowed/open" -type f | wc -l)" 2
 as_member POST /v1/vms/x/import '{"path":"relative"}'
 assert_eq "status of a relative path" "$status" 400
