@@ -414,6 +414,8 @@ qemu_offline_uri(const QemuOffline *offline)
   return offline->uri;
 }
 
+/* Not the change time, as for other images (cbt/source-file.c): libvirt gives those of a guest that ended to
+ * their owner again, which is no write. */
 static gboolean
 is_same(const Image *image, const struct stat *now)
 {
