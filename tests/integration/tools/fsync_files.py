@@ -35,7 +35,7 @@ def write(folder, log_path, seed):
     rand = random.Random(seed)
     running = [True]
     signal.signal(signal.SIGTERM, lambda *_: running.clear())
-    names = []
+    names, n_put, n_kept = [], 0, 0
     with open(log_path, "w", encoding="ascii", buffering=1) as log:
         while running:
             if names and (len(names) >= 400 or rand.random() < 0.15):
@@ -49,7 +49,11 @@ def write(folder, log_path, seed):
                 name = f"f{rand.getrandbits(40):010x}"
             data = rand.randbytes(rand.randrange(1, 200000))
             put(folder, name, data)
-            names.append(name)
+            n_put += 1
+            if n_put % 10 == 0 and n_kept < 100:
+                n_kept += 1  # never touched again: it is to be there from now on, however long a backup takes
+            else:
+                names.append(name)
             log.write(f"+ {name} {hashlib.sha256(data).hexdigest()}\n")
 
 
