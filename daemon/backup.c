@@ -209,19 +209,15 @@ fill_point(const Backup *backup)
   point->incremental = !cbt_uuid_is_nil(&point->parent);
 }
 
-/* A base that is not noted costs a full read; where the audit goes on, next to nothing. */
+/* A base that is not noted costs a full read. */
 static void
 note_base(const Backup *backup, const BackupDisk *disk)
 {
-  Catalogue *catalogue = backup->daemon->catalogue;
   const char *bitmap = backup->request->bitmap;
   g_autoptr(GError) error = NULL;
-  const char *instance = backup->live ? backup_live_instance(backup->live) : NULL;
-  catalogue_set_relaxed(catalogue, TRUE); /* the last one makes them all durable */
-  gboolean ok = catalogue_set_base(catalogue, &disk->disk->id, bitmap, &backup->uuid, &error) &&
-                catalogue_set_instance(catalogue, &disk->disk->id, bitmap, instance, &error);
-  catalogue_set_relaxed(catalogue, FALSE);
-  if (!ok || !catalogue_set_audit(catalogue, &disk->disk->id, bitmap, disk->audit_next, &error))
+  const CatalogueBase base = {backup->uuid, disk->audit_next,
+                              backup->live ? backup_live_instance(backup->live) : NULL};
+  if (!catalogue_note_base(backup->daemon->catalogue, &disk->disk->id, bitmap, &base, &error))
     job_warning(backup->job, "cannot note the base of bitmap '%s': %s", bitmap, error->message);
 }
 

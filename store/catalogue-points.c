@@ -341,11 +341,14 @@ catalogue_get_base(Catalogue *catalogue, const CbtUuid *disk_id, const char *bit
 }
 
 gboolean
-catalogue_set_audit(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, guint64 next_cluster,
-                    GError **error)
+catalogue_note_base(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap,
+                    const CatalogueBase *base, GError **error)
 {
-  return catalogue_run(catalogue, error, "UPDATE bases SET audit_next = ? WHERE disk_id = ? AND bitmap = ?",
-                       "ius", (gint64) next_cluster, disk_id, bitmap);
+  return catalogue_run(catalogue, error,
+                       "INSERT INTO bases (disk_id, bitmap, base, audit_next, instance) VALUES (?,?,?,?,?)"
+                       " ON CONFLICT (disk_id, bitmap) DO UPDATE SET base = excluded.base,"
+                       " audit_next = excluded.audit_next, instance = excluded.instance",
+                       "usuis", disk_id, bitmap, &base->point, (gint64) base->audit_next, base->instance);
 }
 
 gboolean
@@ -358,14 +361,6 @@ catalogue_get_audit(Catalogue *catalogue, const CbtUuid *disk_id, const char *bi
   CatalogueStep step = stmt ? catalogue_step(catalogue, stmt, error) : CATALOGUE_FAILED;
   *next_cluster = step == CATALOGUE_ROW ? (guint64) sqlite3_column_int64(stmt, 0) : 0;
   return step != CATALOGUE_FAILED;
-}
-
-gboolean
-catalogue_set_instance(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, const char *instance,
-                       GError **error)
-{
-  return catalogue_run(catalogue, error, "UPDATE bases SET instance = ? WHERE disk_id = ? AND bitmap = ?",
-                       "sus", instance, disk_id, bitmap);
 }
 
 gboolean

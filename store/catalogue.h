@@ -136,15 +136,20 @@ gboolean catalogue_set_base(Catalogue *catalogue, const CbtUuid *disk_id, const 
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean catalogue_get_base(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, CbtUuid *base,
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* The cluster that the next audit of a bitmap with a base begins at; 0 if none is noted. */
-gboolean catalogue_set_audit(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, guint64 next_cluster,
+typedef struct {
+  CbtUuid point;
+  guint64 audit_next;   /* the cluster that the next audit begins at */
+  const char *instance; /* (nullable) which process had the disk */
+} CatalogueBase;
+
+/* After a backup: the base that BITMAP has from now on, and what goes with it, in one step that is durable. */
+gboolean catalogue_note_base(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, const CatalogueBase *base,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* The cluster that the next audit of a bitmap with a base begins at; 0 if none is noted. */
 gboolean catalogue_get_audit(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, guint64 *next_cluster,
                              GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* Which process had the disk when the base of a bitmap was noted; (transfer full), NULL if that is not known. */
-gboolean catalogue_set_instance(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, const char *instance,
-                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
 gboolean catalogue_get_instance(Catalogue *catalogue, const CbtUuid *disk_id, const char *bitmap, char **instance,
                                 GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

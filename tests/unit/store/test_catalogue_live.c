@@ -121,12 +121,11 @@ test_instance_is_of_the_base_of_a_bitmap(void **state)
   g_autoptr(CatalogueVm) vm = make_live_vm();
   assert_true(catalogue_insert_vm(fixture->catalogue, vm, NULL));
   const CatalogueDisk *disk = vm->disks->pdata[0];
-  const CbtUuid base = cbt_uuid_generate();
+  const CatalogueBase base = {cbt_uuid_generate(), 0, "boot/12/34"};
   char *none = NULL;
   assert_true(catalogue_get_instance(fixture->catalogue, &disk->id, "default", &none, NULL));
   assert_null(none);
-  assert_true(catalogue_set_base(fixture->catalogue, &disk->id, "default", &base, NULL));
-  assert_true(catalogue_set_instance(fixture->catalogue, &disk->id, "default", "boot/12/34", NULL));
+  assert_true(catalogue_note_base(fixture->catalogue, &disk->id, "default", &base, NULL));
   g_autofree char *found = NULL;
   assert_true(catalogue_get_instance(fixture->catalogue, &disk->id, "default", &found, NULL));
   assert_string_equal(found, "boot/12/34");

@@ -236,8 +236,8 @@ test_audit_goes_on_where_it_ended_until_the_base_is_gone(void **state)
   guint64 next = 1;
   assert_true(catalogue_get_audit(fixture->catalogue, &disk->id, "default", &next, NULL));
   assert_int_equal(next, 0);
-  assert_true(catalogue_set_base(fixture->catalogue, &disk->id, "default", &base, NULL));
-  assert_true(catalogue_set_audit(fixture->catalogue, &disk->id, "default", G_GUINT64_CONSTANT(1) << 33, NULL));
+  const CatalogueBase noted = {base, G_GUINT64_CONSTANT(1) << 33, NULL};
+  assert_true(catalogue_note_base(fixture->catalogue, &disk->id, "default", &noted, NULL));
   assert_true(catalogue_set_base(fixture->catalogue, &disk->id, "default", &base, NULL));
   reopen(fixture);
   assert_true(catalogue_get_audit(fixture->catalogue, &disk->id, "default", &next, NULL));

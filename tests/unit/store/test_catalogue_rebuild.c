@@ -119,8 +119,8 @@ test_what_is_not_in_the_store_goes_and_what_is_equal_keeps_its_rows(void **state
   const CatalogueDisk *root = kept->disks->pdata[0];
   StorePoint *point = point_of(kept, 9);
   assert_true(catalogue_save_export(fixture->catalogue, &export, NULL));
-  assert_true(catalogue_set_base(fixture->catalogue, &root->id, "default", &point->uuid, NULL));
-  assert_true(catalogue_set_audit(fixture->catalogue, &root->id, "default", 99, NULL));
+  const CatalogueBase base = {point->uuid, 99, NULL};
+  assert_true(catalogue_note_base(fixture->catalogue, &root->id, "default", &base, NULL));
   g_autoptr(GPtrArray) vms = vms_new();
   g_autoptr(GPtrArray) points = points_new();
   CatalogueVm *now = make_vm("changed");
