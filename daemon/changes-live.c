@@ -102,16 +102,21 @@ set_difference(const CbtExtent *extent, gboolean zero G_GNUC_UNUSED, gpointer bi
   return TRUE;
 }
 
-/* Adds what differs between `from` and the base of the bits. */
+/* Adds what differs between `from` and the base of the bits. What the disk has grown by since the base is in
+ * neither: all of it counts. */
 static gboolean
 add_difference_to_base(Daemon *daemon, const Changes *changes, CbtBitmap *bits, GError **error)
 {
   const StorePointDisk *from, *base;
   if (!changes->base)
     return TRUE;
-  return (from = changes_point_disk(changes->from, changes->disk, error)) != NULL &&
-         (base = changes_point_disk(changes->base, changes->disk, error)) != NULL &&
-         changes_difference(daemon, changes, from, base, changes->offset, set_difference, bits, error);
+  if (!(from = changes_point_disk(changes->from, changes->disk, error)) ||
+      !(base = changes_point_disk(changes->base, changes->disk, error)) ||
+      !changes_difference(daemon, changes, from, base, changes->offset, set_difference, bits, error))
+    return FALSE;
+  if (base->manifest.size < cbt_bitmap_size(bits))
+    cbt_bitmap_set(bits, base->manifest.size, cbt_bitmap_size(bits) - base->manifest.size);
+  return TRUE;
 }
 
 /* Splits a dirty extent into data and holes. */
