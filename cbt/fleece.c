@@ -238,13 +238,25 @@ cbt_fleece_get(const CbtFleece *fleece, guint64 slot, guint8 *data, guint64 leng
   return (guint64) n == length ? 0 : EIO;
 }
 
-/* Punches out the slots of WORD if none of them is in use; all are taken meanwhile. */
+/* Whether a word but WORD is free as a whole. */
+static gboolean
+has_room_beside(const CbtFleece *fleece, gsize word)
+{
+  for (gsize i = 0; i < fleece->n_words; i++)
+    if (i != word && atomic_load(&fleece->used[i]) == 0)
+      return TRUE;
+  return FALSE;
+}
+
+/* Punches out the slots of WORD if none of them is in use; all are taken meanwhile, which must not make the
+ * fleece look full. */
 static void
 punch_word(CbtFleece *fleece, gsize word)
 {
   guint64 none = 0, all = slots_of_word(fleece, word);
   off_t size = (off_t) BITS_PER_WORD * SLOT_SIZE;
-  if (!atomic_compare_exchange_strong(&fleece->used[word], &none, all))
+  if (atomic_load(&fleece->used[word]) != 0 || !has_room_beside(fleece, word) ||
+      !atomic_compare_exchange_strong(&fleece->used[word], &none, all))
     return;
   if (fallocate(fleece->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t) word * size, size) != 0)
     g_debug("cannot punch slots out of the fleece: %s", g_strerror(errno));
