@@ -348,6 +348,15 @@ save_some(StoreGc *gc, const StoreGroupDraft *wanted, const guint *numbers, guin
     emptying->keeps = TRUE;
     return TRUE;
   }
+  for (guint i = 0; i < wanted->n; i++) {
+    const guint8 *content = gc->contents + (gsize) numbers[i] * STORE_CHUNK_LENGTH_MAX;
+    StoreChunkId digest = store_digest(gc->store, content, STORE_CHUNK_LENGTH_MAX);
+    /* The only copy is made of this: better the pack stays. */
+    if (memcmp(digest.bytes, wanted->ids[i].bytes, ORDINAL) != 0) {
+      emptying->keeps = TRUE;
+      return TRUE;
+    }
+  }
   for (guint i = 0; i < wanted->n; i++)
     if (!add_to_draft(gc, &wanted->ids[i], &wanted->seen[i],
                       gc->contents + (gsize) numbers[i] * STORE_CHUNK_LENGTH_MAX, error))
@@ -362,6 +371,20 @@ copy_group(StoreGc *gc, StoreGroupDraft *wanted, const guint8 *payload, gsize le
   gboolean ok = store_group_copy(gc->worker, wanted, payload, length, &bytes, error);
   gc->batch += bytes;
   return ok;
+}
+
+/* Whether the record that was read is of the chunks RECORDS, in their order. */
+static gboolean
+is_group_of(const guint8 *payload, const StoreRecordInfo *info, const Record *records, guint n)
+{
+  if (store_group_count(info->length) != n)
+    return FALSE;
+  for (guint i = 0; i < n; i++) {
+    StoreRecordInfo chunk = store_group_chunk(payload, i);
+    if (!store_chunk_id_equal(&chunk.id, &records[i].id))
+      return FALSE;
+  }
+  return TRUE;
 }
 
 /* The N chunks of one group. One that is wanted as a whole is copied as it is. */
@@ -382,7 +405,7 @@ settle_group(StoreGc *gc, const Record *records, guint n, Emptying *emptying, GE
     return TRUE;
   g_autofree guint8 *payload =
       store_pack_read_group(gc->store->packs, &records->location, &info, &length, NULL);
-  if (!payload || store_group_count(info.length) != n) {
+  if (!payload || !is_group_of(payload, &info, records, n)) {
     emptying->keeps = TRUE;
     return TRUE;
   }
@@ -477,11 +500,13 @@ take_out(StoreGc *gc, const Pack *pack, GError **error)
   return gc->batch < COPY_BATCH || finish_batch(gc, error);
 }
 
-/* What copying the live records of PACK takes of the disk, at most. */
+/* What copying the live records of PACK takes of the disk, at most; but what is left of groups may compress
+ * worse than its shares say, for which as much again is allowed. */
 static guint64
 room_needed(const Pack *pack)
 {
-  return pack->live == 0 ? 0 : pack->live + pack->n_live * (guint64) STORE_TABLE_ENTRY_SIZE + ROOM_BESIDE;
+  guint64 records = MIN(pack->size, 2 * pack->live);
+  return pack->live == 0 ? 0 : records + pack->n_live * (guint64) STORE_TABLE_ENTRY_SIZE + ROOM_BESIDE;
 }
 
 /* Where room is short, what was copied makes place for its sources first. *has_room: for what PACK needs. */
