@@ -27,6 +27,7 @@
 #define SEGMENT_CLUSTERS 1024u
 #define WINDOW_CLUSTERS  128u
 #define DIRECT_ALIGNMENT 4096u
+#define MAX_THREADS      8u
 #define WINDOW_SIZE      (WINDOW_CLUSTERS * CBT_CLUSTER_SIZE)
 
 typedef struct {
@@ -343,7 +344,8 @@ static void
 run_threads(Extract *extract)
 {
   guint n_threads = extract->options->n_threads ? extract->options->n_threads : g_get_num_processors();
-  n_threads = (guint) MIN(n_threads * 2, extract->n_segments); /* one waits for the disk while one computes */
+  /* One waits for the disk while one computes; more would outgrow the cache of groups, and 256 MB. */
+  n_threads = (guint) MIN(MIN(n_threads * 2, MAX_THREADS), extract->n_segments);
   g_autofree pthread_t *threads = g_new0(pthread_t, n_threads);
   guint n_started = 0;
   while (n_started < n_threads && pthread_create(&threads[n_started], NULL, extract_thread, extract) == 0)
