@@ -25,8 +25,8 @@ typedef struct {
 
 /* For level 1, the default. */
 static const Parameter parameters[] = {
-    {ZSTD_c_strategy, ZSTD_dfast}, {ZSTD_c_windowLog, 22}, {ZSTD_c_hashLog, 17},
-    {ZSTD_c_chainLog, 16},         {ZSTD_c_minMatch, 5},
+    {ZSTD_c_strategy, ZSTD_dfast}, {ZSTD_c_windowLog, 22}, {ZSTD_c_hashLog, 16},
+    {ZSTD_c_chainLog, 15},         {ZSTD_c_minMatch, 5},
 };
 
 static ZSTD_CCtx *
