@@ -6,9 +6,9 @@
  * into it that had the chunk, or somebody healed it. Then the record that it names is read and compared.
  * That needs the disk under the append lock, and hardly ever happens.
  *
- * The compression: frames of up to 4 MiB let zstd find what is alike beyond a cluster, and two hash tables
- * with a minimal match of five bytes find more in them than the fast strategy does, in the same time: see
- * docs/benchmarks.md.
+ * The compression: frames of up to 4 MiB let zstd find what is alike beyond a cluster, and a minimal match of
+ * five bytes in a table of 2^16 finds more of it than the level's own parameters, which are for shorter
+ * sources: see docs/benchmarks.md.
  */
 #include <store/group-write.h>
 
@@ -25,8 +25,10 @@ typedef struct {
 
 /* For level 1, the default. */
 static const Parameter parameters[] = {
-    {ZSTD_c_strategy, ZSTD_dfast}, {ZSTD_c_windowLog, 22}, {ZSTD_c_hashLog, 16},
-    {ZSTD_c_chainLog, 15},         {ZSTD_c_minMatch, 5},
+    {ZSTD_c_strategy, ZSTD_fast},
+    {ZSTD_c_windowLog, 22},
+    {ZSTD_c_hashLog, 16},
+    {ZSTD_c_minMatch, 5},
 };
 
 static ZSTD_CCtx *
