@@ -38,14 +38,17 @@ wait "$holder" 2>/dev/null || true
 assert_eq "the status after it has gone" "$(probe qmp "$socket" query-status | jq -r .status)" running
 
 say "the answer that a client did not wait for is not taken for that of the next one"
-python3 -c 'import json, socket, sys
+python3 -c 'import json, os, socket, sys, time
 client = socket.socket(socket.AF_UNIX)
 client.connect(sys.argv[1])
 client.recv(4096)
 client.sendall(b"""{"execute": "qmp_capabilities"}""")
 client.recv(4096)
 arguments = {"val": 0, "size": 96 << 20, "filename": sys.argv[2]}
-client.sendall(json.dumps({"execute": "pmemsave", "arguments": arguments, "id": 2}).encode())' "$socket" "$WORK/memory"
+client.sendall(json.dumps({"execute": "pmemsave", "arguments": arguments, "id": 2}).encode())
+# QEMU drops what it did not begin when its client goes.
+while not os.path.exists(sys.argv[2]):
+    time.sleep(0.01)' "$socket" "$WORK/memory"
 assert_eq "the status, asked for behind it" "$(probe qmp "$socket" query-status | jq -r .status)" running
 rm "$WORK/memory"
 
