@@ -12,7 +12,7 @@
 
 #include <store/group.h>
 
-#define STORE_GROUP_CACHE_SIZE 24u /* of up to 4 MiB */
+#define STORE_GROUP_CACHE_SIZE 16u /* of up to 4 MiB */
 
 typedef struct StoreGroupCache StoreGroupCache;
 
