@@ -15,7 +15,7 @@
 
 #define WAIT_MS            500u   /* for answers; status is what one looks at when something hangs */
 #define ROUND_WAIT_MS      450u   /* less, so that who does not answer is known to be late */
-#define ROUND_US           100000 /* one each, in the long run, however often somebody asks */
+#define ROUND_US           10000 /* one each, in the long run, however often somebody asks */
 #define ROUNDS_AT_ONCE     20     /* after a rest of as many */
 #define CONNECT_TIMEOUT_MS 400u
 #define STORE_TIMEOUT_MS   400u /* less than that, so that it is told that the store does not answer */

@@ -5,7 +5,7 @@
  *
  * Of each vm, and of the store, one question is under way at a time; those who want to know meanwhile share
  * the next one, so that what they get is never older than their request. Who asks in a loop waits: in the
- * long run there are ten rounds a second. Asking does not disturb a guest: an export only looks at its
+ * long run there are a hundred rounds a second. Asking does not disturb a guest: an export only looks at its
  * bitmaps. The disks of a running QEMU are not asked about, as its monitor serves one at a time.
  *
  * Lifecycle: new; free when the tasks have stopped. Threads: main only.
