@@ -65,3 +65,17 @@ store_chunk_id_parse(const char *text, StoreChunkId *id)
   }
   return TRUE;
 }
+
+guint
+store_chunk_id_hash(gconstpointer id)
+{
+  guint hash;
+  memcpy(&hash, id, sizeof hash);
+  return hash;
+}
+
+gboolean
+store_chunk_id_hash_equal(gconstpointer a, gconstpointer b)
+{
+  return store_chunk_id_equal(a, b);
+}

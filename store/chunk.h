@@ -32,3 +32,7 @@ gboolean store_chunk_id_is_zero(const StoreChunkId *id);
 gboolean store_chunk_id_equal(const StoreChunkId *a, const StoreChunkId *b);
 const char *store_chunk_id_format(const StoreChunkId *id, char text[STORE_CHUNK_ID_TEXT_SIZE]);
 gboolean store_chunk_id_parse(const char *text, StoreChunkId *id);
+
+/* For a GHashTable whose keys are StoreChunkId: the first bytes of a digest are as good a hash as any. */
+guint store_chunk_id_hash(gconstpointer id);
+gboolean store_chunk_id_hash_equal(gconstpointer a, gconstpointer b);

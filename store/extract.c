@@ -199,7 +199,7 @@ compare_places(const void *a, const void *b)
 
 /*
  * Makes the N clusters IDS of a window, in the order in which they stand in the packs: after many
- * incrementals they are from more groups than are kept, and each group is to be decompressed once.
+ * incrementals they are from more groups than are kept, and each group is to be decompressed once a window.
  */
 static gboolean
 fill_window(ExtractThread *thread, const StoreChunkId *ids, guint n, guint64 window, guint64 length,

@@ -9,7 +9,7 @@
 
 typedef struct {
   gboolean in_place;         /* the target has contents: write only what differs; else a file is emptied first */
-  guint n_threads;           /* that compute at once, of twice as many; 0: one a processor */
+  guint n_threads;           /* that compute at once, of twice as many, but eight at most; 0: one a processor */
   GCancellable *cancellable; /* (nullable) */
   void (*progress)(guint64 bytes_done, gpointer user_data); /* (nullable) of the disk's size; from any thread */
   gpointer user_data;

@@ -30,20 +30,6 @@ struct StoreMark {
   GError *error; /* (nullable) the first */
 };
 
-static guint
-hash_id(gconstpointer id)
-{
-  guint hash;
-  memcpy(&hash, id, sizeof hash);
-  return hash;
-}
-
-static gboolean
-equal_ids(gconstpointer a, gconstpointer b)
-{
-  return store_chunk_id_equal(a, b);
-}
-
 StoreMark *
 store_mark_new(Store *store, GCancellable *cancellable)
 {
@@ -52,7 +38,7 @@ store_mark_new(Store *store, GCancellable *cancellable)
   mark->cancellable = cancellable;
   mark->worker = store_worker_new(store);
   mark->marks = store_index_marks_new(store->index);
-  mark->missing = g_hash_table_new_full(hash_id, equal_ids, g_free, NULL);
+  mark->missing = g_hash_table_new_full(store_chunk_id_hash, store_chunk_id_hash_equal, g_free, NULL);
   return mark;
 }
 

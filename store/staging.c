@@ -38,27 +38,13 @@ typedef struct {
   const guint8 *content;
 } Pending;
 
-static guint
-hash_id(gconstpointer id)
-{
-  guint hash;
-  memcpy(&hash, id, sizeof hash);
-  return hash;
-}
-
-static gboolean
-equal_ids(gconstpointer a, gconstpointer b)
-{
-  return store_chunk_id_equal(a, b);
-}
-
 StoreStaging *
 store_staging_new(void)
 {
   StoreStaging *staging = g_new0(StoreStaging, 1);
   pthread_mutex_init(&staging->lock, NULL);
   pthread_cond_init(&staging->changed, NULL);
-  staging->pending = g_hash_table_new_full(hash_id, equal_ids, g_free, NULL);
+  staging->pending = g_hash_table_new_full(store_chunk_id_hash, store_chunk_id_hash_equal, g_free, NULL);
   staging->groups = g_ptr_array_new();
   return staging;
 }

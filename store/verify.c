@@ -24,20 +24,6 @@ damage_free(gpointer data)
   g_free(damage);
 }
 
-static guint
-hash_id(gconstpointer id)
-{
-  guint hash;
-  memcpy(&hash, id, sizeof hash);
-  return hash;
-}
-
-static gboolean
-ids_are_equal(gconstpointer a, gconstpointer b)
-{
-  return store_chunk_id_equal(a, b);
-}
-
 StoreVerify *
 store_verify_new(Store *store, const StoreVerifyOptions *options)
 {
@@ -56,7 +42,7 @@ store_verify_new(Store *store, const StoreVerifyOptions *options)
   verify->chunks = store_id_set_new(FALSE);
   verify->damaged = store_id_set_new(TRUE);
   verify->damages = g_ptr_array_new_with_free_func(damage_free);
-  verify->by_id = g_hash_table_new(hash_id, ids_are_equal);
+  verify->by_id = g_hash_table_new(store_chunk_id_hash, store_chunk_id_hash_equal);
   verify->texts = g_string_chunk_new(256);
   return verify;
 }
