@@ -131,6 +131,9 @@ def check():
 
 # ---- damage ----
 
+HARMLESS = ", of zeros"  # ends what is said of damage that need not be noticed
+
+
 def records(path):
     """(offset, type, length of header and payload) of each record of a pack."""
     with open(path, "rb") as file:
@@ -157,9 +160,13 @@ def flip_any(path):
 
 
 def cut(path):
+    """Of a database whose last page ends in zeros, nothing may be lost: SQLite reads zeros behind the end of a page."""
     length = rand.randrange(os.path.getsize(path))
-    os.truncate(path, length)
-    return f"cut to {length}"
+    with open(path, "r+b") as file:
+        file.seek(length)
+        lost = file.read()
+        file.truncate(length)
+    return f"cut to {length}" + ("" if len(lost) >= 4096 or any(lost) else HARMLESS)
 
 
 def remove(path):
@@ -293,7 +300,7 @@ def look(kind, said, affected):
 
 def judge(found, expected, said, affected, what, must):
     is_found = any(said.values())
-    expect(is_found or not must, f"{what}: nobody noticed")
+    expect(is_found or not must or what.endswith(HARMLESS), f"{what}: nobody noticed")
     if not found:
         return
     points, vms, restores = found
