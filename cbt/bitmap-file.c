@@ -240,7 +240,10 @@ cbt_bitmap_file_create_for(const CbtFileOps *ops, const char *path, const char *
   cbt_bitmap_copy_text(header.name, sizeof header.name, name);
   cbt_bitmap_copy_text(header.reason, sizeof header.reason, "no backup yet");
   g_autoptr(CbtBitmapFile) file = cbt_bitmap_file_prepare(ops, path, &header, error);
-  if (file == NULL || !cbt_bitmap_file_publish(file, error))
+  if (file == NULL)
+    return NULL;
+  cbt_bitmap_file_begin_witness(file, use);
+  if (!cbt_bitmap_file_publish(file, error))
     return NULL;
   g_autofree char *directory = g_path_get_dirname(path);
   if (ops->fsync_dir(ops, directory) != 0) {
@@ -248,7 +251,6 @@ cbt_bitmap_file_create_for(const CbtFileOps *ops, const char *path, const char *
     ops->unlink(ops, path);
     return NULL;
   }
-  cbt_bitmap_file_begin_witness(file, use);
   return g_steal_pointer(&file);
 }
 
@@ -405,12 +407,15 @@ begin_use(CbtBitmapFile *file, const CbtDiskIdentity *disk, const CbtBitmapUse *
     lose_bits(&next, loss);
   else if (cut)
     mark_flagged(file, use->log);
+  /* Vouched for before the header says that it is in use: a process killed in between leaves a file that is
+   * believed. */
+  cbt_bitmap_file_update_recording(file);
+  cbt_bitmap_file_begin_witness(file, use);
   /* The first sync makes sure that the arrays, and the chosen slot, are durable before the header says that
    * they are of this boot. */
   if (!cbt_bitmap_file_sync(file, error) || !cbt_bitmap_file_write_header(file, &next, error))
     return FALSE;
   cbt_bitmap_file_update_recording(file);
-  cbt_bitmap_file_begin_witness(file, use);
   return TRUE;
 }
 

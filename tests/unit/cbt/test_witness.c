@@ -10,10 +10,13 @@
 #include "bitmap-fixture.h"
 #include <cbt/tracker-private.h>
 #include <common/fd.h>
+#include <sys/wait.h>
 
 static const CbtUuid point_a = {.bytes = {0xa}};
 static const CbtUuid file_a = {.bytes = {1}};
 static const CbtUuid file_b = {.bytes = {2}};
+
+#define DIED 99 /* exit status of a process that was cut short */
 
 static char *
 witness_folder(const Fixture *f)
@@ -235,6 +238,112 @@ test_clean_close_needs_no_witness(void **state)
   cbt_tracker_abandon(tracker);
 }
 
+/* --- killed while a file is taken into use, or made --- */
+
+static guint calls_left; /* of the child's durable operations; it dies behind the last */
+
+static void
+count_down(void)
+{
+  if (--calls_left == 0)
+    _exit(DIED);
+}
+
+static ssize_t
+last_pwrite(const CbtFileOps *ops, int fd, const void *buffer, size_t length, off_t offset)
+{
+  ssize_t result = cbt_file_ops_default()->pwrite(ops, fd, buffer, length, offset);
+  count_down();
+  return result;
+}
+
+static int
+last_fdatasync(const CbtFileOps *ops, int fd)
+{
+  int result = cbt_file_ops_default()->fdatasync(ops, fd);
+  count_down();
+  return result;
+}
+
+static int
+last_rename(const CbtFileOps *ops, const char *from, const char *to)
+{
+  int result = cbt_file_ops_default()->rename(ops, from, to);
+  count_down();
+  return result;
+}
+
+static int
+last_fsync_dir(const CbtFileOps *ops, const char *path)
+{
+  int result = cbt_file_ops_default()->fsync_dir(ops, path);
+  count_down();
+  return result;
+}
+
+/* Opens the tracker, adds the bitmap "new", and closes, in a process that dies after N_CALLS durable
+ * operations. Returns whether it died. */
+static gboolean
+use_and_die(const Fixture *f, int image_fd, guint n_calls)
+{
+  pid_t child = fork();
+  assert_true(child >= 0);
+  if (child == 0) {
+    CbtFileOps ops = *cbt_file_ops_default();
+    ops.pwrite = last_pwrite;
+    ops.fdatasync = last_fdatasync;
+    ops.rename = last_rename;
+    ops.fsync_dir = last_fsync_dir;
+    calls_left = n_calls;
+    g_autofree char *folder = witness_folder(f);
+    CbtTracker *tracker = cbt_tracker_open(&ops, f->directory, folder, image_fd, &f->disk.disk_id, NULL);
+    _exit(tracker != NULL && cbt_tracker_add(tracker, "new", FIXTURE_GRANULE, NULL) &&
+                  cbt_tracker_close(tracker, NULL)
+              ? 0
+              : 2);
+  }
+  int status;
+  assert_int_equal(waitpid(child, &status, 0), child);
+  assert_true(WIFEXITED(status));
+  assert_true(WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == DIED);
+  return WEXITSTATUS(status) == DIED;
+}
+
+static void
+test_process_killed_while_it_takes_files_into_use_costs_nothing(void **state)
+{
+  const Fixture *f = *state;
+  CBT_AUTO_FD int image_fd = make_image(f);
+  g_autoptr(GError) error = NULL;
+  gboolean died = TRUE;
+  CbtTracker *tracker = open_tracker(f, image_fd);
+  assert_true(cbt_tracker_add(tracker, "daily", FIXTURE_GRANULE, &error));
+  apply(tracker, CBT_BITMAP_CREATE_SUCCESSOR);
+  cbt_tracker_record(tracker, 0, 1);
+  apply(tracker, CBT_BITMAP_ABDICATE);
+  assert_true(cbt_tracker_close(tracker, &error));
+  guint n_calls = 0;
+  while (died) {
+    CbtBitmapInfo info;
+    died = use_and_die(f, image_fd, ++n_calls);
+    tracker = open_tracker(f, image_fd);
+    for (guint i = 0; i < cbt_tracker_n_bitmaps(tracker); i++) {
+      cbt_tracker_info(tracker, i, &info);
+      if (info.state != CBT_BITMAP_ACTIVE)
+        fail_msg("killed after operation %u: bitmap '%s': %s", n_calls, info.name, info.reason);
+    }
+    cbt_tracker_info(tracker, 0, &info);
+    assert_string_equal(info.name, "daily");
+    assert_true(cbt_uuid_equal(&info.base, &point_a));
+    assert_int_equal(info.count, FIXTURE_GRANULE);
+    if (cbt_tracker_n_bitmaps(tracker) > 1)
+      assert_true(cbt_tracker_remove(tracker, "new", &error));
+    assert_true(cbt_tracker_close(tracker, &error));
+  }
+  print_message("killed after each of %u operations\n", n_calls - 1);
+  assert_true(n_calls > 5);
+}
+
 #define TEST(function) cmocka_unit_test_setup_teardown(function, fixture_setup, fixture_teardown)
 
 int
@@ -247,6 +356,7 @@ main(void)
       TEST(test_without_a_place_there_is_no_witness),
       TEST(test_older_copy_is_never_believed_whenever_it_was_taken),
       TEST(test_clean_close_needs_no_witness),
+      TEST(test_process_killed_while_it_takes_files_into_use_costs_nothing),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
