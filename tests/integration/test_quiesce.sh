@@ -39,8 +39,12 @@ start_steps() {
   # shellcheck disable=SC1083,SC2093 # redirects only
   exec {from_steps}<&"${STEPS[0]}" {to_steps}>&"${STEPS[1]}" {STEPS[0]}<&- {STEPS[1]}>&-
   read_step
-  watchdog=$(cut -d ' ' -f 1 "/proc/$daemon/task/$daemon/children")
-  [ -n "$watchdog" ] || fail "there is no cbt-quiesce: $step"
+  wait_until 10 find_watchdog || fail "there is no cbt-quiesce: $step"
+}
+# Not from /proc/PID/task/TID/children, which may leave out a child while another one ends.
+find_watchdog() {
+  watchdog=$(sed -n "s/^\([0-9]*\) (cbt-quiesce) [^Z] $daemon .*/\1/p" /proc/[0-9]*/stat 2>/dev/null | head -n 1)
+  [ -n "$watchdog" ]
 }
 read_step() { read -r -t 60 -u "$from_steps" step || fail "no step within a minute"; }
 next_step() {
