@@ -5,6 +5,7 @@
  */
 #include <daemon/backup-live-private.h>
 
+#include <cbt/qemu/adopt.h>
 #include <cbt/qemu/leftovers.h>
 #include <cbt/qemu/live-map.h>
 #include <cbt/qemu/overlay.h>
@@ -84,6 +85,7 @@ follow_disk(BackupLive *live, CatalogueDisk *disk, const QemuDisk *found, GError
   if (!is_other && disk->size == found->size_bytes)
     return TRUE;
   if (is_other) {
+    g_hash_table_add(live->moved, g_strdup(disk->name));
     g_free(disk->path);
     g_free(disk->format);
     disk->path = g_strdup(path);
@@ -239,4 +241,49 @@ backup_live_look(BackupLive *live, GError **error)
     backup_live_close_monitor(live, qmp);
   return ok && match_known(live, used, error) &&
          (!request->vm->follows || request->disks || take_new(live, used, error));
+}
+
+/* ---- the bitmap of an image below ---- */
+
+gboolean
+backup_live_has_moved(const BackupLive *live, const BackupDisk *disk)
+{
+  return !live->is_off && g_hash_table_contains(live->moved, disk->disk->name);
+}
+
+/* As they are now: with the bitmap that was made just before. */
+static gboolean
+adopt(const BackupLive *live, Qmp *qmp, const BackupDisk *disk, const CbtUuid *base, GError **error)
+{
+  Monitors *monitors = live->backup->daemon->monitors;
+  g_autofree char *sockets = backup_live_make_folders(live, error);
+  g_autofree char *bitmap_prefix = monitors_bitmap_prefix(monitors, &disk->disk->id);
+  const QemuAdoptRequest request = {.prefix = monitors_prefix(monitors),
+                                    .bitmap_prefix = bitmap_prefix,
+                                    .bitmap = live->backup->request->bitmap,
+                                    .base = base,
+                                    .socket_dir = sockets,
+                                    .timeout_ms = MONITOR_TIMEOUT_MS,
+                                    .cancellable = live->backup->stop,
+                                    .step = live_journal_note,
+                                    .user_data = live->journal};
+  g_autoptr(GPtrArray) disks = sockets ? qemu_disks_query(qmp, MONITOR_TIMEOUT_MS, error) : NULL;
+  const QemuDisk *found = disks ? qemu_disks_find(disks, disk->disk->node, error) : NULL;
+  return found && qemu_adopt_bitmap(qmp, found, &request, error);
+}
+
+gboolean
+backup_live_adopt(BackupLive *live, const BackupDisk *disk, const CbtUuid *base, GError **error)
+{
+  Qmp *qmp = backup_live_open_monitor(live, error);
+  gboolean ok = qmp && adopt(live, qmp, disk, base, error);
+  if (qmp)
+    backup_live_close_monitor(live, qmp);
+  if (ok)
+    backup_live_note(
+        live,
+        "disk '%s' writes to %s now: its bitmap was taken over from an image below, with what is "
+        "in those above that",
+        disk->disk->name, disk->disk->path);
+  return ok;
 }

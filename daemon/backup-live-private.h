@@ -16,6 +16,7 @@ struct BackupLive {
   GPtrArray *notes; /* of char *: what the job is to say */
   char *instance;   /* of the QEMU; NULL if it is off or unknown */
   LiveJournal *journal;
+  GHashTable *moved;  /* of char *: names of the disks whose image is another one than at the latest backup */
   gboolean is_off;    /* the guest is: the images are read at rest */
   GPtrArray *servers; /* of QemuOffline: of images at rest */
 };
@@ -25,3 +26,6 @@ void backup_live_note(BackupLive *live, const char *format, ...) G_GNUC_PRINTF(2
 /* The vm's monitor, until the job is cancelled. */
 Qmp *backup_live_open_monitor(const BackupLive *live, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void backup_live_close_monitor(const BackupLive *live, Qmp *qmp);
+/* Makes the folders that a backup needs. (transfer full): where the sockets of what is read are, ours alone, and each vm's its
+ * own. */
+char *backup_live_make_folders(const BackupLive *live, GError **error) G_GNUC_WARN_UNUSED_RESULT;

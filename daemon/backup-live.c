@@ -34,6 +34,7 @@ backup_live_new(Backup *backup)
   live->journal = live_journal_new(backup->daemon, backup->request->vm->name, backup->job->id);
   live->names = g_ptr_array_new_with_free_func(g_free);
   live->notes = g_ptr_array_new_with_free_func(g_free);
+  live->moved = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
   live->servers = g_ptr_array_new_with_free_func((GDestroyNotify) qemu_offline_stop);
   return live;
 }
@@ -47,6 +48,7 @@ backup_live_free(BackupLive *live)
   g_clear_pointer(&live->disks, g_ptr_array_unref);
   g_ptr_array_unref(live->servers);
   g_ptr_array_unref(live->names);
+  g_hash_table_unref(live->moved);
   g_free(live->instance);
   live_journal_free(live->journal);
   g_ptr_array_unref(live->notes);
@@ -123,22 +125,16 @@ plan_all(BackupLive *live, Qmp *qmp, QemuInstantDisk *disks, GError **error)
   return live->disks != NULL;
 }
 
-/* Where the sockets of what is read are: ours alone, and each vm's its own. */
-static char *
-sockets_of(const BackupLive *live)
+char *
+backup_live_make_folders(const BackupLive *live, GError **error)
 {
-  return g_build_filename(live->backup->daemon->config->runtime_dir, "live", live->backup->request->vm->name,
-                          NULL);
-}
-
-static gboolean
-make_folders(const BackupLive *live, const char *sockets, GError **error)
-{
-  const char *scratch = live->backup->daemon->config->fleece_dir;
-  if (g_mkdir_with_parents(sockets, 0700) == 0 && g_mkdir_with_parents(scratch, 0700) == 0)
-    return TRUE;
-  cbt_set_error_errno(error, errno, "cannot make the folders %s and %s", sockets, scratch);
-  return FALSE;
+  const DaemonConfig *config = live->backup->daemon->config;
+  char *sockets = g_build_filename(config->runtime_dir, "live", live->backup->request->vm->name, NULL);
+  if (g_mkdir_with_parents(sockets, 0700) == 0 && g_mkdir_with_parents(config->fleece_dir, 0700) == 0)
+    return sockets;
+  cbt_set_error_errno(error, errno, "cannot make the folders %s and %s", sockets, config->fleece_dir);
+  g_clear_pointer(&sockets, g_free);
+  return NULL;
 }
 
 static gboolean
@@ -147,7 +143,7 @@ prepare(BackupLive *live, Qmp *qmp, GError **error)
   const Backup *backup = live->backup;
   const DaemonConfig *config = backup->daemon->config;
   g_autofree QemuInstantDisk *disks = g_new0(QemuInstantDisk, backup->disks->len);
-  g_autofree char *sockets = sockets_of(live);
+  g_autofree char *sockets = backup_live_make_folders(live, error);
   QemuInstantOptions options = {.prefix = monitors_prefix(backup->daemon->monitors),
                                 .scratch_dir = config->fleece_dir,
                                 .scratch_limit = config->fleece_limit,
@@ -156,8 +152,7 @@ prepare(BackupLive *live, Qmp *qmp, GError **error)
                                 .step = live_journal_note,
                                 .user_data = live->journal};
   const char *way = backup->request->is_external ? qemu_way_name(QEMU_WAY_EXTERNAL) : config->qemu_way;
-  if (!make_folders(live, sockets, error) || !qemu_way_parse(way, &options.way, error) ||
-      !plan_all(live, qmp, disks, error))
+  if (!sockets || !qemu_way_parse(way, &options.way, error) || !plan_all(live, qmp, disks, error))
     return FALSE;
   live->instant = qemu_instant_prepare(qmp, disks, backup->disks->len, &options, error);
   return live->instant != NULL;
@@ -324,9 +319,9 @@ static gboolean
 freeze_at_rest(BackupLive *live, GError **error)
 {
   const Backup *backup = live->backup;
-  g_autofree char *sockets = sockets_of(live);
+  g_autofree char *sockets = backup_live_make_folders(live, error);
   live->backup->time = g_get_real_time();
-  if (!make_folders(live, sockets, error))
+  if (!sockets)
     return FALSE;
   for (guint i = 0; i < backup->disks->len; i++)
     if (!open_at_rest(live, backup->disks->pdata[i], sockets, error))
@@ -376,8 +371,8 @@ freeze_running(BackupLive *live, GError **error)
 static gboolean
 look_before(BackupLive *live, GError **error)
 {
-  g_autofree char *sockets = sockets_of(live);
-  if (!make_folders(live, sockets, error))
+  g_autofree char *sockets = backup_live_make_folders(live, error);
+  if (!sockets)
     return FALSE;
   for (guint i = 0; i < live->backup->disks->len; i++)
     if (!backup_trust_look(live->backup->disks->pdata[i], live->instance, sockets, error))

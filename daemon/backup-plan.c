@@ -147,6 +147,11 @@ get_bitmap(BackupDisk *disk, CbtBitmapInfo *info, GError **error)
 static char *
 why_not_changes(const BackupDisk *disk, const CbtBitmapInfo *info, const Lookup *lookup)
 {
+  if (disk->not_adopted)
+    return g_strdup_printf(
+        "the disk has another image than at the latest backup, and bitmap '%s' could not be "
+        "taken over from one below it: %s",
+        info->name, disk->not_adopted);
   if (disk->was_missing)
     return g_strdup_printf(
         "bitmap '%s' was gone%s", info->name,
@@ -245,6 +250,27 @@ settle_inconsistent(BackupDisk *disk, const CbtBitmapInfo *info, GError **error)
          disk_ref_apply(disk->ref, info->name, CBT_BITMAP_MARK_INCONSISTENT, NULL, NULL, error);
 }
 
+/* FALSE if that is the end of the backup; that the bitmap cannot be had is not. */
+static gboolean
+adopt_from_below(BackupDisk *disk, const Lookup *lookup, CbtBitmapInfo *info, GError **error)
+{
+  const Backup *backup = disk->backup;
+  g_autoptr(GError) local = NULL;
+  if (!disk->was_missing || !backup->request->incremental || !lookup->base ||
+      !backup_live_has_moved(backup->live, disk))
+    return TRUE;
+  if (backup_live_adopt(backup->live, disk, &lookup->expected_base, &local)) {
+    disk->was_missing = FALSE;
+    return disk_ref_info(disk->ref, info->name, info, error);
+  }
+  if (g_error_matches(local, CBT_ERROR, CBT_ERROR_CANCELLED)) {
+    g_propagate_error(error, g_steal_pointer(&local));
+    return FALSE;
+  }
+  disk->not_adopted = cbt_error_message(local);
+  return TRUE;
+}
+
 gboolean
 backup_plan_disk(BackupDisk *disk, GError **error)
 {
@@ -261,7 +287,7 @@ backup_plan_disk(BackupDisk *disk, GError **error)
   Lookup lookup = {.daemon = daemon, .disk = disk};
   main_queue_call(daemon->queue, look_up_base, &lookup);
   disk->audit_next = lookup.audit_next;
-  if (!lookup.error)
+  if (!lookup.error && (!disk->backup->live || adopt_from_below(disk, &lookup, &info, &lookup.error)))
     decide(disk, &info, &lookup);
   g_clear_pointer(&lookup.base, store_point_free);
   g_clear_pointer(&lookup.latest, store_point_free);

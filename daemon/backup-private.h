@@ -34,6 +34,7 @@ typedef struct {
   CbtBitmap *zeros; /* (nullable) of a live disk: clusters that had no data shortly before the instant */
   CbtUuid parent; /* nil: none */
   char *reason;   /* (nullable) why not what was asked */
+  char *not_adopted; /* (nullable) of a live disk: why the bitmap of an image below is of no use */
 
   /* freeze */
   CbtSession *session;   /* NULL if the disk is not exported */
@@ -105,6 +106,12 @@ void backup_live_end(BackupLive *live);
 const GPtrArray *backup_live_notes(const BackupLive *live);
 /* Names the QEMU that has the disks; NULL if none has, or if it cannot be told from others. */
 const char *backup_live_instance(const BackupLive *live);
+
+/* Whether DISK writes to another image than at the latest backup: then its bitmap may be in one below. ADOPT takes that over,
+ * if it is of BASE. */
+gboolean backup_live_has_moved(const BackupLive *live, const BackupDisk *disk);
+gboolean backup_live_adopt(BackupLive *live, const BackupDisk *disk, const CbtUuid *base,
+                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
 /* Whether the bitmap of a live disk can be believed, if its image may have been out of QEMU's hands. LOOK before the
  * instant: INSTANCE (nullable) is the process that has the disk; CHECK when `changes` are known. Where the answer is no,

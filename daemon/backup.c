@@ -48,6 +48,7 @@ backup_disk_free(gpointer data)
   g_clear_pointer(&disk->map, cbt_source_close);
   g_clear_error(&disk->error);
   g_free(disk->reason);
+  g_free(disk->not_adopted);
   g_free(disk->lie);
   g_free(disk);
 }

@@ -49,9 +49,11 @@ dup_filled(const char *text)
 
 /* query-block */
 
-static void
-parse_bitmaps(JsonArray *array, GPtrArray *bitmaps)
+GPtrArray *
+qemu_disks_parse_bitmaps(JsonObject *node)
 {
+  GPtrArray *bitmaps = g_ptr_array_new_with_free_func(qemu_bitmap_free);
+  JsonArray *array = qemu_json_array(node, "dirty-bitmaps");
   for (guint i = 0; array && i < json_array_get_length(array); i++) {
     JsonObject *object = qemu_json_item(array, i);
     const char *name = qemu_json_string(object, "name");
@@ -67,6 +69,7 @@ parse_bitmaps(JsonArray *array, GPtrArray *bitmaps)
     bitmap->is_inconsistent = qemu_json_bool(object, "inconsistent");
     g_ptr_array_add(bitmaps, bitmap);
   }
+  return bitmaps;
 }
 
 /* FALSE if something is inserted of which the size cannot be told. */
@@ -80,7 +83,6 @@ parse_inserted(JsonObject *inserted, QemuDisk *disk)
   disk->filename = dup_filled(qemu_json_string(inserted, "file"));
   disk->is_read_only = qemu_json_bool(inserted, "ro");
   qemu_json_size(inserted, "backing_file_depth", &disk->backing_depth);
-  parse_bitmaps(qemu_json_array(inserted, "dirty-bitmaps"), disk->bitmaps);
   return disk->node && qemu_json_size(qemu_json_object(inserted, "image"), "virtual-size", &disk->size_bytes);
 }
 
@@ -113,7 +115,7 @@ static gboolean
 parse_disk(JsonObject *object, QemuDisk *disk)
 {
   JsonObject *inserted = qemu_json_object(object, "inserted");
-  disk->bitmaps = g_ptr_array_new_with_free_func(qemu_bitmap_free);
+  disk->bitmaps = qemu_disks_parse_bitmaps(inserted);
   disk->scsi_id = disk->lun = -1;
   disk->drive = dup_filled(qemu_json_string(object, "device"));
   disk->qdev = dup_filled(qemu_json_string(object, "qdev"));

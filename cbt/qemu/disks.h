@@ -64,6 +64,9 @@ typedef gboolean (*QemuQomFunc)(const char *path, const char *property, JsonNode
 gboolean qemu_disks_fill(GPtrArray *disks, QemuQomFunc func, gpointer user_data,
                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
+/* The QemuBitmaps of NODE (nullable), an item of query-named-block-nodes, as GPtrArray (transfer full). */
+GPtrArray *qemu_disks_parse_bitmaps(JsonObject *node);
+
 /* Both steps, with QMP; TIMEOUT_MS bounds each command. Looks again when a device went away meanwhile. */
 GPtrArray *qemu_disks_query(Qmp *qmp, guint timeout_ms, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

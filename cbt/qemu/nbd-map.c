@@ -17,6 +17,7 @@
 #define DEFAULT_IN_FLIGHT 16
 #define POLL_SLICE_MS     100 /* how long a cancel may wait */
 #define BITMAP_PREFIX     "qemu:dirty-bitmap:"
+#define DEPTH_CONTEXT     "qemu:allocation-depth"
 #define STATE_DIRTY       1u /* of that context */
 
 /* A window that is being asked for. */
@@ -358,4 +359,34 @@ qemu_nbd_map_read(const QemuNbdMapRequest *request, QemuRangeFunc func, gpointer
     return TRUE;
   cbt_set_error(error, CBT_ERROR_CANCELLED, NULL, "stopped");
   return FALSE;
+}
+
+/* Depths */
+
+typedef struct {
+  QemuDepthFunc func;
+  gpointer user_data;
+} DepthReader;
+
+static gboolean
+tell_depth(const CbtExtent *extent, guint32 depth, gpointer user_data)
+{
+  const DepthReader *reader = user_data;
+  return reader->func(extent, depth, reader->user_data);
+}
+
+gboolean
+qemu_nbd_map_read_depth(const QemuNbdMapRequest *request, QemuDepthFunc func, gpointer user_data,
+                        guint64 *size_bytes, GCancellable *cancellable, GError **error)
+{
+  g_auto(Walk) walk = {.request = request, .context = DEPTH_CONTEXT, .cancellable = cancellable};
+  DepthReader reader = {func, user_data};
+  if (!open_export(&walk, size_bytes, error) || !check_size(request->uri, *size_bytes, error))
+    return FALSE;
+  if (nbd_can_meta_context(walk.nbd, walk.context) <= 0) {
+    cbt_set_error(error, CBT_ERROR_UNSUPPORTED, NULL, "NBD export %s does not tell which image has what",
+                  request->uri);
+    return FALSE;
+  }
+  return walk_ranges(&walk, *size_bytes, NULL, tell_depth, &reader, error);
 }

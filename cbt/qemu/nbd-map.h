@@ -38,3 +38,11 @@ typedef struct {
  */
 gboolean qemu_nbd_map_read(const QemuNbdMapRequest *request, QemuRangeFunc func, gpointer user_data,
                            guint64 *size_bytes, GCancellable *cancellable, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
+/* A range whose topmost layer with anything there is the DEPTHth image of the chain, 1 being the top one; 0: no image has
+ * any. What is known to be zero in an image counts as there. Return FALSE to stop. */
+typedef gboolean (*QemuDepthFunc)(const CbtExtent *range, guint depth, gpointer user_data);
+/* Calls FUNC for each range of an export that was told to expose the allocation depth, in ascending order; REQUEST's bitmap
+ * is not used. UNSUPPORTED if it was not; else errors as above. */
+gboolean qemu_nbd_map_read_depth(const QemuNbdMapRequest *request, QemuDepthFunc func, gpointer user_data,
+                                 guint64 *size_bytes, GCancellable *cancellable, GError **error) G_GNUC_WARN_UNUSED_RESULT;

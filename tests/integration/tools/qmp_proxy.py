@@ -162,7 +162,7 @@ def main():
     plan = Strike(control)
     while True:
         client, _ = server.accept()
-        files = [open(image, "rb") for image in images]
+        files = [open(image, "rb") for image in images if os.path.exists(image)]
         serve(client, target, plan)
         for file in files:
             file.close()
