@@ -9,6 +9,7 @@
 #include <cbt/qemu/leftovers.h>
 #include <cbt/qemu/live-map.h>
 #include <cbt/qemu/overlay.h>
+#include <daemon/durable.h>
 #include <daemon/live-rest.h>
 #include <daemon/live-vm.h>
 #include <daemon/vm-files.h>
@@ -38,7 +39,7 @@ static gboolean
 tell_catalogue(Backup *backup, CatalogueDisk *disk, gboolean is_new, GError **error)
 {
   DiskUpdate update = {backup, disk, is_new, NULL};
-  main_queue_call(backup->daemon->queue, update_disk, &update);
+  durable_call(backup->daemon, update_disk, &update);
   if (update.error)
     g_propagate_error(error, update.error);
   return update.error == NULL;

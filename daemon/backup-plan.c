@@ -7,6 +7,7 @@
 #include <daemon/backup-private.h>
 
 #include <cbt/image-use.h>
+#include <daemon/durable.h>
 #include <daemon/leases.h>
 #include <string.h>
 
@@ -101,7 +102,7 @@ backup_settle_bitmap(Daemon *daemon, DiskRef *ref, const CatalogueDisk *disk, Cb
   }
   if (lookup.point_exists) {
     BaseUpdate update = {daemon, &disk->id, info->name, &info->pending, FALSE, NULL};
-    main_queue_call(daemon->queue, update_base, &update);
+    durable_call(daemon, update_base, &update);
     if (!update.ok) {
       g_propagate_error(error, update.error);
       return FALSE;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <daemon/commit.h>
 
-#include <daemon/main-queue.h>
+#include <daemon/durable.h>
 #include <daemon/point-files.h>
 
 typedef struct {
@@ -52,7 +52,7 @@ commit_point(Daemon *daemon, Job *job, const StorePoint *point, void (*also)(gpo
     return FALSE;
   }
   Commit commit = {daemon, job, point, also, data, FALSE, NULL};
-  main_queue_call(daemon->queue, commit_to_catalogue, &commit);
+  durable_call(daemon, commit_to_catalogue, &commit);
   if (!commit.ok) {
     g_propagate_error(error, commit.error);
     remove_file(folder, &point->uuid);

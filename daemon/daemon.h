@@ -24,6 +24,7 @@ typedef struct Gauges Gauges;
 typedef struct Metrics Metrics;
 typedef struct StatusCache StatusCache;
 typedef struct Disks Disks;
+typedef struct Durable Durable;
 typedef struct Monitors Monitors;
 typedef struct Tasks Tasks;
 typedef struct Leases Leases;
@@ -33,6 +34,7 @@ typedef struct Scheduler Scheduler;
 typedef struct {
   const DaemonConfig *config;
   Catalogue *catalogue; /* main thread */
+  Durable *durable;     /* main thread, as the catalogue */
   Store *store;
   FreeSpace *store_space; /* of the store's file system */
   StoreReserve *store_reserve;

@@ -2,6 +2,7 @@
 #include <daemon/handlers.h>
 
 #include <daemon/disks.h>
+#include <daemon/durable.h>
 #include <daemon/engine.h>
 #include <daemon/exports.h>
 #include <daemon/json-util.h>
@@ -72,7 +73,7 @@ static gboolean
 note_state(Daemon *daemon, const CatalogueVm *vm, gboolean exported, GError **error)
 {
   Note note = {daemon, vm, exported, NULL};
-  main_queue_call(daemon->queue, note_exports, &note);
+  durable_call(daemon, note_exports, &note);
   if (note.error)
     g_propagate_error(error, note.error);
   return note.error == NULL;

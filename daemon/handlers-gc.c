@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include <daemon/handlers.h>
 
+#include <daemon/durable.h>
 #include <daemon/engine.h>
 #include <daemon/gc.h>
 
@@ -15,7 +16,7 @@ handle_gc(ApiRequest *request, gpointer data)
   else
     job = engine_submit(daemon->engine, gc_job_new(), &error);
   if (job)
-    api_request_reply(request, 202, job_to_json(job));
+    durable_reply(daemon, request, 202, job_to_json(job));
   else
     api_request_reply_error(request, error);
 }

@@ -5,6 +5,7 @@
 #include <common/name.h>
 #include <daemon/archive-file.h>
 #include <daemon/backup.h>
+#include <daemon/durable.h>
 #include <daemon/engine.h>
 #include <daemon/job-events.h>
 #include <daemon/leases.h>
@@ -175,7 +176,7 @@ check_and_submit(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GEr
         !check_disk_free(daemon, leased->backup, disk, error))
       return NULL;
   }
-  main_queue_call(daemon->queue, submit_leased, leased);
+  durable_call(daemon, submit_leased, leased);
   if (leased->error)
     g_propagate_error(error, leased->error);
   return leased->body;
@@ -213,7 +214,7 @@ handle_backup(ApiRequest *request, gpointer data)
   }
   JsonNode *body = job ? submit(daemon, job, &error) : NULL;
   if (body)
-    api_request_reply(request, 202, body);
+    durable_reply(daemon, request, 202, body);
   else
     api_request_reply_error(request, error);
 }

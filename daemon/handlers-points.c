@@ -6,6 +6,7 @@
 
 #include <api/json.h>
 #include <common/size.h>
+#include <daemon/durable.h>
 #include <daemon/engine.h>
 #include <daemon/json-util.h>
 #include <daemon/point-files.h>
@@ -190,9 +191,9 @@ handle_point_forget(ApiRequest *request, gpointer daemon)
   if (!handler_forget_point(daemon, point, &error))
     api_request_reply_error(request, error);
   else if (warning)
-    api_request_reply(request, 200, forgotten_to_json(point, warning));
+    durable_reply(daemon, request, 200, forgotten_to_json(point, warning));
   else
-    api_request_reply(request, 204, NULL);
+    durable_reply(daemon, request, 204, NULL);
 }
 
 /* ---- restore
@@ -268,7 +269,7 @@ handle_point_restore(ApiRequest *request, gpointer data)
   Job *job = restore ? restore_job_new(daemon, restore, &error) : NULL;
   job = job ? engine_submit(daemon->engine, job, &error) : NULL;
   if (job)
-    api_request_reply(request, 202, job_to_json(job));
+    durable_reply(daemon, request, 202, job_to_json(job));
   else
     api_request_reply_error(request, error);
 }
@@ -310,7 +311,7 @@ handle_point_archive(ApiRequest *request, gpointer data)
       throttle_check_speed(archive->speed, &error) && complete_archive(daemon, archive, format, disk, &error))
     job = engine_submit(daemon->engine, archive_job_new(g_steal_pointer(&archive)), &error);
   if (job)
-    api_request_reply(request, 202, job_to_json(job));
+    durable_reply(daemon, request, 202, job_to_json(job));
   else
     api_request_reply_error(request, error);
 }
@@ -356,7 +357,7 @@ handle_import(ApiRequest *request, gpointer data)
       api_json_get_string(body, "note", FALSE, &note, &error))
     job = engine_submit(daemon->engine, import_job_new(vm, taken, note), &error);
   if (job)
-    api_request_reply(request, 202, job_to_json(job));
+    durable_reply(daemon, request, 202, job_to_json(job));
   else
     api_request_reply_error(request, error);
 }

@@ -3,6 +3,7 @@
 
 #include <api/json.h>
 #include <cbt/tracker.h>
+#include <daemon/durable.h>
 #include <daemon/json-util.h>
 #include <daemon/scheduler.h>
 #include <daemon/throttle.h>
@@ -233,7 +234,7 @@ handle_policy_set(ApiRequest *request, gpointer data)
   g_autoptr(CatalogueVm) vm = handler_get_vm(request, daemon);
   JsonNode *body = vm ? set_policy(daemon, vm, api_request_body(request), &error) : NULL;
   if (body)
-    api_request_reply(request, 200, body);
+    durable_reply(daemon, request, 200, body);
   else if (vm)
     api_request_reply_error(request, error);
 }
@@ -247,7 +248,7 @@ handle_policy_remove(ApiRequest *request, gpointer data)
   if (!vm)
     return;
   if (vm_files_remove_policy(daemon, vm->name, &error))
-    api_request_reply(request, 204, NULL);
+    durable_reply(daemon, request, 204, NULL);
   else
     api_request_reply_error(request, error);
 }

@@ -2,6 +2,7 @@
 #include <daemon/handlers.h>
 
 #include <api/json.h>
+#include <daemon/durable.h>
 #include <daemon/engine.h>
 #include <daemon/throttle.h>
 #include <daemon/verify.h>
@@ -110,7 +111,7 @@ handle_verify(ApiRequest *request, gpointer data)
   VerifyRequest *verify = request_from_json(request, daemon, &error);
   Job *job = verify ? engine_submit(daemon->engine, verify_job_new(verify), &error) : NULL;
   if (job)
-    api_request_reply(request, 202, job_to_json(job));
+    durable_reply(daemon, request, 202, job_to_json(job));
   else
     api_request_reply_error(request, error);
 }

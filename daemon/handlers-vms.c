@@ -7,6 +7,7 @@
 #include <cbt/qemu/leftovers.h>
 #include <cbt/source.h>
 #include <daemon/disks.h>
+#include <daemon/durable.h>
 #include <daemon/engine.h>
 #include <daemon/exports.h>
 #include <daemon/images.h>
@@ -402,7 +403,7 @@ add_vm(Daemon *daemon, gpointer data, guint *status, GError **error)
   if (catalogue_vm_is_live(addition->vm) &&
       !live_vm_find_disks(daemon->monitors, addition->vm, addition->named, addition->granularity, error))
     return NULL;
-  main_queue_call(daemon->queue, register_vm, addition);
+  durable_call(daemon, register_vm, addition);
   if (!addition->error) {
     g_autoptr(JsonNode) made = make_bitmaps(daemon, addition->vm, status, &addition->error);
     main_queue_call(daemon->queue, finish_addition, addition);
@@ -616,7 +617,7 @@ remove_when_free(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GEr
   Qmp *qmp = NULL;
   if ((!catalogue_vm_is_live(removal->vm) || clear_qemu(removal, &qmp)) &&
       (!removal->forget || forget_points(removal)))
-    main_queue_call(daemon->queue, remove_vm, removal);
+    durable_call(daemon, remove_vm, removal);
   if (qmp)
     monitors_close(daemon->monitors, qmp);
   disks_unreserve(daemon->disks, removal->vm->name);

@@ -9,6 +9,8 @@
  */
 #include <daemon/leases.h>
 
+#include <daemon/durable.h>
+
 #define SOON 1 /* of a lease that was over before it began: microseconds since 1970 */
 
 /* ---- the catalogue, on the main thread ---- */
@@ -49,7 +51,10 @@ static gboolean
 call_main(Daemon *daemon, MainFunc func, CatalogueLease *lease, GError **error)
 {
   LeaseCall call = {.daemon = daemon, .lease = *lease};
-  main_queue_call(daemon->queue, func, &call);
+  if (func == get_lease)
+    main_queue_call(daemon->queue, func, &call);
+  else
+    durable_call(daemon, func, &call);
   *lease = call.lease;
   if (call.error)
     g_propagate_error(error, call.error);

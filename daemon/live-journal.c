@@ -67,11 +67,8 @@ write_entry(gpointer data)
 static void
 write_entry_later(gpointer data)
 {
-  Entry *entry = data;
-  catalogue_set_relaxed(entry->daemon->catalogue, TRUE);
-  write_entry(entry);
-  catalogue_set_relaxed(entry->daemon->catalogue, FALSE);
-  entry_free(entry);
+  write_entry(data);
+  entry_free(data);
 }
 
 gboolean
@@ -84,6 +81,8 @@ live_journal_note(const char *step, gpointer data, GError **error)
     return TRUE;
   }
   main_queue_call(self->daemon->queue, write_entry, entry);
+  if (!entry->error && !catalogue_sync(self->daemon->catalogue, &entry->error))
+    g_warning("the journal of vm '%s' is not durable: %s", entry->vm, entry->error->message);
   self->is_begun = entry->error == NULL;
   if (entry->error)
     g_propagate_error(error, g_steal_pointer(&entry->error));

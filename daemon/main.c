@@ -4,6 +4,7 @@
 #include <common/file-ops.h>
 #include <daemon/daemon.h>
 #include <daemon/disks.h>
+#include <daemon/durable.h>
 #include <daemon/engine.h>
 #include <daemon/exports.h>
 #include <daemon/gauges.h>
@@ -106,6 +107,7 @@ start(Daemon *daemon, GError **error)
       store_reserve_new(daemon->store_space, store_directory(daemon->store), daemon->config->store_reserve);
   daemon->queue = main_queue_new();
   daemon->tasks = tasks_new();
+  daemon->durable = durable_new(daemon);
   daemon->exports = exports_new(daemon->config);
   daemon->monitors = make_monitors(daemon->store);
   daemon->disks = disks_new(daemon->config, daemon->exports, daemon->monitors);
@@ -142,6 +144,8 @@ stop(Daemon *daemon)
   /* Both run the main loop, and requests come in until the server is gone. */
   if (daemon->engine)
     engine_stop(daemon->engine);
+  if (daemon->durable)
+    durable_stop(daemon->durable);
   if (daemon->tasks)
     tasks_stop(daemon->tasks);
   if (daemon->gauges)
@@ -150,6 +154,7 @@ stop(Daemon *daemon)
   g_clear_pointer(&daemon->server, api_server_free);
   g_clear_pointer(&daemon->routes, api_routes_free);
   g_clear_pointer(&daemon->tasks, tasks_free);
+  g_clear_pointer(&daemon->durable, durable_free);
   g_clear_pointer(&daemon->engine, engine_free);
   g_clear_pointer(&daemon->scheduler, scheduler_free);
   g_clear_pointer(&daemon->leases, leases_free);

@@ -9,6 +9,7 @@
  */
 #include <daemon/prune.h>
 
+#include <daemon/durable.h>
 #include <daemon/engine.h>
 #include <daemon/handlers.h>
 #include <daemon/json-util.h>
@@ -243,7 +244,7 @@ remove_all(Prune *prune, gboolean *changed, GError **error)
     Removal removal = {.daemon = prune->daemon, .entry = entry};
     if (entry->keep)
       continue;
-    main_queue_call(prune->daemon->queue, remove_point, &removal);
+    durable_call(prune->daemon, remove_point, &removal);
     if (removal.error) {
       g_propagate_prefixed_error(error, removal.error,
                                  "after %u recovery points were removed: ", prune->n_removed);

@@ -3,15 +3,21 @@
  * What the parts of the catalogue share: statements whose every value is bound, errors from SQLite's codes,
  * and transactions. catalogue.c has open, statements and vms; catalogue-schema.c the tables;
  * catalogue-points.c points and bases; catalogue-leases.c leases; catalogue-jobs.c jobs and exports;
- * catalogue-policies.c policies; catalogue-rebuild.c all that can be made again.
+ * catalogue-policies.c policies; catalogue-rebuild.c all that can be made again; catalogue-sync.c makes it
+ * durable.
  */
 #pragma once
 
+#include <pthread.h>
 #include <sqlite3.h>
+#include <stdatomic.h>
 #include <store/catalogue.h>
+
+typedef struct CatalogueSync CatalogueSync;
 
 struct Catalogue {
   sqlite3 *db; /* NULL: it could not be opened again */
+  CatalogueSync *sync;
   char *path;
   char *room_path; /* NULL: none; see catalogue-room.c, as the next two */
   gboolean has_room;
@@ -25,6 +31,12 @@ void catalogue_keep_room(Catalogue *catalogue);
 gboolean catalogue_give_room(Catalogue *catalogue);
 /* Has the log of an open database take the blocks that it may need. */
 void catalogue_keep_log_room(const Catalogue *catalogue);
+
+CatalogueSync *catalogue_sync_new(void);
+void catalogue_sync_free(CatalogueSync *sync);
+/* Takes the files of a database that was just opened; and gives them back before it is closed. */
+gboolean catalogue_sync_begin(Catalogue *catalogue, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void catalogue_sync_end(Catalogue *catalogue);
 
 /* "CBTC": tells our files from others' SQLite databases. */
 #define CATALOGUE_APPLICATION_ID 0x43425443

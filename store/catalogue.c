@@ -2,9 +2,9 @@
 /*
  * Opening, statements and transactions.
  *
- * Durability rests on SQLite: WAL with synchronous=FULL syncs the log at each commit, so a committed
- * transaction survives power loss. Statements are compiled for each call: it costs microseconds, and calls
- * are few.
+ * A commit does not wait for the disk (synchronous=NORMAL): it survives the end of the process, and a loss of
+ * power once catalogue_sync() was called (catalogue-sync.c). Statements are compiled for each call: it costs
+ * microseconds, and calls are few.
  *
  * An insert looks for what is in its way first, inside its transaction, so that the error can name it; the
  * unique keys stand behind that.
@@ -266,7 +266,7 @@ set_up(Catalogue *catalogue, GError **error)
 {
   static const char *const pragmas[] = {
       "PRAGMA journal_mode = WAL",
-      "PRAGMA synchronous = FULL",
+      "PRAGMA synchronous = NORMAL",
       "PRAGMA foreign_keys = ON",
       "PRAGMA trusted_schema = OFF",
   };
@@ -280,15 +280,7 @@ set_up(Catalogue *catalogue, GError **error)
     return FALSE;
   catalogue_keep_log_room(catalogue);
   catalogue_keep_room(catalogue);
-  return TRUE;
-}
-
-void
-catalogue_set_relaxed(Catalogue *catalogue, gboolean is_relaxed)
-{
-  const char *pragma = is_relaxed ? "PRAGMA synchronous = NORMAL" : "PRAGMA synchronous = FULL";
-  if (catalogue->db && sqlite3_exec(catalogue->db, pragma, NULL, NULL, NULL) != SQLITE_OK)
-    g_warning("catalogue %s: %s", catalogue->path, sqlite3_errmsg(catalogue->db));
+  return catalogue_sync_begin(catalogue, error);
 }
 
 static gboolean
@@ -321,6 +313,7 @@ catalogue_open_database(Catalogue *catalogue, GError **error)
 void
 catalogue_close_database(Catalogue *catalogue)
 {
+  catalogue_sync_end(catalogue);
   int result = sqlite3_close(catalogue->db);
   g_assert(result == SQLITE_OK); /* no statement may be left */
   catalogue->db = NULL;
@@ -334,6 +327,7 @@ catalogue_open(const char *path, GError **error)
   g_autoptr(Catalogue) catalogue = g_new0(Catalogue, 1);
   catalogue->path = g_strdup(path);
   catalogue->room_path = g_strconcat(path, ".room", NULL);
+  catalogue->sync = catalogue_sync_new();
   if (!catalogue_open_database(catalogue, error))
     return NULL;
   return g_steal_pointer(&catalogue);
@@ -345,6 +339,7 @@ catalogue_close(Catalogue *catalogue)
   if (!catalogue)
     return;
   catalogue_close_database(catalogue);
+  catalogue_sync_free(catalogue->sync);
   g_free(catalogue->path);
   g_free(catalogue->room_path);
   g_free(catalogue);

@@ -2,10 +2,10 @@
 /*
  * The catalogue: the SQLite database of vms, disks, bitmaps, recovery points, jobs, exports and policies. All SQL lives here.
  *
- * WAL, foreign keys on, synchronous=FULL; `user_version` is the schema's, older ones are migrated on open, newer refused.
+ * WAL, foreign keys on, synchronous=NORMAL; `user_version` is the schema's, older ones are migrated on open, newer refused.
  * Points, vms and policies are derived (store/point.h and store/vm.h have them too); jobs, leases and exports are kept here alone.
  *
- * Threads: one, the one that opened it. Objects returned are copies (transfer full).
+ * Threads: one, the one that opened it, but for catalogue_sync(). Objects returned are copies (transfer full).
  */
 #pragma once
 
@@ -66,9 +66,12 @@ Catalogue *catalogue_open(const char *path, GError **error) G_GNUC_WARN_UNUSED_R
 void catalogue_close(Catalogue *catalogue);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Catalogue, catalogue_close)
 
-/* While it is relaxed, what is written survives the end of the process, but a loss of power only together with the next write
- * that is made when it is not. Writes are never reordered. */
-void catalogue_set_relaxed(Catalogue *catalogue, gboolean is_relaxed);
+/* Makes durable all that was written before, and waits for the disk. Any thread; best another one than the catalogue's,
+ * which does not wait: what is written survives the end of the process at once, and writes are never reordered. IO. */
+gboolean catalogue_sync(Catalogue *catalogue, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+typedef void (*CatalogueCommitFunc)(gpointer data);
+/* Calls FUNC (nullable) whenever something was written, in the catalogue's thread. */
+void catalogue_on_commit(Catalogue *catalogue, CatalogueCommitFunc func, gpointer data);
 
 CatalogueVm *catalogue_vm_new(const char *name);
 CatalogueDisk *catalogue_vm_add_disk(CatalogueVm *vm, const char *name, const char *path, guint64 granularity);

@@ -12,7 +12,7 @@ test_open_sets_what_power_safety_needs(void **state)
   g_autoptr(sqlite3_stmt) mode = catalogue_prepare(fixture->catalogue, NULL, "PRAGMA journal_mode", "");
   assert_int_equal(catalogue_step(fixture->catalogue, mode, NULL), CATALOGUE_ROW);
   assert_string_equal((const char *) sqlite3_column_text(mode, 0), "wal");
-  assert_int_equal(number(fixture, "PRAGMA synchronous"), 2);
+  assert_int_equal(number(fixture, "PRAGMA synchronous"), 1);
   assert_int_equal(number(fixture, "PRAGMA foreign_keys"), 1);
   assert_true(number(fixture, "PRAGMA busy_timeout") > 0);
   assert_int_equal(number(fixture, "PRAGMA user_version"), 6);
