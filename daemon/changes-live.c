@@ -10,6 +10,9 @@
 
 #include <cbt/qemu/nbd-source.h>
 #include <common/error.h>
+#include <daemon/live-trust.h>
+#include <daemon/monitors.h>
+#include <daemon/task.h>
 #include <string.h>
 
 /* The backup that the bitmap is frozen for has made POINT, but could not let it abdicate: the export died. */
@@ -198,39 +201,96 @@ answer_by_bits(Daemon *daemon, CbtSource *source, CbtBitmap *bits, Changes *chan
 /* The source with the map of the disk, and of changes since `from`, that its QEMU gives. Whether it still is
  * the bitmap that was asked for is seen afterwards: its base is in its name. */
 static CbtSource *
-read_map_of_qemu(Daemon *daemon, DiskRef *ref, Changes *changes, GError **error)
+read_map_of_qemu(Daemon *daemon, DiskRef *ref, Changes *changes, CbtBitmapInfo *info, GError **error)
 {
-  CbtBitmapInfo before, after;
-  if (!find_bitmap(daemon, ref, changes, &before, error))
+  CbtBitmapInfo after;
+  if (!find_bitmap(daemon, ref, changes, info, error))
     return NULL;
-  g_autoptr(CbtSource) source = live_map_read(daemon, changes->vm->name, changes->disk, before.name,
-                                              bits_to_take(changes, &before), error);
+  g_autoptr(CbtSource) source =
+      live_map_read(daemon, changes->vm->name, changes->disk, info->name, bits_to_take(changes, info), error);
   if (!source || !find_bitmap(daemon, ref, changes, &after, error))
     return NULL;
-  if (strcmp(before.name, after.name) == 0 && cbt_uuid_equal(&before.base, &after.base))
+  if (strcmp(info->name, after.name) == 0 && cbt_uuid_equal(&info->base, &after.base))
     return g_steal_pointer(&source);
   changes_set_unsteady(error);
   return NULL;
 }
 
 static gboolean
-changes_in_qemu(Daemon *daemon, DiskRef *ref, Changes *changes, GError **error)
+set_lie(const char *lie, GError **error)
 {
-  g_autoptr(CbtSource) source =
-      changes->from ? read_map_of_qemu(daemon, ref, changes, error)
-                    : live_map_read(daemon, changes->vm->name, changes->disk, NULL, LIVE_MAP_BOTH, error);
+  cbt_set_error(error, CBT_ERROR_INCONSISTENT, "Take an incremental backup, and compare with that point.",
+                "%s", lie);
+  return FALSE;
+}
+
+/* An image that cannot be seen from here: whether the QEMU that has it now had it all the time. */
+static gboolean
+check_instance(Daemon *daemon, const Changes *changes, const char *bitmap, const GError *why, GError **error)
+{
+  gboolean is_same = FALSE;
+  Qmp *qmp = monitors_open(daemon->monitors, changes->disk->qmp, NULL, error);
+  if (!qmp)
+    return FALSE;
+  g_autofree char *instance = qmp_instance(qmp);
+  g_autofree char *text =
+      g_strdup_printf("another QEMU has disk '%s' than at the latest backup, and whether its "
+                      "image was changed meanwhile cannot be seen: %s",
+                      changes->disk->name, why->message);
+  monitors_close(daemon->monitors, qmp);
+  return live_trust_is_same(daemon, changes->disk, bitmap, instance, &is_same, error) &&
+         (is_same || set_lie(text, error));
+}
+
+/* ZEROS (nullable, then WHY) were read before the MARKS of the bitmap INFO. */
+static gboolean
+check_trust(Daemon *daemon, const Changes *changes, const CbtBitmapInfo *info, const CbtBitmap *zeros,
+            const GError *why, const CbtBitmap *marks, GError **error)
+{
+  g_autofree char *lie = NULL;
+  if (!zeros)
+    return check_instance(daemon, changes, info->name, why, error);
+  const StorePointDisk *base =
+      changes_point_disk(changes->base ? changes->base : changes->from, changes->disk, error);
+  return base && live_trust_check(daemon, &base->manifest, info->name, zeros, marks, &lie, error) &&
+         (!lie || set_lie(lie, error));
+}
+
+static gboolean
+changes_since_point(Daemon *daemon, DiskRef *ref, Changes *changes, GError **error)
+{
+  CbtBitmapInfo info;
+  g_autoptr(GError) why = NULL;
+  g_autofree char *sockets = live_map_make_folder(daemon, changes->vm->name, error);
+  if (!sockets)
+    return FALSE;
+  g_autoptr(CbtBitmap) zeros =
+      live_trust_read_zeros(changes->disk, sockets, tasks_cancellable(daemon->tasks), &why);
+  g_autoptr(CbtSource) source = read_map_of_qemu(daemon, ref, changes, &info, error);
   if (!source)
     return FALSE;
   changes->size_to = source->size;
-  if (!changes->from)
-    return allocated_now(source, changes, error);
   const CbtBitmap *marks = qemu_nbd_source_changes(source);
+  if (!check_trust(daemon, changes, &info, zeros, why, marks, error))
+    return FALSE;
   g_autoptr(CbtBitmap) bits = cbt_bitmap_copy(marks, cbt_bitmap_granularity(marks));
   if (bits)
     return answer_by_bits(daemon, source, bits, changes, error);
   cbt_set_error(error, CBT_ERROR_FAILED, NULL, "not enough memory for the changes of %s",
                 changes->disk->name);
   return FALSE;
+}
+
+static gboolean
+changes_in_qemu(Daemon *daemon, DiskRef *ref, Changes *changes, GError **error)
+{
+  if (changes->from)
+    return changes_since_point(daemon, ref, changes, error);
+  g_autoptr(CbtSource) source =
+      live_map_read(daemon, changes->vm->name, changes->disk, NULL, LIVE_MAP_BOTH, error);
+  if (source)
+    changes->size_to = source->size;
+  return source && allocated_now(source, changes, error);
 }
 
 gboolean

@@ -83,15 +83,24 @@ read_at_rest(Daemon *daemon, const CatalogueDisk *disk, const char *bitmap, Live
   return server ? qemu_nbd_source_open(&options, NULL, error) : NULL;
 }
 
+char *
+live_map_make_folder(Daemon *daemon, const char *vm, GError **error)
+{
+  char *sockets = g_build_filename(daemon->config->runtime_dir, "live", vm, NULL);
+  if (g_mkdir_with_parents(sockets, 0700) == 0)
+    return sockets;
+  cbt_set_error_errno(error, errno, "cannot make the folder %s", sockets);
+  g_clear_pointer(&sockets, g_free);
+  return NULL;
+}
+
 CbtSource *
 live_map_read(Daemon *daemon, const char *vm, const CatalogueDisk *disk, const char *bitmap,
               LiveMapBits which, GError **error)
 {
-  g_autofree char *sockets = g_build_filename(daemon->config->runtime_dir, "live", vm, NULL);
-  if (g_mkdir_with_parents(sockets, 0700) != 0) {
-    cbt_set_error_errno(error, errno, "cannot make the folder %s", sockets);
+  g_autofree char *sockets = live_map_make_folder(daemon, vm, error);
+  if (!sockets)
     return NULL;
-  }
   return live_is_off(disk->qmp) ? read_at_rest(daemon, disk, bitmap, which, sockets, error)
                                 : read_running(daemon, disk, bitmap, which, sockets, error);
 }

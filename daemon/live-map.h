@@ -12,6 +12,8 @@
 /* Which of the two bitmaps of a frozen one; others have one only. */
 typedef enum { LIVE_MAP_PARENT, LIVE_MAP_SUCCESSOR, LIVE_MAP_BOTH } LiveMapBits;
 
+/* Makes the folder for the sockets of VM, which is ours alone. (transfer full): its path. */
+char *live_map_make_folder(Daemon *daemon, const char *vm, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* A source with the map of VM's DISK as it is now: qemu_nbd_source_changes() of it is what BITMAP (of ours) marks; with NULL, it
  * has what is allocated. NOT_FOUND if there is no such bitmap; BUSY during a backup; errors of qemu_live_map_read() and
  * qemu_offline_serve(). */

@@ -72,7 +72,9 @@ for when in off on; do
   qemu-img resize -q "$WORK/root.qcow2" 32M
   assert_eq "bitmaps" "$(qemu-img info --output=json "$WORK/root.qcow2" | jq -r '."format-specific".data.bitmaps[].name')" "$bitmaps"
   [ "$when" = off ] || start_it
+  expect_exit 4 "cut and grown again" cbt changes g1/root --from g1@latest --to live
   backup incremental g1 >/dev/null
+  cbt --quiet changes g1/root --from g1@latest --to live >/dev/null || fail "changes since a point after the cut"
   assert_eq "reasons" "$(reasons)" '[true,true]'
   assert_has "why" "$(cbt_json show g1@latest | jq -r '.disks[0].reason')" "cut and grown again"
   [ "$when" = off ] || qmp g1 stop >/dev/null
