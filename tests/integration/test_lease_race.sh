@@ -24,7 +24,8 @@ call() {
 }
 units() { jq -r --argjson unit "$unit" '.extents[] | range(.offset / $unit; (.offset + .length) / $unit)' "$1"; }
 
-# worker N: rounds until there is $WORK/stop; what was read is in seen.N when the round ended well, or may have.
+# worker N: rounds until there is $WORK/stop; what was read is in seen.N when the round ended well, or may have: the
+# daemon or the export was killed (503) meanwhile.
 worker() {
   local n=$1 mine=$WORK/worker.$1 lease fate seconds
   RANDOM=$((seed_of_workers + n))
@@ -46,7 +47,7 @@ worker() {
     call "$mine" POST "$bitmap/abdicate" "{\"lease\":\"$lease\"}"
     echo "$code" >>"$WORK/codes"
     case $code in
-      200 | 000) units "$mine.changes" >>"$WORK/seen.$n" ;;
+      200 | 000 | 503) units "$mine.changes" >>"$WORK/seen.$n" ;;
       409) ;;
       *) cat "$mine" >>"$WORK/worker.err" ;;
     esac
