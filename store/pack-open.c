@@ -61,9 +61,7 @@ distrust_recent(StorePackSet *set, guint32 number, guint64 size)
   int fd = set->ops->open(set->ops, path, O_RDWR, 0);
   if (fd < 0)
     return;
-  StorePackTail *tail = g_new0(StorePackTail, 1);
-  *tail = (StorePackTail){.number = number, .fd = fd, .n_refs = 1, .written = size};
-  g_ptr_array_add(set->unsynced, tail);
+  g_ptr_array_add(set->unsynced, store_pack_tail_new(number, 0, fd, size));
 }
 
 /* Decides what becomes of the last pack: sealed ones stay, an unsealed one is recovered and opened. */
@@ -145,9 +143,9 @@ store_pack_set_open(const CbtFileOps *ops, const char *folder, const CbtUuid *st
   set->pack_size = MIN(pack_size ? pack_size : STORE_PACK_SIZE_DEFAULT, (guint64) STORE_PACK_OFFSET_MAX);
   set->unsynced = g_ptr_array_new();
   set->table = g_byte_array_new();
-  set->buffer = g_malloc(STORE_PACK_BUFFER_SIZE);
   pthread_mutex_init(&set->flush_lock, NULL);
   pthread_mutex_init(&set->append_lock, NULL);
+  pthread_cond_init(&set->written, NULL);
   pthread_mutex_init(&set->buffer_lock, NULL);
   pthread_mutex_init(&set->fd_lock, NULL);
   guint32 last = 0;
@@ -165,10 +163,8 @@ store_pack_set_close(StorePackSet *set)
 {
   if (!set)
     return;
-  if (!store_pack_write_out(set, NULL))
+  if (!store_pack_write(set, NULL))
     g_debug("%s: what was not flushed is lost", set->folder);
-  if (set->writeback)
-    store_pack_tail_unref(set, set->writeback);
   if (set->open)
     store_pack_tail_unref(set, set->open);
   for (guint i = 0; i < set->unsynced->len; i++)
@@ -178,9 +174,11 @@ store_pack_set_close(StorePackSet *set)
   g_byte_array_unref(set->table);
   pthread_mutex_destroy(&set->flush_lock);
   pthread_mutex_destroy(&set->append_lock);
+  pthread_cond_destroy(&set->written);
   pthread_mutex_destroy(&set->buffer_lock);
   pthread_mutex_destroy(&set->fd_lock);
-  g_free(set->buffer);
+  for (guint i = 0; i < STORE_PACK_BUFFERS; i++)
+    g_aligned_free(set->buffers[i].bytes);
   g_free(set->folder);
   g_free(set);
 }

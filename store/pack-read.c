@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Reading records: from the appender's buffer while they are there, else from the file, through a bounded
+ * Reading records: from the appender's buffers while they are there, else from the file, through a bounded
  * cache of open packs. A cached descriptor is closed only while nobody uses it; when all are in use, one more
  * is opened for the time.
  */
@@ -108,16 +108,29 @@ store_pack_fds_clear(StorePackSet *set)
       set->ops->close(set->ops, set->fds[i].fd);
 }
 
-/* Copies up to LENGTH bytes of a record that is not written out yet. -1: it is not in the buffer. */
+/* The buffer that has the record at OFFSET of PACK; NULL: the file has it. buffer_lock is held. */
+static const StorePackBuffer *
+find_buffer(const StorePackSet *set, guint32 pack, guint32 offset)
+{
+  for (guint64 i = set->n_written; i <= set->n_filled; i++) {
+    const StorePackBuffer *buffer = &set->buffers[i % STORE_PACK_BUFFERS];
+    if (buffer->pack == pack && offset >= buffer->start && offset < buffer->start + buffer->fill)
+      return buffer;
+  }
+  return NULL;
+}
+
+/* Copies up to LENGTH bytes of a record that is not written out yet, as far as its buffer goes. -1: it is in
+ * none. */
 static gssize
 read_buffered(StorePackSet *set, guint32 pack, guint32 offset, void *bytes, gsize length)
 {
   gssize n = -1;
   pthread_mutex_lock(&set->buffer_lock);
-  if (pack == set->buffer_pack && offset >= set->buffer_start) {
-    gsize at = MIN((gsize) (offset - set->buffer_start), set->fill);
-    n = (gssize) MIN(length, set->fill - at);
-    memcpy(bytes, set->buffer + at, (gsize) n);
+  const StorePackBuffer *buffer = find_buffer(set, pack, offset);
+  if (buffer) {
+    n = (gssize) MIN(length, (gsize) (buffer->start + buffer->fill - offset));
+    memcpy(bytes, store_pack_buffer_at(buffer, offset), (gsize) n);
   }
   pthread_mutex_unlock(&set->buffer_lock);
   return n;

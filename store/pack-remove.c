@@ -50,10 +50,6 @@ forget_tail(StorePackSet *set, guint32 number)
     g_ptr_array_remove_index(set->unsynced, i);
     store_pack_tail_unref(set, tail);
   }
-  if (set->writeback && set->writeback->number == number) {
-    store_pack_tail_unref(set, g_steal_pointer(&set->writeback));
-    g_atomic_int_set(&set->has_writeback, 0);
-  }
   set->folder_is_dirty = TRUE;
   pthread_mutex_unlock(&set->append_lock);
 }

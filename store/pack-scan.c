@@ -238,8 +238,9 @@ readable_size(StorePackSet *set, int fd, guint32 number)
   struct stat st;
   guint64 size = fstat(fd, &st) == 0 ? (guint64) st.st_size : 0;
   pthread_mutex_lock(&set->buffer_lock);
-  if (number == set->buffer_pack)
-    size = MIN(size, set->buffer_start);
+  const StorePackBuffer *first = &set->buffers[set->n_written % STORE_PACK_BUFFERS];
+  if (number == first->pack)
+    size = MIN(size, first->start);
   pthread_mutex_unlock(&set->buffer_lock);
   return size;
 }

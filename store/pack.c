@@ -7,14 +7,14 @@
  * table are sound.
  *
  * Write order: records go into a buffer, from where they are readable at once, and are written in order when
- * it is full or a flush asks. A flush writes the buffer, syncs every pack written to since the last flush,
- * then the folder if a pack was made. Only then may anything refer to the records durably. So after a crash
- * all that was flushed is there, and behind it perhaps more records, the last one perhaps torn: opening cuts
- * there.
+ * it is full or a flush asks (pack-write.c). A flush writes the buffers, syncs every pack written to since
+ * the last flush, then the folder if a pack was made. Only then may anything refer to the records durably. So
+ * after a crash all that was flushed is there, and behind it perhaps more records, the last one perhaps torn:
+ * opening cuts there.
  *
  * Failures: a write that fails (disk full) leaves the buffer as it is; the same bytes are written to the same
- * place when it is tried again, and the record that found no room does not exist. For syncs that fail see
- * pack-flush.c.
+ * place when it is tried again, and the record that finds no room meanwhile does not exist. For syncs that
+ * fail see pack-flush.c.
  */
 #include <store/pack-private.h>
 
@@ -46,65 +46,34 @@ store_pack_tail_unref(StorePackSet *set, StorePackTail *tail)
   if (--tail->n_refs > 0)
     return;
   set->ops->close(set->ops, tail->fd);
+  if (tail->direct_fd >= 0)
+    set->ops->close(set->ops, tail->direct_fd);
   g_free(tail);
 }
 
-/* Makes an open pack out of FD (transfer full) that has WRITTEN sound bytes. */
+StorePackTail *
+store_pack_tail_new(guint32 number, guint32 version, int fd, guint64 written)
+{
+  StorePackTail *tail = g_new0(StorePackTail, 1);
+  *tail = (StorePackTail){.number = number, .version = version, .fd = fd, .direct_fd = -1, .n_refs = 1};
+  tail->written = written;
+  return tail;
+}
+
 void
 store_pack_tail_begin(StorePackSet *set, guint32 number, guint32 version, int fd, guint64 written)
 {
-  StorePackTail *tail = g_new0(StorePackTail, 1);
-  *tail = (StorePackTail){.number = number, .version = version, .fd = fd, .n_refs = 1, .written = written};
-  set->open = tail;
-  pthread_mutex_lock(&set->buffer_lock);
-  set->buffer_pack = number;
-  set->buffer_start = written;
-  set->fill = 0;
-  pthread_mutex_unlock(&set->buffer_lock);
+  set->open = store_pack_tail_new(number, version, fd, written);
+  store_pack_buffer_begin(set, number, written);
 }
 
 /* --- writing; append_lock is held --- */
-
-/* The buffer is about to be the kernel's: it joins what the next store_pack_start_writeback() starts on. */
-static void
-note_writeback(StorePackSet *set, StorePackTail *tail)
-{
-  if (set->writeback != tail) {
-    if (set->writeback)
-      store_pack_tail_unref(set, set->writeback);
-    tail->n_refs++;
-    set->writeback = tail;
-    set->writeback_start = set->buffer_start;
-  }
-  set->writeback_end = set->buffer_start + set->fill;
-  g_atomic_int_set(&set->has_writeback, 1);
-}
-
-gboolean
-store_pack_write_out(StorePackSet *set, GError **error)
-{
-  StorePackTail *tail = set->open;
-  if (!tail || set->fill == 0)
-    return TRUE;
-  if (!cbt_file_pwrite_full(set->ops, tail->fd, set->buffer, set->fill, set->buffer_start)) {
-    cbt_set_error_errno(error, errno, "cannot write pack %08x at %" G_GUINT64_FORMAT, tail->number,
-                        set->buffer_start);
-    return FALSE;
-  }
-  note_writeback(set, tail);
-  pthread_mutex_lock(&set->buffer_lock);
-  set->buffer_start += set->fill;
-  set->fill = 0;
-  pthread_mutex_unlock(&set->buffer_lock);
-  tail->written = set->buffer_start;
-  return TRUE;
-}
 
 static void
 buffer_add(StorePackSet *set, gsize length)
 {
   pthread_mutex_lock(&set->buffer_lock);
-  set->fill += length;
+  store_pack_filling(set)->fill += length;
   set->total_bytes += length;
   pthread_mutex_unlock(&set->buffer_lock);
 }
@@ -125,7 +94,7 @@ begin_pack(StorePackSet *set, GError **error)
   set->folder_is_dirty = TRUE;
   store_pack_tail_begin(set, set->next_number++, STORE_PACK_VERSION, fd, 0);
   g_byte_array_set_size(set->table, 0);
-  store_pack_header_encode(STORE_PACK_VERSION, &set->store, set->open->number, set->buffer);
+  store_pack_header_encode(STORE_PACK_VERSION, &set->store, set->open->number, store_pack_filling(set)->bytes);
   buffer_add(set, STORE_PACK_HEADER_SIZE);
   pthread_mutex_lock(&set->buffer_lock);
   set->n_packs++;
@@ -184,15 +153,27 @@ write_table(StorePackSet *set, GError **error)
   tail->written += n_bytes;
   pthread_mutex_lock(&set->buffer_lock);
   set->total_bytes += n_bytes;
-  set->buffer_pack = 0;
+  store_pack_filling(set)->pack = 0;
   pthread_mutex_unlock(&set->buffer_lock);
   return TRUE;
+}
+
+static gboolean
+is_open(const StorePackSet *set, guint32 number)
+{
+  return set->open && set->open->number == number;
 }
 
 gboolean
 store_pack_seal_open(StorePackSet *set, GError **error)
 {
-  if (!store_pack_write_out(set, error) || !write_table(set, error))
+  guint32 number = set->open->number;
+  while (is_open(set, number) && (store_pack_filling(set)->fill > 0 || set->n_written < set->n_filled))
+    if (!store_pack_write_out(set, error))
+      return FALSE;
+  if (!is_open(set, number)) /* another thread was faster */
+    return TRUE;
+  if (!write_table(set, error))
     return FALSE;
   g_ptr_array_add(set->unsynced, g_steal_pointer(&set->open));
   relieve_unsynced(set);
@@ -204,23 +185,32 @@ store_pack_seal_open(StorePackSet *set, GError **error)
  * entries in the table, which is kept in memory until then.
  */
 static gboolean
-is_full(const StorePackSet *set, gsize span, gboolean is_group)
+is_full(StorePackSet *set, gsize span, gboolean is_group)
 {
-  guint64 end = set->buffer_start + set->fill;
+  guint64 end = store_pack_filling(set)->start + store_pack_filling(set)->fill;
   if (is_group && set->open->version < STORE_PACK_VERSION)
     return TRUE;
   return set->table->len > 0 && (end + span > set->pack_size || set->table->len >= TABLE_SIZE_MAX);
 }
 
-/* Sees to an open pack and a buffer that take SPAN more bytes. */
+/* Sees to an open pack and a buffer that take SPAN more bytes; looks anew after each step, for the lock may
+ * have been let go. */
 static gboolean
 make_room(StorePackSet *set, gsize span, gboolean is_group, GError **error)
 {
-  if (set->open && is_full(set, span, is_group) && !store_pack_seal_open(set, error))
-    return FALSE;
-  if (!set->open && !begin_pack(set, error))
-    return FALSE;
-  return set->fill + span <= STORE_PACK_BUFFER_SIZE || store_pack_write_out(set, error);
+  gboolean ok = TRUE;
+  while (ok) {
+    gboolean ends = set->open && is_full(set, span, is_group);
+    if (!set->open)
+      ok = begin_pack(set, error);
+    else if (ends)
+      ok = store_pack_seal_open(set, error);
+    else if (store_pack_filling(set)->fill + span <= STORE_PACK_BUFFER_SIZE)
+      return TRUE;
+    else if (!store_pack_turn_over(set))
+      ok = store_pack_write_full(set, 1, error);
+  }
+  return FALSE;
 }
 
 void
@@ -254,8 +244,9 @@ append_to_buffer(StorePackSet *set, const StoreRecordInfo *info, const void *pay
 {
   guint32 span = store_record_span(payload_length);
   guint32 length = STORE_RECORD_HEADER_SIZE + payload_length;
-  guint8 *at = set->buffer + set->fill;
-  guint32 offset = (guint32) (set->buffer_start + set->fill);
+  const StorePackBuffer *buffer = store_pack_filling(set);
+  guint32 offset = (guint32) (buffer->start + buffer->fill);
+  guint8 *at = store_pack_buffer_at(buffer, offset);
   memcpy(at + STORE_RECORD_HEADER_SIZE, payload, payload_length);
   memset(at + length, 0, span - length);
   store_record_encode(at, &set->store, set->open->number, offset, info, payload_length);
@@ -279,42 +270,14 @@ store_pack_append(StorePackSet *set, const StoreRecordInfo *info, const void *pa
   return ok;
 }
 
-gboolean
-store_pack_write(StorePackSet *set, GError **error)
-{
-  pthread_mutex_lock(&set->append_lock);
-  gboolean ok = store_pack_write_out(set, error);
-  pthread_mutex_unlock(&set->append_lock);
-  return ok;
-}
-
-void
-store_pack_start_writeback(StorePackSet *set)
-{
-  if (!g_atomic_int_get(&set->has_writeback))
-    return;
-  pthread_mutex_lock(&set->append_lock);
-  StorePackTail *tail = g_steal_pointer(&set->writeback);
-  guint64 start = set->writeback_start;
-  guint64 end = set->writeback_end;
-  g_atomic_int_set(&set->has_writeback, 0);
-  pthread_mutex_unlock(&set->append_lock);
-  if (!tail)
-    return;
-  /* Only a hint; it may wait for the disk's queue, so no lock is held. */
-  sync_file_range(tail->fd, (off_t) start, (off_t) (end - start), SYNC_FILE_RANGE_WRITE);
-  pthread_mutex_lock(&set->append_lock);
-  store_pack_tail_unref(set, tail);
-  pthread_mutex_unlock(&set->append_lock);
-}
-
 StoreLocation
 store_pack_end(StorePackSet *set)
 {
   pthread_mutex_lock(&set->append_lock);
+  const StorePackBuffer *buffer = store_pack_filling(set);
   StoreLocation end = {.pack = set->next_number, .offset = STORE_PACK_HEADER_SIZE};
   if (set->open)
-    end = (StoreLocation){.pack = set->open->number, .offset = (guint32) (set->buffer_start + set->fill)};
+    end = (StoreLocation){.pack = set->open->number, .offset = (guint32) (buffer->start + buffer->fill)};
   pthread_mutex_unlock(&set->append_lock);
   return end;
 }

@@ -74,8 +74,9 @@ gboolean store_pack_has(StorePackSet *set, const StoreLocation *location, const 
  * damage. Of a group: what it says of the chunk ID, if it names that. */
 gboolean store_pack_read_info(StorePackSet *set, const StoreLocation *location, const StoreChunkId *id,
                               StoreRecordInfo *info, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Lets the disk begin on what was written out, so that a flush finds little to do. May wait: call it without locks. */
-void store_pack_start_writeback(StorePackSet *set);
+/* Writes what store_pack_append() has found full. It waits for the disk: call it without locks. Who appends
+ * without it finds more to wait for. */
+void store_pack_write_behind(StorePackSet *set);
 /* Writes out what is buffered, so that a scan sees it. */
 gboolean store_pack_write(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Writes out what is buffered and makes all appended records durable. */
@@ -97,11 +98,13 @@ gboolean store_pack_scan_one(StorePackSet *set, const StoreLocation *from, Store
 /* The numbers of all packs on disk, ascending (transfer full, of guint32). */
 GArray *store_pack_list(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Bytes of the file. */
-gboolean store_pack_size(StorePackSet *set, guint32 number, guint64 *size, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+gboolean store_pack_size(StorePackSet *set, guint32 number, guint64 *size,
+                         GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Bytes that are free where the packs are; G_MAXUINT64 if that is not known. */
 guint64 store_pack_room(StorePackSet *set);
 /* Seals the open pack, if it has records; the next record begins another. */
 gboolean store_pack_seal(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Removes a sealed pack. That it is gone is durable after the next flush. Who still reads from it may go on. */
+/* Removes a sealed pack. That it is gone is durable after the next flush. Who still reads from it may go on.
+ */
 gboolean store_pack_remove(StorePackSet *set, guint32 number, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void store_pack_totals(StorePackSet *set, guint64 *n_packs, guint64 *bytes);

@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Packs that are written buffer by buffer, beside those who append and read. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <pthread.h>
+#include <store/pack.h>
+#include <string.h>
+#include <tests/support/store-fault-ops.h>
+#include <tests/support/store-files.h>
+
+#define N_RECORDS 150u /* of 50 KiB on average: two buffers */
+#define PACK_SIZE (5u << 20)
+#define N_THREADS 3u
+
+typedef struct {
+  char *folder;
+  CbtUuid store;
+  StorePackSet *set;
+  pthread_mutex_t lock; /* as the store has it: one appends at a time */
+  guint n;              /* appended; under lock, as the places */
+  StoreLocation at[N_RECORDS];
+} Fixture;
+
+static int
+setup(void **state)
+{
+  Fixture *fixture = g_new0(Fixture, 1);
+  fixture->folder = store_test_folder_new();
+  memset(fixture->store.bytes, 0x5a, sizeof fixture->store.bytes);
+  pthread_mutex_init(&fixture->lock, NULL);
+  *state = fixture;
+  return 0;
+}
+
+static int
+teardown(void **state)
+{
+  Fixture *fixture = *state;
+  store_test_folder_free(fixture->folder);
+  pthread_mutex_destroy(&fixture->lock);
+  g_free(fixture);
+  return 0;
+}
+
+static void
+open_set(Fixture *fixture, const CbtFileOps *ops)
+{
+  fixture->set = store_pack_set_open(ops, fixture->folder, &fixture->store, PACK_SIZE, NULL);
+}
+
+static StoreRecordInfo
+record_of(guint i, guint8 payload[STORE_CHUNK_LENGTH_MAX])
+{
+  StoreRecordInfo info = {.id = {{(guint8) (i + 1), 7}}, .type = STORE_CHUNK_BLOB};
+  info.length = 40000 + i * 7919 % 25000;
+  store_test_fill_random(payload, info.length, i + 1);
+  return info;
+}
+
+static gboolean
+append_next(Fixture *fixture)
+{
+  g_autofree guint8 *payload = g_malloc(STORE_CHUNK_LENGTH_MAX);
+  pthread_mutex_lock(&fixture->lock);
+  StoreRecordInfo info = record_of(fixture->n, payload);
+  gboolean ok = fixture->n < N_RECORDS &&
+                store_pack_append(fixture->set, &info, payload, info.length, &fixture->at[fixture->n], NULL);
+  fixture->n += ok;
+  pthread_mutex_unlock(&fixture->lock);
+  store_pack_write_behind(fixture->set);
+  return ok;
+}
+
+static gboolean
+is_readable(Fixture *fixture, guint i)
+{
+  g_autofree guint8 *expected = g_malloc(STORE_CHUNK_LENGTH_MAX);
+  g_autofree guint8 *buffer = g_malloc(STORE_PACK_READ_SIZE);
+  StoreRecordInfo wanted = record_of(i, expected), info;
+  const guint8 *payload;
+  gsize length;
+  return store_pack_read(fixture->set, &fixture->at[i], &info, buffer, &payload, &length, NULL) &&
+         store_chunk_id_equal(&info.id, &wanted.id) && length == wanted.length &&
+         memcmp(payload, expected, length) == 0;
+}
+
+static gboolean
+count_record(const StoreRecordInfo *info G_GNUC_UNUSED, const StoreLocation *location G_GNUC_UNUSED,
+             gpointer n)
+{
+  ++*(guint *) n;
+  return TRUE;
+}
+
+static void
+check_all_are_there(Fixture *fixture, guint n)
+{
+  guint n_found = 0;
+  guint64 n_damaged = 1;
+  for (guint i = 0; i < n; i++)
+    assert_true(is_readable(fixture, i));
+  assert_true(store_pack_scan(fixture->set, NULL, count_record, &n_found, &n_damaged, NULL));
+  assert_true(n_found >= n);
+  assert_int_equal(n_damaged, 0);
+}
+
+/* ---- beside each other ---- */
+
+static void *
+append_and_read(void *data)
+{
+  Fixture *fixture = data;
+  gsize n_bad = 0;
+  while (append_next(fixture)) {
+    pthread_mutex_lock(&fixture->lock);
+    guint n = fixture->n;
+    pthread_mutex_unlock(&fixture->lock);
+    for (guint back = 1; back <= 4; back++) /* in either buffer, or in the file */
+      n_bad += !is_readable(fixture, n - 1 - (n - 1) * (back - 1) / 4);
+    n_bad += n % 50 == 0 && !store_pack_flush(fixture->set, NULL);
+    n_bad += n % 70 == 0 && !store_pack_write(fixture->set, NULL);
+  }
+  return GSIZE_TO_POINTER(n_bad);
+}
+
+static void
+test_what_threads_append_is_readable_while_it_is_written(void **state)
+{
+  Fixture *fixture = *state;
+  pthread_t threads[N_THREADS];
+  void *n_bad;
+  open_set(fixture, NULL);
+  for (guint i = 0; i < N_THREADS; i++)
+    assert_int_equal(pthread_create(&threads[i], NULL, append_and_read, fixture), 0);
+  for (guint i = 0; i < N_THREADS; i++) {
+    assert_int_equal(pthread_join(threads[i], &n_bad), 0);
+    assert_null(n_bad);
+  }
+  assert_int_equal(fixture->n, N_RECORDS);
+  assert_true(store_pack_write(fixture->set, NULL));
+  check_all_are_there(fixture, N_RECORDS);
+  store_pack_set_close(fixture->set);
+  open_set(fixture, NULL);
+  check_all_are_there(fixture, N_RECORDS);
+  store_pack_set_close(fixture->set);
+}
+
+/* ---- with calls that fail ---- */
+
+/* How many records are durable at the end. A call is tried twice. */
+static guint
+append_with_faults(Fixture *fixture)
+{
+  guint durable = 0;
+  for (guint i = 0; fixture->set && i < N_RECORDS; i++) {
+    if (!append_next(fixture) && !append_next(fixture))
+      break;
+    if (i % 70 == 69 && (store_pack_flush(fixture->set, NULL) || store_pack_flush(fixture->set, NULL)))
+      durable = fixture->n;
+  }
+  return durable;
+}
+
+static void
+check_faults(Fixture *fixture, guint64 call, gboolean for_ever, gboolean *has_failed)
+{
+  StoreFaultOps *faults = store_fault_ops_new();
+  store_fault_ops_arm(faults, call, for_ever, call % 2 ? ENOSPC : EIO);
+  fixture->n = 0;
+  open_set(fixture, store_fault_ops_table(faults));
+  guint durable = append_with_faults(fixture);
+  *has_failed = store_fault_ops_has_failed(faults);
+  if (fixture->set && !for_ever)
+    assert_int_equal(durable, N_RECORDS / 70 * 70);
+  store_pack_set_close(fixture->set);
+  store_fault_ops_power_cut(faults, NULL);
+  open_set(fixture, NULL);
+  assert_non_null(fixture->set);
+  check_all_are_there(fixture, durable);
+  store_pack_set_close(fixture->set);
+  store_fault_ops_free(faults);
+}
+
+static void
+test_a_call_that_fails_loses_nothing_flushed(void **state)
+{
+  Fixture *fixture = *state;
+  for (guint for_ever = 0; for_ever < 2; for_ever++) {
+    gboolean has_failed = TRUE;
+    for (guint64 call = 1; has_failed; call++) {
+      char *folder = fixture->folder;
+      fixture->folder = store_test_folder_new();
+      check_faults(fixture, call, for_ever, &has_failed);
+      store_test_folder_free(fixture->folder);
+      fixture->folder = folder;
+    }
+  }
+}
+
+int
+main(void)
+{
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test_setup_teardown(test_what_threads_append_is_readable_while_it_is_written, setup,
+                                      teardown),
+      cmocka_unit_test_setup_teardown(test_a_call_that_fails_loses_nothing_flushed, setup, teardown),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
