@@ -140,6 +140,7 @@ store_pack_set_open(const CbtFileOps *ops, const char *folder, const CbtUuid *st
   set->ops = ops ? ops : cbt_file_ops_default();
   set->folder = g_strdup(folder);
   set->store = *store_uuid;
+  set->version = STORE_PACK_VERSION;
   set->pack_size = MIN(pack_size ? pack_size : STORE_PACK_SIZE_DEFAULT, (guint64) STORE_PACK_OFFSET_MAX);
   set->unsynced = g_ptr_array_new();
   set->table = g_byte_array_new();
@@ -156,6 +157,14 @@ store_pack_set_open(const CbtFileOps *ops, const char *folder, const CbtUuid *st
   if (last > 0 && !recover_last(set, last, error))
     return NULL;
   return g_steal_pointer(&set);
+}
+
+void
+store_pack_set_version(StorePackSet *set, guint32 version)
+{
+  pthread_mutex_lock(&set->append_lock);
+  set->version = version;
+  pthread_mutex_unlock(&set->append_lock);
 }
 
 void

@@ -58,6 +58,7 @@ struct StorePackSet {
 
   /* protected by append_lock; taken second */
   pthread_mutex_t append_lock;
+  guint32 version;          /* of the packs that are begun */
   StorePackTail *open;      /* (nullable) the pack that is appended to */
   GPtrArray *unsynced;      /* of StorePackTail: sealed, not yet durable */
   GByteArray *table;        /* entries of the open pack */

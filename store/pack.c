@@ -92,9 +92,9 @@ begin_pack(StorePackSet *set, GError **error)
     return FALSE;
   }
   set->folder_is_dirty = TRUE;
-  store_pack_tail_begin(set, set->next_number++, STORE_PACK_VERSION, fd, 0);
+  store_pack_tail_begin(set, set->next_number++, set->version, fd, 0);
   g_byte_array_set_size(set->table, 0);
-  store_pack_header_encode(STORE_PACK_VERSION, &set->store, set->open->number, store_pack_filling(set)->bytes);
+  store_pack_header_encode(set->version, &set->store, set->open->number, store_pack_filling(set)->bytes);
   buffer_add(set, STORE_PACK_HEADER_SIZE);
   pthread_mutex_lock(&set->buffer_lock);
   set->n_packs++;
@@ -263,6 +263,7 @@ store_pack_append(StorePackSet *set, const StoreRecordInfo *info, const void *pa
   g_assert(payload_length > 0 &&
            payload_length <= (is_group ? STORE_GROUP_PAYLOAD_MAX : STORE_CHUNK_LENGTH_MAX));
   pthread_mutex_lock(&set->append_lock);
+  g_assert(!is_group || set->version >= STORE_PACK_VERSION);
   gboolean ok = make_room(set, store_record_span((guint32) payload_length), is_group, error);
   if (ok)
     append_to_buffer(set, info, payload, (guint32) payload_length, location);

@@ -46,6 +46,9 @@ typedef struct StorePackSet StorePackSet;
 /* Opens FOLDER. The last pack, if unsealed, is checked record by record, and cut behind the last good one. */
 StorePackSet *store_pack_set_open(const CbtFileOps *ops, const char *folder, const CbtUuid *store_uuid,
                                   guint64 pack_size, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Packs are begun with VERSION from now on, that of the store: a program that takes the store takes its
+ * packs. Version 1 has no groups; a set is opened with the highest. */
+void store_pack_set_version(StorePackSet *set, guint32 version);
 /* Writes out and frees; does not seal. */
 void store_pack_set_close(StorePackSet *set);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(StorePackSet, store_pack_set_close)

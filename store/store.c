@@ -229,8 +229,10 @@ store_raise_version(Store *store, GError **error)
     StoreFormat raised = store->format;
     raised.version = STORE_FORMAT_VERSION;
     ok = store_format_save(store->ops, path, &raised, error);
-    if (ok)
+    if (ok) {
       store->format.version = STORE_FORMAT_VERSION;
+      store_pack_set_version(store->packs, STORE_FORMAT_VERSION);
+    }
   }
   pthread_mutex_unlock(&store->version_lock);
   return ok;
@@ -245,6 +247,7 @@ open_parts(Store *store, GError **error)
   store->packs = store_pack_set_open(store->ops, packs, &store->format.uuid, store->options.pack_size, error);
   if (!store->packs)
     return FALSE;
+  store_pack_set_version(store->packs, store->format.version);
   store->index = store_index_open(store->ops, index, &store->format.uuid, &covered, error);
   if (!store->index || !recover_from(store, &covered, error))
     return FALSE;

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "store-fixture.h"
 
+#include <common/fd.h>
+#include <fcntl.h>
+
 #include <store/group-write.h>
 #include <store/group.h>
 #include <store/store-private.h>
@@ -270,6 +273,25 @@ test_a_store_of_version_1_is_read_and_raised_by_the_first_group(void **state)
   assert_int_equal(count_readable(fixture, 0, 12), 12);
 }
 
+static void
+test_a_store_of_version_1_begins_packs_of_version_1(void **state)
+{
+  Fixture *fixture = *state;
+  StoreChunkId id;
+  guint8 header[STORE_PACK_HEADER_SIZE];
+  put_range(fixture->worker, fixture, 0, 1, STORE_PUT_STORED);
+  close_fixture(fixture);
+  make_version_1(fixture);
+  open_fixture(fixture);
+  assert_true(store_pack_seal(fixture->store->packs, NULL));
+  assert_true(store_put(fixture->worker, STORE_CHUNK_BLOB, "new", 3, &id, NULL, NULL, NULL));
+  assert_true(store_flush(fixture->store, NULL));
+  g_autofree char *path = path_of(fixture, "packs/00000002.pack");
+  CBT_AUTO_FD int fd = open(path, O_RDONLY);
+  assert_int_equal(pread(fd, header, sizeof header, 0), sizeof header);
+  assert_int_equal(store_pack_header_decode(header, store_uuid(fixture->store), 2), 1);
+}
+
 /* --- failures --- */
 
 /* Whoever put or reused a chunk that could not be written cannot commit, also when the worker that put it is
@@ -390,6 +412,7 @@ main(void)
       TEST_GROUPED(test_a_damaged_group_loses_its_chunks_and_is_healed),
       TEST_GROUPED(test_a_torn_group_is_cut_off),
       TEST_GROUPED(test_a_store_of_version_1_is_read_and_raised_by_the_first_group),
+      TEST_GROUPED(test_a_store_of_version_1_begins_packs_of_version_1),
       TEST_GROUPED(test_nobody_commits_what_could_not_be_written),
       TEST_GROUPED(test_an_entry_that_comes_back_is_never_pointed_to_other_bytes),
       TEST_GROUPED(test_a_true_collision_that_comes_back_fails_the_flush),
