@@ -50,9 +50,10 @@ struct StoreGc {
   StoreGroupDraft draft; /* chunks of groups that were not live as a whole, not yet copied; contents are made
                             when needed */
   guint8 *contents;      /* (nullable) STORE_GROUP_SIZE_MAX: of the group that they are taken from */
-  GArray *emptied;       /* of guint32: they go at the next flush */
-  guint64 batch;         /* bytes copied since */
-  guint64 done, total;   /* bytes of the packs that are taken out */
+  StorePackGroup last_seen; /* of those that were copied before */
+  GArray *emptied;          /* of guint32: they go at the next flush */
+  guint64 batch;            /* bytes copied since */
+  guint64 done, total;      /* bytes of the packs that are taken out */
 };
 
 /* ---- marking ---- */
@@ -292,7 +293,8 @@ needs_saving(StoreGc *gc, const Record *record, StoreLocation *indexed, Emptying
   if (!store_mark_contains(gc->mark, &record->id) && retire(gc, record, emptying))
     return FALSE;
   emptying->is_copied = TRUE;
-  return is_at(indexed, &record->location) || !store_pack_has(gc->store->packs, indexed, &record->id);
+  return is_at(indexed, &record->location) ||
+         !store_pack_has(gc->store->packs, indexed, &record->id, &gc->last_seen);
 }
 
 static gboolean

@@ -7,6 +7,8 @@ _Static_assert(STORE_GROUP_CHUNKS_MIN *STORE_CHUNK_ID_SIZE + STORE_RECORD_HEADER
                    STORE_GROUP_CHUNKS_MIN * STORE_PACK_ALIGN,
                "each chunk has a share");
 
+_Static_assert(STORE_GROUP_CHUNKS_MAX == STORE_PACK_GROUP_MAX, "a group's ids fit");
+
 gboolean
 store_group_is_possible(const StoreRecordInfo *info, guint32 payload_length)
 {

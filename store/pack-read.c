@@ -224,8 +224,25 @@ store_pack_read_group(StorePackSet *set, const StoreLocation *location, StoreRec
   return g_steal_pointer(&record);
 }
 
+/* Reads the group at LOCATION into LAST, unless it is there. */
+static gboolean
+see_group(StorePackSet *set, const StoreLocation *location, StorePackGroup *last)
+{
+  StoreRecordInfo info;
+  gsize length;
+  if (last->at.pack == location->pack && last->at.offset == location->offset)
+    return TRUE;
+  g_autofree guint8 *group = store_pack_read_group(set, location, &info, &length, NULL);
+  if (!group)
+    return FALSE;
+  last->at = *location;
+  last->n = store_group_count(info.length);
+  memcpy(last->ids, group, last->n * STORE_CHUNK_ID_SIZE);
+  return TRUE;
+}
+
 gboolean
-store_pack_has(StorePackSet *set, const StoreLocation *location, const StoreChunkId *id)
+store_pack_has(StorePackSet *set, const StoreLocation *location, const StoreChunkId *id, StorePackGroup *last)
 {
   StoreRecordInfo info;
   const guint8 *payload;
@@ -235,8 +252,7 @@ store_pack_has(StorePackSet *set, const StoreLocation *location, const StoreChun
     return FALSE;
   if (info.encoding != STORE_ENCODING_GROUP)
     return store_chunk_id_equal(&info.id, id);
-  g_autofree guint8 *group = store_pack_read_group(set, location, &info, &length, NULL);
-  return group && store_group_find(group, store_group_count(info.length), id) >= 0;
+  return see_group(set, location, last) && store_group_find(last->ids, last->n, id) >= 0;
 }
 
 gboolean

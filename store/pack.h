@@ -71,8 +71,16 @@ gboolean store_pack_read(StorePackSet *set, const StoreLocation *location, Store
  * above. */
 guint8 *store_pack_read_group(StorePackSet *set, const StoreLocation *location, StoreRecordInfo *info,
                               gsize *payload_length, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+#define STORE_PACK_GROUP_MAX 64u /* chunks: STORE_GROUP_CHUNKS_MAX */
+/* The group that store_pack_has() has read last, for who asks for one chunk of it after the other; begins all-zero. */
+typedef struct {
+  StoreLocation at;
+  guint n;
+  guint8 ids[STORE_PACK_GROUP_MAX * STORE_CHUNK_ID_SIZE];
+} StorePackGroup;
 /* Whether there is a sound record at LOCATION that has the chunk ID. */
-gboolean store_pack_has(StorePackSet *set, const StoreLocation *location, const StoreChunkId *id);
+gboolean store_pack_has(StorePackSet *set, const StoreLocation *location, const StoreChunkId *id,
+                        StorePackGroup *last);
 /* The header of a record alone: it names its place and fits it, but neither it nor the payload is checked for
  * damage. Of a group: what it says of the chunk ID, if it names that. */
 gboolean store_pack_read_info(StorePackSet *set, const StoreLocation *location, const StoreChunkId *id,

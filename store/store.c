@@ -49,6 +49,7 @@ store_digest(const Store *store, const void *data, gsize length)
 typedef struct {
   Store *store;
   guint64 n_new;
+  StorePackGroup last_known, last_met;
   GError *error;
 } Recovery;
 
@@ -70,9 +71,9 @@ is_better(Recovery *recovery, const StoreChunkId *id, const StoreLocation *locat
   if (location->pack == known->pack && location->offset == known->offset)
     return TRUE;
   StorePackSet *packs = recovery->store->packs;
-  if (location_is_behind(known, location) && store_pack_has(packs, known, id))
+  if (location_is_behind(known, location) && store_pack_has(packs, known, id, &recovery->last_known))
     return FALSE;
-  return store_pack_has(packs, location, id);
+  return store_pack_has(packs, location, id, &recovery->last_met);
 }
 
 static gboolean

@@ -190,8 +190,9 @@ test_a_group_is_told_chunk_by_chunk_and_shares_its_record(void **state)
     assert_memory_equal(read, payload, length);
     assert_true(record_is_readable(set, 2, &fixture->at[2]));
     StoreChunkId id = id_of(1), other = id_of(2);
-    assert_true(store_pack_has(set, &fixture->at[1], &id));
-    assert_false(store_pack_has(set, &fixture->at[1], &other));
+    StorePackGroup last = {0};
+    assert_true(store_pack_has(set, &fixture->at[1], &id, &last));
+    assert_false(store_pack_has(set, &fixture->at[1], &other, &last));
     assert_true(i == 1 ? store_pack_seal(set, NULL) : store_pack_write(set, NULL));
     assert_int_equal(scan(fixture, set, NULL, NULL), 7);
   }
