@@ -14,8 +14,10 @@
 #include <common/bytes.h>
 #include <daemon/backup-extents.h>
 #include <daemon/backup-flush.h>
+#include <daemon/backup-queue.h>
 
 #define MAX_BLOCK_CLUSTERS 64
+#define RUN_BLOCKS_MAX     16 /* of 256 KiB: a group of the store */
 
 typedef struct {
   CbtReadBlock *block; /* NULL: not done yet */
@@ -29,10 +31,7 @@ typedef struct {
   StoreWorker *manifest_worker; /* used under order */
   guint n_slots;
 
-  pthread_mutex_t queue_lock; /* first of the locks; of these here no two are held at once */
-  pthread_cond_t queue_changed;
-  GQueue queue; /* of CbtReadBlock: read, not yet taken */
-  gboolean reading_done;
+  BackupQueue *queue;
 
   pthread_mutex_t order; /* the manifest, in order */
   StoreManifestBuilder *builder;
@@ -169,17 +168,6 @@ count_block(Pipeline *pipeline, const CbtReadBlock *block, const StoreTally *tal
   backup_flush_note(pipeline->disk->backup->flush, tally->stored_bytes);
 }
 
-static CbtReadBlock *
-take_block(Pipeline *pipeline)
-{
-  pthread_mutex_lock(&pipeline->queue_lock);
-  while (g_queue_is_empty(&pipeline->queue) && !pipeline->reading_done)
-    pthread_cond_wait(&pipeline->queue_changed, &pipeline->queue_lock);
-  CbtReadBlock *block = g_queue_pop_head(&pipeline->queue);
-  pthread_mutex_unlock(&pipeline->queue_lock);
-  return block;
-}
-
 /* What the worker has put and not written yet. */
 static void
 flush_worker(Pipeline *pipeline, StoreWorker *worker)
@@ -202,11 +190,12 @@ static void *
 worker_thread(void *data)
 {
   Pipeline *pipeline = data;
+  guint64 run = G_MAXUINT64;
   g_autoptr(StoreWorker) worker = store_worker_new(pipeline->disk->backup->daemon->store);
   BackupArchivePart *archive = backup_archive_part_new(pipeline->disk);
   store_worker_set_pins(worker, pipeline->disk->backup->pins);
   CbtReadBlock *block;
-  while ((block = take_block(pipeline)) != NULL) {
+  while ((block = backup_queue_take(pipeline->queue, &run)) != NULL) {
     StoreChunkId ids[MAX_BLOCK_CLUSTERS] = {0};
     StoreTally tally = {0};
     GError *error = NULL;
@@ -243,10 +232,7 @@ deliver_block(gpointer data, CbtReadBlock *block)
   Pipeline *pipeline = data;
   check_export(pipeline);
   pipeline->disk->dirty += block->length;
-  pthread_mutex_lock(&pipeline->queue_lock);
-  g_queue_push_tail(&pipeline->queue, block);
-  pthread_cond_signal(&pipeline->queue_changed);
-  pthread_mutex_unlock(&pipeline->queue_lock);
+  backup_queue_push(pipeline->queue, block);
 }
 
 static gint64
@@ -269,10 +255,7 @@ read_disk(Pipeline *pipeline)
   if (!cbt_reader_run(pipeline->reader, next_extent, deliver_block, pipeline, pipeline->disk->backup->stop,
                       &error))
     pipeline_fail(pipeline, error);
-  pthread_mutex_lock(&pipeline->queue_lock);
-  pipeline->reading_done = TRUE;
-  pthread_cond_broadcast(&pipeline->queue_changed);
-  pthread_mutex_unlock(&pipeline->queue_lock);
+  backup_queue_end(pipeline->queue);
 }
 
 static void
@@ -280,6 +263,7 @@ run_pipeline(Pipeline *pipeline, guint n_workers)
 {
   g_autofree pthread_t *threads = g_new0(pthread_t, n_workers);
   guint n_started = 0;
+  pipeline->queue = backup_queue_new(CLAMP(pipeline->n_slots / (2 * n_workers), 1, RUN_BLOCKS_MAX));
   while (n_started < n_workers && pthread_create(&threads[n_started], NULL, worker_thread, pipeline) == 0)
     n_started++;
   if (n_started > 0) {
@@ -309,8 +293,6 @@ pipeline_open(Pipeline *pipeline, BackupDisk *disk, GError **error)
   pipeline->disk = disk;
   pipeline->n_slots = options.n_blocks;
   pipeline->slots = g_new0(DoneBlock, options.n_blocks);
-  pthread_mutex_init(&pipeline->queue_lock, NULL);
-  pthread_cond_init(&pipeline->queue_changed, NULL);
   pthread_mutex_init(&pipeline->order, NULL);
   pthread_mutex_init(&pipeline->error_lock, NULL);
   pipeline->extents = backup_extents_new(disk->source, disk->changes, disk->session);
@@ -347,10 +329,9 @@ pipeline_close(Pipeline *pipeline)
   g_clear_pointer(&pipeline->builder, store_manifest_builder_free);
   g_clear_pointer(&pipeline->manifest_worker, store_worker_free);
   g_clear_pointer(&pipeline->extents, backup_extents_free);
-  pthread_mutex_destroy(&pipeline->queue_lock);
-  pthread_cond_destroy(&pipeline->queue_changed);
   pthread_mutex_destroy(&pipeline->order);
   pthread_mutex_destroy(&pipeline->error_lock);
+  backup_queue_free(pipeline->queue);
   g_free(pipeline->slots);
 }
 
