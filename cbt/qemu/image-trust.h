@@ -6,8 +6,8 @@
  *
  * A daemon that is not root cannot ask for others, and reads what it may.
  *
- * Checks of what is open already. QEMU's tools open the same paths once more: who replaces files just then is
- * not stopped.
+ * Checks of what is open already: who replaces files afterwards changes nothing, if QEMU's tools are given what was checked
+ * (cbt/qemu/layers.h).
  */
 #pragma once
 
@@ -18,7 +18,7 @@
  * where they lead to a device, and not in those of its folders that all may write to. DENIED. */
 gboolean qemu_image_check_name(int fd, const char *path, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 
-/* Whether the owner of the image OWNER may read PATH, which the image names, himself. What this process' own
- * user owns may name anything. DENIED. */
-gboolean qemu_image_check_below(const struct stat *owner, const char *path,
-                                GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Opens PATH, which the image OWNER names, as the user whom that belongs to, with his groups: DENIED if he may not read it.
+ * What this process' own user owns may name anything: *fd is -1 then where it is no file that can be opened. */
+gboolean qemu_image_open_below(const struct stat *owner, const char *path, int *fd,
+                               GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -12,6 +12,7 @@
 #include <cbt/qemu/child.h>
 #include <cbt/qemu/image-trust.h>
 #include <cbt/qemu/json.h>
+#include <cbt/qemu/layers.h>
 #include <common/fd.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -40,6 +41,8 @@ typedef struct {
   guint64 size_bytes;
   GPtrArray *bitmaps; /* QemuBitmap */
   GPtrArray *images;  /* Image; those that are files */
+  GArray *layers;     /* QemuLayer, of these images */
+  gboolean is_plain;  /* there is nothing else in it */
 } Chain;
 
 struct QemuOffline {
@@ -95,12 +98,11 @@ set_too_late(const char *path, GError **error)
   return FALSE;
 }
 
-/* Runs ARGV to its end. *output (nullable) is (transfer full). */
+/* Waits for the end of CHILD (nullable: with ERROR; transfer full). *output (nullable) is (transfer full). */
 static gboolean
-run_tool(const char *const *argv, const char *path, gboolean dies_with_us, guint timeout_ms, char **output,
-         GError **error)
+finish_tool(QemuChild *started, const char *path, guint timeout_ms, char **output, GError **error)
 {
-  g_autoptr(QemuChild) child = qemu_child_start(argv, dies_with_us, error);
+  g_autoptr(QemuChild) child = started;
   if (!child)
     return FALSE;
   if (!qemu_child_wait(child, timeout_ms))
@@ -128,6 +130,7 @@ chain_free(Chain *chain)
 {
   g_ptr_array_unref(chain->bitmaps);
   g_ptr_array_unref(chain->images);
+  g_array_unref(chain->layers);
   g_free(chain);
 }
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Chain, chain_free)
@@ -143,14 +146,17 @@ check_arguments(const char *path, const char *format, GError **error)
 }
 
 /* FALSE if PATH is written by somebody, or not to be read; what is not a file is taken as it is, below root's
- * images. */
+ * images: *found is -1 then, else the image's descriptor. */
 static gboolean
-add_image(Chain *chain, const char *path, GError **error)
+add_image(Chain *chain, const char *path, int *found, GError **error)
 {
   struct stat st;
+  CBT_AUTO_FD int fd = -1;
   const Image *top = chain->images->len > 0 ? chain->images->pdata[0] : NULL;
-  CBT_AUTO_FD int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-  if (top && !qemu_image_check_below(&top->st, path, error))
+  *found = -1;
+  if (!top)
+    fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+  else if (!qemu_image_open_below(&top->st, path, &fd, error))
     return FALSE;
   if (fd < 0 || fstat(fd, &st) != 0 || !(S_ISREG(st.st_mode) || S_ISBLK(st.st_mode)))
     return TRUE;
@@ -161,22 +167,28 @@ add_image(Chain *chain, const char *path, GError **error)
   image->path = g_strdup(path);
   image->st = st;
   image->mark = S_ISBLK(st.st_mode) ? cbt_block_mark_get(fd) : 0;
-  image->fd = cbt_steal_fd(&fd);
+  *found = image->fd = cbt_steal_fd(&fd);
   g_ptr_array_add(chain->images, image);
   return TRUE;
 }
 
-/* DATA_FILE (nullable) is from the image FILENAME on. */
+/* INFO is what qemu-img told of an image of the chain. */
 static gboolean
-add_images(Chain *chain, const char *filename, const char *data_file, GError **error)
+add_layer(Chain *chain, JsonObject *info, GError **error)
 {
-  if (!filename)
-    return TRUE;
-  if (!add_image(chain, filename, error))
-    return FALSE;
-  g_autofree char *folder = g_path_get_dirname(filename);
+  QemuLayer layer = {NULL, -1, -1};
+  JsonObject *data = qemu_json_object(qemu_json_object(info, "format-specific"), "data");
+  const char *filename = qemu_json_string(info, "filename"), *format = qemu_json_string(info, "format");
+  const char *data_file = filename ? qemu_json_string(data, "data-file") : NULL;
+  g_autofree char *folder = filename ? g_path_get_dirname(filename) : NULL;
   g_autofree char *data_path = data_file ? g_canonicalize_filename(data_file, folder) : NULL;
-  return !data_path || add_image(chain, data_path, error);
+  if ((filename && !add_image(chain, filename, &layer.fd, error)) ||
+      (data_path && !add_image(chain, data_path, &layer.data_fd, error)))
+    return FALSE;
+  layer.format = g_strcmp0(format, "qcow2") == 0 ? "qcow2" : g_strcmp0(format, "raw") == 0 ? "raw" : NULL;
+  chain->is_plain &= layer.format && layer.fd >= 0 && (!data_path || layer.data_fd >= 0);
+  g_array_append_val(chain->layers, layer);
+  return TRUE;
 }
 
 static gboolean
@@ -218,6 +230,8 @@ parse_chain(const char *text, const char *path, GError **error)
   g_autoptr(Chain) chain = g_new0(Chain, 1);
   chain->bitmaps = g_ptr_array_new_with_free_func(qemu_bitmap_free);
   chain->images = g_ptr_array_new_with_free_func(image_free);
+  chain->layers = g_array_new(FALSE, FALSE, sizeof(QemuLayer));
+  chain->is_plain = TRUE;
   if (!array || !qemu_json_size(qemu_json_item(array, 0), "virtual-size", &chain->size_bytes)) {
     cbt_set_error(error, CBT_ERROR_CORRUPT, NULL, "what qemu-img tells of %s cannot be understood", path);
     return NULL;
@@ -226,7 +240,7 @@ parse_chain(const char *text, const char *path, GError **error)
     JsonObject *image = qemu_json_item(array, i);
     JsonObject *data = qemu_json_object(qemu_json_object(image, "format-specific"), "data");
     parse_bitmaps(qemu_json_array(data, "bitmaps"), i, chain->bitmaps);
-    if (!add_images(chain, qemu_json_string(image, "filename"), qemu_json_string(data, "data-file"), error))
+    if (!add_layer(chain, image, error))
       return NULL;
   }
   return g_steal_pointer(&chain);
@@ -238,7 +252,8 @@ read_chain(const char *path, const char *format, GError **error)
   const char *const argv[] = {"qemu-img", "info", "--output=json", "--backing-chain", "-f", format, "--",
                               path,       NULL};
   g_autofree char *output = NULL;
-  if (!check_arguments(path, format, error) || !run_tool(argv, path, TRUE, TOOL_TIMEOUT_MS, &output, error))
+  if (!check_arguments(path, format, error) ||
+      !finish_tool(qemu_child_start(argv, TRUE, error), path, TOOL_TIMEOUT_MS, &output, error))
     return NULL;
   return parse_chain(output, path, error);
 }
@@ -255,22 +270,47 @@ qemu_offline_bitmaps(const char *path, const char *format, guint64 *size_bytes, 
   return g_ptr_array_ref(chain->bitmaps);
 }
 
+/* The image that is changed, alone: what it names is not opened. */
+static gboolean
+open_for_change(const char *path, QemuLayer *layer, GError **error)
+{
+  CBT_AUTO_FD int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+  if (fd < 0) {
+    cbt_set_error_errno(error, errno, "cannot open disk image %s", path);
+    return FALSE;
+  }
+  if (!qemu_image_check_name(fd, path, error))
+    return FALSE;
+  *layer = (QemuLayer){"qcow2", cbt_steal_fd(&fd), -1};
+  return TRUE;
+}
+
 gboolean
 qemu_offline_bitmap_change(const char *path, const char *format, const char *bitmap,
                            const char *const *options, GError **error)
 {
+  QemuLayer layer;
   g_autoptr(GPtrArray) argv = g_ptr_array_new();
-  const char *const first[] = {"qemu-img", "bitmap", "-f", format};
-  const char *const last[] = {"--", path, bitmap, NULL};
   if (!check_arguments(path, format, error))
     return FALSE;
+  if (!g_str_equal(format, "qcow2")) {
+    cbt_set_error(error, CBT_ERROR_UNSUPPORTED, "Only qcow2 images hold bitmaps.",
+                  "disk image %s of format %s has no bitmaps", path, format);
+    return FALSE;
+  }
+  if (!open_for_change(path, &layer, error))
+    return FALSE;
+  CBT_AUTO_FD int fd = layer.fd;
+  g_autofree char *name = qemu_layers_name(&layer, 1);
+  const char *const first[] = {"qemu-img", "bitmap"}, *const last[] = {"--", name, bitmap, NULL};
   for (guint i = 0; i < G_N_ELEMENTS(first); i++)
     g_ptr_array_add(argv, (char *) first[i]);
   for (; *options; options++)
     g_ptr_array_add(argv, (char *) *options);
   for (guint i = 0; i < G_N_ELEMENTS(last); i++)
     g_ptr_array_add(argv, (char *) last[i]);
-  return run_tool((const char *const *) argv->pdata, path, FALSE, WRITE_TIMEOUT_MS, NULL, error);
+  QemuChild *child = qemu_layers_start((const char *const *) argv->pdata, FALSE, &layer, 1, error);
+  return fd >= 0 && finish_tool(child, path, WRITE_TIMEOUT_MS, NULL, error);
 }
 
 /* Serving */
@@ -314,20 +354,29 @@ make_names(QemuOffline *offline, const char *runtime_dir, GError **error)
   return FALSE;
 }
 
+/* What is no file here cannot be given by a descriptor: such a chain is root's own, and is opened by its
+ * names. */
 static gboolean
 start_server(QemuOffline *offline, const char *path, const char *format, const char *bitmap, GError **error)
 {
+  const QemuLayer *layers = (const QemuLayer *) offline->chain->layers->data;
+  guint n_layers = offline->chain->layers->len, n = 0;
+  gboolean is_plain = offline->chain->is_plain;
   g_autofree char *socket = g_strconcat("--socket=", offline->socket, NULL);
   g_autofree char *bitmap_option = g_strconcat("--bitmap=", bitmap, NULL);
+  g_autofree char *name = is_plain ? qemu_layers_name(layers, n_layers) : g_strdup(path);
   /* Connections of a reader, of two maps, and one that asks whether it listens. */
-  const char *argv[] = {"qemu-nbd", "--read-only", "--persistent", "--shared=16", "-f", format,
-                        socket,     NULL,          NULL,           NULL,          NULL};
-  guint n = 7;
+  const char *argv[11] = {"qemu-nbd", "--read-only", "--persistent", "--shared=16", socket};
+  n = 5;
   if (bitmap)
     argv[n++] = bitmap_option;
+  if (!is_plain) {
+    argv[n++] = "-f";
+    argv[n++] = format;
+  }
   argv[n++] = "--";
-  argv[n] = path;
-  offline->server = qemu_child_start(argv, TRUE, error);
+  argv[n] = name;
+  offline->server = qemu_layers_start(argv, TRUE, layers, is_plain ? n_layers : 0, error);
   return offline->server != NULL;
 }
 

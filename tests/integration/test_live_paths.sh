@@ -96,7 +96,46 @@ chmod 644 "$secret"
 job=$(backup full top)
 cbt --quiet restore "$(jq -r .uuid <<<"$job")" --to "$WORK/point" >/dev/null
 assert_same_file "with what stands below" "$WORK/point/d.raw" "$secret"
+chown :disk "$secret" "$WORK/images/top.qcow2" # a folder can give a file a group that its owner is not in
+chmod 640 "$secret"
+expect_exit 1 "may not read it" cbt --full top
+read -r group user < <(getent group | awk -F: '$4 != "" { sub(",.*", "", $4); print $1, $4 }') || true
+if [ -n "${user:-}" ]; then # an account that is in a group besides its own
+  chown "$user" "$WORK/images/top.qcow2"
+  chown ":$group" "$secret"
+  backup full top >/dev/null
+fi
+chown :root "$secret"
 chmod 600 "$secret"
 chown 0:0 "$WORK/images/top.qcow2"
 backup full top >/dev/null # root says what root's images are
+
+say "what is put in an image's place when it was looked at already"
+qemu-img create -q -f qcow2 "$WORK/images/top.qcow2" 1M
+qemu-img convert -O qcow2 "$secret" "$WORK/other.qcow2"
+mkdir "$WORK/bin"
+cat >"$WORK/bin/qemu-nbd" <<END
+#!/bin/bash
+mv "$WORK/images/top.qcow2" "$WORK/images/kept"
+ln -s "$WORK/other.qcow2" "$WORK/images/top.qcow2"
+for word in "\$@"; do [[ \$word != --socket=* ]] || socket=\${word#*=}; done
+(
+  for i in {1..1000}; do [ -S "\$socket" ] || read -rt 0.01 <> <(:); done
+  mv -T "$WORK/images/kept" "$WORK/images/top.qcow2"
+  touch "$WORK/swapped"
+) </dev/null >/dev/null 2>&1 &
+exec $(command -v qemu-nbd) "\$@"
+END
+chmod 755 "$WORK/bin/qemu-nbd"
+stop_daemon
+PATH=$WORK/bin:$PATH start_daemon
+for _ in {1..20}; do # it may not be in its place again in time, which is noticed
+  job=$(cbt --json --full top) && break
+  assert_has "why" "$(jq -r .errmsg <<<"$job")" "written by another program"
+  wait_until 20 test ! -L "$WORK/images/top.qcow2" || fail "the image is not in its place"
+done
+wait_until 10 test -e "$WORK/swapped" || fail "nothing was put in its place"
+rm -r "$WORK/point"
+cbt --quiet restore "$(jq -r .uuid <<<"$job")" --to "$WORK/point" >/dev/null
+assert_eq "clusters of something else" "$(tr -d '\0' <"$WORK/point/d.raw" | wc -c)" 0
 stop_daemon
