@@ -4,9 +4,10 @@
  * tasks, and kept, so that whoever shows it waits a moment at most.
  *
  * Of each vm, and of the store, one question is under way at a time; those who want to know meanwhile share
- * the next one, so that what they get is never older than their request. Who asks in a loop waits: in the
- * long run there are a hundred rounds a second. Asking does not disturb a guest: an export only looks at its
- * bitmaps. The disks of a running QEMU are not asked about, as its monitor serves one at a time.
+ * the next one, so that what they get is never older than their request. In the long run there are a hundred
+ * rounds a second; who asks as one of more than that gets what was told up to 0.1 s before. Asking does not
+ * disturb a guest: an export only looks at its bitmaps. The disks of a running QEMU are not asked about, as
+ * its monitor serves one at a time.
  *
  * Lifecycle: new; free when the tasks have stopped. Threads: main only.
  */
