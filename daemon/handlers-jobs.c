@@ -265,12 +265,23 @@ parse_id(const char *text, gint64 *id, GError **error)
   return FALSE;
 }
 
+/* The job that REQUEST names: *job (transfer none) if it is in memory, else *record (transfer full). */
+static gboolean
+find_job(ApiRequest *request, Daemon *daemon, Job **job, CatalogueJob **record, GError **error)
+{
+  gint64 id;
+  if (!parse_id(api_request_param(request, "id"), &id, error))
+    return FALSE;
+  *job = engine_find(daemon->engine, id);
+  *record = *job ? NULL : catalogue_get_job(daemon->catalogue, id, error);
+  return *job || *record;
+}
+
 static void
-reply_ended_job(ApiRequest *request, Daemon *daemon, gint64 id)
+reply_ended_job(ApiRequest *request, const CatalogueJob *record)
 {
   GError *error = NULL;
-  g_autoptr(CatalogueJob) record = catalogue_get_job(daemon->catalogue, id, &error);
-  JsonNode *body = record ? api_json_from_text(record->json, -1, &error) : NULL;
+  JsonNode *body = api_json_from_text(record->json, -1, &error);
   if (body)
     api_request_reply(request, 200, body);
   else
@@ -282,18 +293,16 @@ handle_job_show(ApiRequest *request, gpointer data)
 {
   Daemon *daemon = data;
   GError *error = NULL;
-  gint64 id;
   guint64 wait_ms = 0;
-  if (!parse_id(api_request_param(request, "id"), &id, &error) ||
-      !api_query_get_u64("wait-ms", api_request_query(request, "wait-ms"), &wait_ms, &error)) {
+  Job *job = NULL;
+  g_autoptr(CatalogueJob) record = NULL;
+  if (!api_query_get_u64("wait-ms", api_request_query(request, "wait-ms"), &wait_ms, &error) ||
+      !find_job(request, daemon, &job, &record, &error))
     api_request_reply_error(request, error);
-    return;
-  }
-  Job *job = engine_find(daemon->engine, id);
-  if (job)
+  else if (job)
     engine_wait(daemon->engine, job, request, (guint) MIN(wait_ms, MAX_WAIT_MS));
   else
-    reply_ended_job(request, daemon, id);
+    reply_ended_job(request, record);
 }
 
 void
@@ -301,19 +310,14 @@ handle_job_events(ApiRequest *request, gpointer data)
 {
   Daemon *daemon = data;
   GError *error = NULL;
-  gint64 id;
-  if (!parse_id(api_request_param(request, "id"), &id, &error)) {
+  Job *job = NULL;
+  g_autoptr(CatalogueJob) record = NULL;
+  if (!find_job(request, daemon, &job, &record, &error))
     api_request_reply_error(request, error);
-    return;
-  }
-  Job *job = engine_find(daemon->engine, id);
-  g_autoptr(CatalogueJob) record = job ? NULL : catalogue_get_job(daemon->catalogue, id, &error);
-  if (job)
+  else if (job)
     job_events_follow(daemon->job_events, job, request);
-  else if (record)
-    job_events_tell_end(daemon->job_events, record->json, request);
   else
-    api_request_reply_error(request, error);
+    job_events_tell_end(daemon->job_events, record->json, request);
 }
 
 void
@@ -321,16 +325,11 @@ handle_job_cancel(ApiRequest *request, gpointer data)
 {
   Daemon *daemon = data;
   GError *error = NULL;
-  gint64 id;
-  if (!parse_id(api_request_param(request, "id"), &id, &error)) {
-    api_request_reply_error(request, error);
-    return;
-  }
-  Job *job = engine_find(daemon->engine, id);
-  g_autoptr(CatalogueJob) record = job ? NULL : catalogue_get_job(daemon->catalogue, id, &error);
-  if (record)
-    cbt_set_error(&error, CBT_ERROR_STATE, NULL, "job %" G_GINT64_FORMAT " has ended already (%s)", id,
-                  record->status);
+  Job *job = NULL;
+  g_autoptr(CatalogueJob) record = NULL;
+  if (find_job(request, daemon, &job, &record, &error) && record)
+    cbt_set_error(&error, CBT_ERROR_STATE, NULL, "job %" G_GINT64_FORMAT " has ended already (%s)",
+                  record->id, record->status);
   if (job && engine_cancel(daemon->engine, job, &error))
     api_request_reply(request, 202, job_to_json(job));
   else
