@@ -141,6 +141,13 @@ answer_file(SoupServerMessage *message, const char *path)
   refuse(message, SOUP_STATUS_NOT_FOUND, "There is no such page.\n");
 }
 
+static void
+go_to_page(SoupServerMessage *message)
+{
+  soup_message_headers_replace(soup_server_message_get_response_headers(message), "Location", "/");
+  soup_server_message_set_status(message, SOUP_STATUS_SEE_OTHER, NULL);
+}
+
 /* The token becomes a cookie, and leaves the address. */
 static void
 take_token(UiServer *server, SoupServerMessage *message, const char *token)
@@ -154,8 +161,7 @@ take_token(UiServer *server, SoupServerMessage *message, const char *token)
   g_autofree char *cookie = g_strdup_printf(COOKIE "=%s; Path=/; HttpOnly; SameSite=Strict", server->cookie);
   g_clear_pointer(&server->token, g_free);
   soup_message_headers_append(headers, "Set-Cookie", cookie);
-  soup_message_headers_replace(headers, "Location", "/");
-  soup_server_message_set_status(message, SOUP_STATUS_SEE_OTHER, NULL);
+  go_to_page(message);
 }
 
 /* ---- what is passed on ---- */
@@ -273,6 +279,8 @@ on_request(SoupServer *soup G_GNUC_UNUSED, SoupServerMessage *message, const cha
   } else if (strcmp(soup_server_message_get_method(message), "GET") != 0) {
     soup_message_headers_replace(soup_server_message_get_response_headers(message), "Allow", "GET");
     refuse(message, SOUP_STATUS_METHOD_NOT_ALLOWED, "This page only shows.\n");
+  } else if (token && strcmp(path, "/") == 0 && has_cookie(server, message)) { /* the address once more */
+    go_to_page(message);
   } else if (token && strcmp(path, "/") == 0) {
     take_token(server, message, token);
   } else if (!has_cookie(server, message)) {

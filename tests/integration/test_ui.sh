@@ -47,6 +47,8 @@ get "/?${url#*\?}"
 expect "with the token once more" 403
 get / -b "$WORK/cookies"
 expect "with the cookie" 200
+get "/?${url#*\?}" -b "$WORK/cookies"
+expect "the address once more, with the cookie" 303
 for header in "content-security-policy: default-src 'none'; script-src 'self'" "x-content-type-options: nosniff" "referrer-policy: no-referrer"; do
   assert_has "headers" "$(tr 'A-Z' 'a-z' <"$WORK/head")" "$header"
 done
