@@ -2,8 +2,8 @@
 /*
  * Everything is read, and files that are missing or damaged are written again, before the catalogue changes,
  * which it does in one transaction. It all happens on the main thread: nothing can be committed, removed or
- * registered meanwhile. That takes about 0.2 ms a
- * point; more of one whose file is missing, for its tree is gone down.
+ * registered meanwhile. That takes about 0.2 ms a point, more of one whose file is missing, for its tree is
+ * gone down; the service manager is told of each that the daemon does not hang.
  */
 #include <daemon/rebuild.h>
 
@@ -11,6 +11,7 @@
 #include <daemon/engine.h>
 #include <daemon/point-files.h>
 #include <daemon/point-walk.h>
+#include <daemon/service.h>
 #include <daemon/vm-files.h>
 #include <store/catalogue-rebuild.h>
 #include <string.h>
@@ -89,6 +90,7 @@ load_points(Rebuild *rebuild, GHashTable *seen, GError **error)
     const CbtUuid *uuid = &g_array_index(uuids, CbtUuid, i);
     char text[CBT_UUID_TEXT_SIZE];
     g_autoptr(GError) local = NULL;
+    service_at_work();
     StorePoint *point = store_point_load(rebuild->ops, rebuild->points_folder, uuid, &local);
     if (local && !point_files_is_damage(local)) {
       g_propagate_error(error, g_steal_pointer(&local));
@@ -139,6 +141,7 @@ keep_points_without_file(Rebuild *rebuild, GHashTable *seen, GError **error)
     StorePoint **point =
         (StorePoint **) &known->pdata[i]; /* what is taken leaves NULL for the list to free */
     char text[CBT_UUID_TEXT_SIZE];
+    service_at_work();
     if (!g_hash_table_contains(seen, cbt_uuid_format(&(*point)->uuid, text)) &&
         !keep_point_without_file(rebuild, walk, point, error))
       return FALSE;

@@ -23,10 +23,16 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(sd_bus_message, sd_bus_message_unref)
 
 /* ---- state and watchdog */
 
+void
+service_at_work(void)
+{
+  sd_notify(0, "WATCHDOG=1");
+}
+
 static gboolean
 on_watchdog(gpointer data G_GNUC_UNUSED)
 {
-  sd_notify(0, "WATCHDOG=1");
+  service_at_work();
   return G_SOURCE_CONTINUE;
 }
 

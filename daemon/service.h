@@ -11,6 +11,8 @@
 /* Started and ready; from now on the watchdog, if the unit asks for one, hears from the main loop. */
 void service_ready(void);
 void service_stopping(void);
+/* The main thread is at something that takes long, and not hanging. */
+void service_at_work(void);
 /* Around what SIGHUP does. */
 void service_reloading(void);
 void service_reloaded(void);
