@@ -81,7 +81,7 @@ DaemonConfig *
 daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
 {
   g_autoptr(DaemonConfig) config = config_new_default();
-  gboolean version = FALSE;
+  gboolean version = FALSE, check = FALSE;
   g_autofree char *reserve = NULL, *max_parallel = NULL, *level = NULL;
   GOptionEntry entries[] = {
       {"state-dir", 0, 0, G_OPTION_ARG_FILENAME, &config->state_dir,
@@ -96,6 +96,8 @@ daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
        "How many jobs, each of a vm, run at once (4)", "N"},
       {"rebuild-catalogue", 0, 0, G_OPTION_ARG_NONE, &config->rebuild_catalogue,
        "Set the catalogue aside, and make it again from the store", NULL},
+      {"check-config", 0, 0, G_OPTION_ARG_NONE, &check,
+       "Only say what is wrong with options and configuration", NULL},
       {"version", 0, 0, G_OPTION_ARG_NONE, &version, "Print the version", NULL},
       {NULL},
   };
@@ -117,7 +119,7 @@ daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
                   (*argv)[1]);
     return NULL;
   }
-  *done = version;
+  *done = version || check;
   if (version)
     g_print("cbt-backupd %s\n", CBT_VERSION);
   if (!config_file_load(config, error) ||

@@ -88,9 +88,11 @@ stop_daemon
 
 refuses() { # FRAGMENT LINE...
   printf '%s\n' "${@:2}" >"$WORK/bad.conf"
+  expect_exit 2 "$1" "$sbin/cbt-backupd" --config "$WORK/bad.conf" --check-config
   expect_exit 2 "$1" "$sbin/cbt-backupd" --state-dir "$STATE" --runtime-dir "$RUN" --config "$WORK/bad.conf"
 }
 refuses "unknown group [deamon]" '[deamon]'
 refuses "unknown key 'jiter' in [scheduler]" '[scheduler]' 'jiter = 1'
 refuses "[backup] nice:" '[backup]' 'nice = 20'
+expect_exit 0 "" "$sbin/cbt-backupd" --config "$WORK/none.conf" --check-config
 expect_exit 2 "none.conf.gone" "$sbin/cbt-backupd" --state-dir "$STATE" --runtime-dir "$RUN" --config "$WORK/none.conf.gone"
