@@ -124,6 +124,8 @@ remove_group(StoreStaging *staging, StoreStaged *staged)
     g_hash_table_remove(staging->pending, &staged->draft.ids[i]);
   g_atomic_int_add(&staging->n_pending, -(gint) staged->draft.n);
   g_ptr_array_remove(staging->groups, staged);
+  if (staged->owner && !staged->owner->spare)
+    staged->owner->spare = g_steal_pointer(&staged->draft.contents);
   staged_free(staged);
 }
 
@@ -229,9 +231,11 @@ begin_group(StoreWorker *worker)
 {
   StoreStaging *staging = worker->store->staging;
   StoreStaged *staged = g_new0(StoreStaged, 1);
-  staged->draft.contents = g_malloc((gsize) worker->store->options.group_clusters * STORE_CHUNK_LENGTH_MAX);
   staged->owner = worker;
   pthread_mutex_lock(&staging->lock);
+  staged->draft.contents = g_steal_pointer(&worker->spare);
+  if (!staged->draft.contents)
+    staged->draft.contents = g_malloc((gsize) worker->store->options.group_clusters * STORE_CHUNK_LENGTH_MAX);
   staged->number = staging->next_number++;
   g_ptr_array_add(staging->groups, staged);
   pthread_mutex_unlock(&staging->lock);

@@ -24,6 +24,7 @@ struct StoreWorker {
   guint8 *group; /* STORE_GROUP_PAYLOAD_MAX */
 
   StoreStaged *staged;  /* (nullable) the group that is filled; protected by the store's append_lock */
+  guint8 *spare;        /* (nullable) for the next one's contents; protected by staging's lock */
   guint64 stored_bytes; /* atomic: of its groups that were written, and not told in a tally yet */
 };
 

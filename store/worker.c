@@ -57,6 +57,7 @@ store_worker_free(StoreWorker *worker)
   ZSTD_freeCCtx(worker->compressor);
   ZSTD_freeCCtx(worker->group_compressor);
   g_free(worker->group);
+  g_free(worker->spare);
   ZSTD_freeDCtx(worker->decompressor);
   g_free(worker->record);
   g_free(worker->compressed);
