@@ -50,6 +50,7 @@ struct StoreGc {
   StoreGroupDraft draft; /* chunks of groups that were not live as a whole, not yet copied; contents are made
                             when needed */
   guint8 *contents;      /* (nullable) STORE_GROUP_SIZE_MAX: of the group that they are taken from */
+  GByteArray *group_record; /* of the group that is settled */
   StorePackGroup last_seen; /* of those that were copied before */
   GArray *emptied;          /* of guint32: they go at the next flush */
   guint64 batch;            /* bytes copied since */
@@ -100,6 +101,7 @@ store_gc_begin(Store *store, const StoreGcOptions *options, GError **error)
   gc->packs = g_hash_table_new_full(NULL, NULL, NULL, g_free);
   gc->emptied = g_array_new(FALSE, FALSE, sizeof(guint32));
   gc->buffer = g_malloc(STORE_PACK_READ_SIZE);
+  gc->group_record = g_byte_array_new();
   gc->worker = store_worker_new(store);
   gc->options = options ? options : &none;
   gc->mark = store_mark_new(store, gc->options->cancellable);
@@ -118,6 +120,7 @@ store_gc_end(StoreGc *gc)
   g_hash_table_unref(gc->packs);
   g_array_unref(gc->emptied);
   g_free(gc->buffer);
+  g_byte_array_unref(gc->group_record);
   g_free(gc);
 }
 
@@ -405,8 +408,8 @@ settle_group(StoreGc *gc, const Record *records, guint n, Emptying *emptying, GE
   }
   if (wanted.n == 0)
     return TRUE;
-  g_autofree guint8 *payload =
-      store_pack_read_group(gc->store->packs, &records->location, &info, &length, NULL);
+  const guint8 *payload =
+      store_pack_read_group(gc->store->packs, &records->location, &info, gc->group_record, &length, NULL);
   if (!payload || !is_group_of(payload, &info, records, n)) {
     emptying->keeps = TRUE;
     return TRUE;

@@ -203,25 +203,25 @@ read_group_header(StorePackSet *set, const StoreLocation *location, StoreRecordI
          fail_corrupt(location, error);
 }
 
-guint8 *
+const guint8 *
 store_pack_read_group(StorePackSet *set, const StoreLocation *location, StoreRecordInfo *info,
-                      gsize *payload_length, GError **error)
+                      GByteArray *record, gsize *payload_length, GError **error)
 {
   guint32 length;
   gsize n = 0;
   if (!read_group_header(set, location, info, &length, error))
     return NULL;
-  g_autofree guint8 *record = g_malloc(STORE_RECORD_HEADER_SIZE + length);
-  if (!read_bytes(set, location, record, STORE_RECORD_HEADER_SIZE + length, &n, error))
+  g_byte_array_set_size(record, STORE_RECORD_HEADER_SIZE + length);
+  if (!read_bytes(set, location, record->data, record->len, &n, error))
     return NULL;
-  if (n < STORE_RECORD_HEADER_SIZE + length || !store_record_is_sound(record, &set->store, length) ||
-      !store_group_ids_are_possible(record + STORE_RECORD_HEADER_SIZE, store_group_count(info->length))) {
+  const guint8 *payload = record->data + STORE_RECORD_HEADER_SIZE;
+  if (n < record->len || !store_record_is_sound(record->data, &set->store, length) ||
+      !store_group_ids_are_possible(payload, store_group_count(info->length))) {
     fail_corrupt(location, error);
     return NULL;
   }
-  memmove(record, record + STORE_RECORD_HEADER_SIZE, length);
   *payload_length = length;
-  return g_steal_pointer(&record);
+  return payload;
 }
 
 /* Reads the group at LOCATION into LAST, unless it is there. */
@@ -232,7 +232,8 @@ see_group(StorePackSet *set, const StoreLocation *location, StorePackGroup *last
   gsize length;
   if (last->at.pack == location->pack && last->at.offset == location->offset)
     return TRUE;
-  g_autofree guint8 *group = store_pack_read_group(set, location, &info, &length, NULL);
+  g_autoptr(GByteArray) record = g_byte_array_new();
+  const guint8 *group = store_pack_read_group(set, location, &info, record, &length, NULL);
   if (!group)
     return FALSE;
   last->at = *location;

@@ -67,12 +67,14 @@ gboolean store_pack_append(StorePackSet *set, const StoreRecordInfo *info, const
 gboolean store_pack_read(StorePackSet *set, const StoreLocation *location, StoreRecordInfo *info,
                          void *buffer, const guint8 **payload, gsize *payload_length,
                          GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Reads the group at LOCATION and checks header, checksum and ids: the payload (transfer full). CORRUPT as
- * above. */
-guint8 *store_pack_read_group(StorePackSet *set, const StoreLocation *location, StoreRecordInfo *info,
-                              gsize *payload_length, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Reads the group at LOCATION into RECORD and checks header, checksum and ids: the payload, which stands in
+ * RECORD. CORRUPT as above. */
+const guint8 *store_pack_read_group(StorePackSet *set, const StoreLocation *location, StoreRecordInfo *info,
+                                    GByteArray *record, gsize *payload_length,
+                                    GError **error) G_GNUC_WARN_UNUSED_RESULT;
 #define STORE_PACK_GROUP_MAX 64u /* chunks: STORE_GROUP_CHUNKS_MAX */
-/* The group that store_pack_has() has read last, for who asks for one chunk of it after the other; begins all-zero. */
+/* The group that store_pack_has() has read last, for who asks for one chunk of it after the other; begins
+ * all-zero. */
 typedef struct {
   StoreLocation at;
   guint n;

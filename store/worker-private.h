@@ -15,9 +15,10 @@ struct StoreWorker {
   gboolean compares; /* bytes on a dedup hit */
   ZSTD_CCtx *compressor;
   ZSTD_DCtx *decompressor;
-  guint8 *record;     /* STORE_PACK_READ_SIZE: what a pack was read into */
-  guint8 *compressed; /* STORE_CHUNK_LENGTH_MAX */
-  guint8 *content;    /* STORE_CHUNK_LENGTH_MAX: a stored chunk to compare with */
+  guint8 *record;           /* STORE_PACK_READ_SIZE: what a pack was read into */
+  guint8 *compressed;       /* STORE_CHUNK_LENGTH_MAX */
+  guint8 *content;          /* STORE_CHUNK_LENGTH_MAX: a stored chunk to compare with */
+  GByteArray *group_record; /* the same as record, of a group */
 
   /* made when the first group is written */
   ZSTD_CCtx *group_compressor;

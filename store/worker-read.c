@@ -53,7 +53,8 @@ load_group(StoreWorker *worker, const StoreLocation *location, StoreCachedGroup 
 {
   StoreRecordInfo info;
   gsize length;
-  g_autofree guint8 *payload = store_pack_read_group(worker->store->packs, location, &info, &length, error);
+  const guint8 *payload =
+      store_pack_read_group(worker->store->packs, location, &info, worker->group_record, &length, error);
   if (!payload)
     return FALSE;
   group->n = store_group_count(info.length);

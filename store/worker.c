@@ -37,6 +37,7 @@ store_worker_new(Store *store)
   worker->record = g_malloc(STORE_PACK_READ_SIZE);
   worker->compressed = g_malloc(STORE_CHUNK_LENGTH_MAX);
   worker->content = g_malloc(STORE_CHUNK_LENGTH_MAX);
+  worker->group_record = g_byte_array_new();
   return worker;
 }
 
@@ -62,6 +63,7 @@ store_worker_free(StoreWorker *worker)
   g_free(worker->record);
   g_free(worker->compressed);
   g_free(worker->content);
+  g_byte_array_unref(worker->group_record);
   g_free(worker);
 }
 

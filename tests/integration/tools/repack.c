@@ -36,7 +36,8 @@ copy_group(Repack *repack, const StoreLocation *location)
   StoreLocation copy;
   gsize length;
   GError *error = NULL;
-  g_autofree guint8 *payload = store_pack_read_group(repack->from, location, &info, &length, &error);
+  g_autoptr(GByteArray) record = g_byte_array_new();
+  const guint8 *payload = store_pack_read_group(repack->from, location, &info, record, &length, &error);
   check(payload != NULL, error);
   check(store_pack_append(repack->to, &info, payload, length, &copy, &error), error);
   repack->group = *location;

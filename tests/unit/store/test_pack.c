@@ -185,7 +185,8 @@ test_a_group_is_told_chunk_by_chunk_and_shares_its_record(void **state)
   assert_true(append_record(set, 2, &fixture->at[2]));
   for (guint i = 0; i < 3; i++) {
     gsize read_length;
-    g_autofree guint8 *read = store_pack_read_group(set, &fixture->at[1], &info, &read_length, NULL);
+    g_autoptr(GByteArray) record = g_byte_array_new();
+    const guint8 *read = store_pack_read_group(set, &fixture->at[1], &info, record, &read_length, NULL);
     assert_int_equal(read_length, length);
     assert_memory_equal(read, payload, length);
     assert_true(record_is_readable(set, 2, &fixture->at[2]));
