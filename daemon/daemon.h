@@ -27,6 +27,7 @@ typedef struct Disks Disks;
 typedef struct Durable Durable;
 typedef struct Monitors Monitors;
 typedef struct Tasks Tasks;
+typedef struct Threads Threads;
 typedef struct Leases Leases;
 typedef struct LiveRetry LiveRetry;
 typedef struct Scheduler Scheduler;
@@ -39,6 +40,7 @@ typedef struct {
   FreeSpace *store_space; /* of the store's file system */
   StoreReserve *store_reserve;
   MainQueue *queue;
+  Threads *threads;
   Tasks *tasks;
   Exports *exports;
   Monitors *monitors;

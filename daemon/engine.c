@@ -7,6 +7,7 @@
 #include <daemon/job-events.h>
 #include <daemon/job-log.h>
 #include <daemon/metrics.h>
+#include <daemon/threads.h>
 #include <pthread.h>
 
 #define MAX_REMEMBERED 64 /* ended jobs kept in memory; the catalogue has all */
@@ -209,6 +210,25 @@ job_thread(void *data)
 }
 
 static void
+end_unstarted(Run *run, int failed)
+{
+  cbt_set_error_errno(&run->error, failed, "cannot start a thread");
+  main_queue_post(run->engine->daemon->queue, on_job_ended, run);
+}
+
+/* A job has a thread of its own, for it may change the thread's priority; it is made by one that may wait. */
+static void
+make_job_thread(gpointer data)
+{
+  pthread_t thread;
+  int failed = pthread_create(&thread, NULL, job_thread, data);
+  if (failed == 0)
+    pthread_detach(thread);
+  else
+    end_unstarted(data, failed);
+}
+
+static void
 start_job(Engine *engine, Job *job)
 {
   Run *run = g_new0(Run, 1);
@@ -219,14 +239,9 @@ start_job(Engine *engine, Job *job)
   save_state(engine, job);
   job_events_changed(engine->daemon->job_events, job);
   job_info(job, "job %" G_GINT64_FORMAT " (%s): %s begins", job->id, who_of(job), job_type_name(job->type));
-  pthread_t thread;
-  int failed = pthread_create(&thread, NULL, job_thread, run);
-  if (failed == 0) {
-    pthread_detach(thread);
-    return;
-  }
-  cbt_set_error_errno(&run->error, failed, "cannot start a thread");
-  main_queue_post(engine->daemon->queue, on_job_ended, run);
+  int failed = threads_run(engine->daemon->threads, make_job_thread, run);
+  if (failed != 0)
+    end_unstarted(run, failed);
 }
 
 gboolean

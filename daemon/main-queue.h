@@ -17,7 +17,7 @@ MainQueue *main_queue_new(void);
 /* Runs what is still queued, then frees. Main thread, when no other thread is left. */
 void main_queue_free(MainQueue *queue);
 
-/* Has FUNC run on the main thread, some time. */
+/* Has FUNC run on the main thread, some time. It must not run the main loop itself. */
 void main_queue_post(MainQueue *queue, MainFunc func, gpointer data);
 /* Has FUNC run on the main thread and waits until it has. Not from the main thread. */
 void main_queue_call(MainQueue *queue, MainFunc func, gpointer data);

@@ -18,6 +18,7 @@
 #include <daemon/scheduler.h>
 #include <daemon/service.h>
 #include <daemon/task.h>
+#include <daemon/threads.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <glib-unix.h>
@@ -106,6 +107,7 @@ start(Daemon *daemon, GError **error)
   daemon->store_reserve =
       store_reserve_new(daemon->store_space, store_directory(daemon->store), daemon->config->store_reserve);
   daemon->queue = main_queue_new();
+  daemon->threads = threads_new();
   daemon->tasks = tasks_new();
   daemon->durable = durable_new(daemon);
   daemon->exports = exports_new(daemon->config);
@@ -156,6 +158,7 @@ stop(Daemon *daemon)
   g_clear_pointer(&daemon->tasks, tasks_free);
   g_clear_pointer(&daemon->durable, durable_free);
   g_clear_pointer(&daemon->engine, engine_free);
+  g_clear_pointer(&daemon->threads, threads_free);
   g_clear_pointer(&daemon->scheduler, scheduler_free);
   g_clear_pointer(&daemon->leases, leases_free);
   g_clear_pointer(&daemon->live_retry, live_retry_free);

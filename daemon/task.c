@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Detached threads, and a count of those not yet answered: requests are few, and a thread costs 20
- * microseconds. */
+/* Threads that wait for the next one, and a count of those not yet answered. */
 #include <daemon/task.h>
 
-#include <pthread.h>
+#include <daemon/threads.h>
 
 struct Tasks {
   GCancellable *cancellable; /* constant after creation */
@@ -70,13 +69,12 @@ task_answer(gpointer data)
   g_free(task);
 }
 
-static void *
-task_thread(void *data)
+static void
+task_thread(gpointer data)
 {
   Task *task = data;
   task->body = task->func(task->daemon, task->data, &task->status, &task->error);
   main_queue_post(task->daemon->queue, task_answer, task);
-  return NULL;
 }
 
 void
@@ -86,13 +84,9 @@ task_run(Daemon *daemon, ApiRequest *request, guint status, TaskFunc func, gpoin
   Task *task = g_new0(Task, 1);
   *task = (Task){daemon, request, func, data, free_data, status, NULL, NULL};
   daemon->tasks->n_running++;
-
-  pthread_t thread;
-  int failed = pthread_create(&thread, NULL, task_thread, task);
-  if (failed == 0) {
-    pthread_detach(thread);
+  int failed = threads_run(daemon->threads, task_thread, task);
+  if (failed == 0)
     return;
-  }
   cbt_set_error_errno(&task->error, failed, "cannot start a thread");
   task_answer(task);
 }
