@@ -19,7 +19,6 @@
 #define ROUNDS_AT_ONCE     20    /* after a rest of as many */
 #define ASK_US             10000 /* who asks more often than that, in the long run, is one of many */
 #define ASKS_AT_ONCE       20
-#define FRESH_US           100000 /* and gets what is no older */
 #define CONNECT_TIMEOUT_MS 400u
 #define STORE_TIMEOUT_MS   400u /* less than that, so that it is told that the store does not answer */
 #define STORE_AGAIN_MS     20u  /* the same while it does not */
@@ -415,12 +414,17 @@ know_vms(Gauges *gauges, GError **error)
   return TRUE;
 }
 
-static gboolean
-is_one_of_many(Gauges *gauges, gint64 now)
+gboolean
+gauges_many_ask(const Gauges *gauges)
+{
+  return gauges->asks_until > g_get_monotonic_time();
+}
+
+static void
+count_ask(Gauges *gauges, gint64 now)
 {
   const gint64 most = ASKS_AT_ONCE * ASK_US;
   gauges->asks_until = CLAMP(gauges->asks_until, now - most, now + most) + ASK_US;
-  return gauges->asks_until > now;
 }
 
 static void
@@ -438,9 +442,10 @@ gauges_ask(Gauges *gauges, GaugesFunc func, gpointer data, GError **error)
   if (!know_vms(gauges, error))
     return FALSE;
   gint64 now = g_get_monotonic_time();
-  gboolean one_of_many = is_one_of_many(gauges, now);
+  count_ask(gauges, now);
+  gboolean one_of_many = gauges_many_ask(gauges);
   gauges->is_wanted = TRUE;
-  if (one_of_many && now - gauges->told_at <= FRESH_US)
+  if (one_of_many && now - gauges->told_at <= GAUGES_FRESH_US)
     func(data);
   else
     wait_for(one_of_many && gauges->n_open > 0 ? gauges->waiters : gauges->next, gauges, func, data);

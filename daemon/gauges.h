@@ -43,6 +43,9 @@ typedef void (*GaugesFunc)(gpointer data);
 /* Asks about the store and all vms, and calls FUNC as soon as all have answered, or have had a moment to do
  * so. Who did not answer before is not waited for. An error is the catalogue's; then FUNC is not called. */
 gboolean gauges_ask(Gauges *gauges, GaugesFunc func, gpointer data, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Whether so many ask that they get what was told up to GAUGES_FRESH_US before. */
+#define GAUGES_FRESH_US 100000
+gboolean gauges_many_ask(const Gauges *gauges);
 /* Goes up when all have answered anew. */
 guint64 gauges_round(const Gauges *gauges);
 

@@ -3,7 +3,7 @@
  * Status is asked often, and when something hangs: what may block is asked by the gauges, which wait for it a
  * moment at most.
  * The answer is kept as text, for all that were asked for at once: until the gauges have another answer, or
- * something was written to the catalogue.
+ * something was written to the catalogue. Where many ask, it is made ten times a second at most.
  */
 #include <daemon/handlers.h>
 
@@ -18,6 +18,7 @@ struct StatusCache {
   char *text;        /* NULL: none yet */
   guint64 round;     /* of the gauges, when it was made */
   guint64 n_changes; /* of the catalogue */
+  gint64 made_at;    /* monotonic */
 };
 
 StatusCache *
@@ -200,19 +201,28 @@ make_status(Daemon *daemon, GError **error)
   return json_finish(builder);
 }
 
+static gboolean
+still_holds(const StatusCache *cache, const Daemon *daemon)
+{
+  gboolean is_young = g_get_monotonic_time() - cache->made_at <= GAUGES_FRESH_US;
+  return cache->text && ((cache->round == gauges_round(daemon->gauges) &&
+                          cache->n_changes == catalogue_n_changes(daemon->catalogue)) ||
+                         (is_young && gauges_many_ask(daemon->gauges)));
+}
+
 /* Makes the text again unless it still holds. */
 static gboolean
 keep_fresh(StatusCache *cache, Daemon *daemon, GError **error)
 {
-  guint64 round = gauges_round(daemon->gauges), n_changes = catalogue_n_changes(daemon->catalogue);
-  if (cache->text && cache->round == round && cache->n_changes == n_changes)
+  if (still_holds(cache, daemon))
     return TRUE;
+  guint64 round = gauges_round(daemon->gauges), n_changes = catalogue_n_changes(daemon->catalogue);
   g_autoptr(JsonNode) status = make_status(daemon, error);
   if (!status)
     return FALSE;
   g_autofree char *line = api_json_to_text(status);
   g_free(cache->text);
-  *cache = (StatusCache){g_strconcat(line, "\n", NULL), round, n_changes};
+  *cache = (StatusCache){g_strconcat(line, "\n", NULL), round, n_changes, g_get_monotonic_time()};
   return TRUE;
 }
 
