@@ -83,7 +83,10 @@ parse_inserted(JsonObject *inserted, QemuDisk *disk)
   disk->filename = dup_filled(qemu_json_string(inserted, "file"));
   disk->is_read_only = qemu_json_bool(inserted, "ro");
   qemu_json_size(inserted, "backing_file_depth", &disk->backing_depth);
-  return disk->node && qemu_json_size(qemu_json_object(inserted, "image"), "virtual-size", &disk->size_bytes);
+  JsonObject *image = qemu_json_object(inserted, "image");
+  JsonObject *specific = qemu_json_object(qemu_json_object(image, "format-specific"), "data");
+  disk->has_data_file = qemu_json_string(specific, "data-file") != NULL;
+  return disk->node && qemu_json_size(image, "virtual-size", &disk->size_bytes);
 }
 
 QemuDisk *

@@ -32,6 +32,7 @@ typedef struct {
   char *filter;          /* of a backup, ours or another store's, that stands before the node now: all else is told as if it
                             did not; or NULL */
   gboolean is_read_only;
+  gboolean has_data_file; /* a qcow2 whose data are in a file of their own */
   GPtrArray *bitmaps;  /* QemuBitmap; those without a name left out */
   const char *left_out; /* why it is not to be backed up ("empty", "read-only", "not used by a device", "behind a filter
                            of another program's backup"), or NULL */

@@ -41,19 +41,32 @@ name_of(const QemuDisk *disk)
   return name ? name : disk->node;
 }
 
+/* *value (transfer full) is NULL if DISK has no device, or that no such property. */
+static gboolean
+ask_device(Qmp *qmp, const QemuDisk *disk, const char *property, guint timeout_ms, JsonNode **value,
+           GError **error)
+{
+  g_autoptr(GError) local = NULL;
+  *value = NULL;
+  if (!disk->device_path ||
+      qmp_call(qmp, "qom-get",
+               qmp_args("path", qmp_str(disk->device_path), "property", qmp_str(property), NULL), timeout_ms,
+               value, &local) ||
+      cbt_error_code(local) == CBT_ERROR_FAILED || cbt_error_code(local) == CBT_ERROR_NOT_FOUND)
+    return TRUE;
+  g_propagate_error(error, g_steal_pointer(&local));
+  return FALSE;
+}
+
 /* Whether the device tells its node: then it can be given another one, as of QEMU 6.1 (qdev_prop_drive). */
 static gboolean
 has_drive(Qmp *qmp, const QemuDisk *disk, guint timeout_ms, gboolean *has, GError **error)
 {
-  g_autoptr(GError) local = NULL;
-  *has = disk->device_path &&
-         qmp_call(qmp, "qom-get",
-                  qmp_args("path", qmp_str(disk->device_path), "property", qmp_str("drive"), NULL),
-                  timeout_ms, NULL, &local);
-  if (!local || cbt_error_code(local) == CBT_ERROR_FAILED || cbt_error_code(local) == CBT_ERROR_NOT_FOUND)
-    return TRUE;
-  g_propagate_error(error, g_steal_pointer(&local));
-  return FALSE;
+  g_autoptr(JsonNode) node = NULL;
+  if (!ask_device(qmp, disk, "drive", timeout_ms, &node, error))
+    return FALSE;
+  *has = node != NULL;
+  return TRUE;
 }
 
 /* *obstacle (transfer full) is why no filter can be put in front of all the disks, or NULL. */
@@ -86,13 +99,19 @@ set_impossible(QemuWay way, const char *obstacle, const char *hint, GError **err
   return FALSE;
 }
 
+static char *
+reason_of_iothread(const QemuDisk *disk)
+{
+  return g_strdup_printf("%s has the iothread %s, with which a reader of QEMU's NBD server that leaves can "
+                         "abort QEMU",
+                         name_of(disk), disk->iothread);
+}
+
 static gboolean
 choose_for_iothread(QemuWay asked, const QemuDisk *disk, const char *obstacle, QemuWay *way, char **why,
                     GError **error)
 {
-  g_autofree char *reason = g_strdup_printf("%s has the iothread %s, with which a reader of QEMU's NBD "
-                                            "server that leaves can abort QEMU",
-                                            name_of(disk), disk->iothread);
+  g_autofree char *reason = reason_of_iothread(disk);
   *way = QEMU_WAY_PUSH;
   if (asked != QEMU_WAY_AUTO && asked != QEMU_WAY_PUSH)
     return set_impossible(asked, reason, "Let it be pushed: auto, or push.", error);
@@ -103,20 +122,52 @@ choose_for_iothread(QemuWay asked, const QemuDisk *disk, const char *obstacle, Q
   return TRUE;
 }
 
+/* When a commit is over, QEMU lets requests that were held up while the disk was drained pass to the image
+ * before it renews the image's permissions (mirror_exit_common; not so as of 9.0): a write ends QEMU there,
+ * if the image had given up writing to its file meanwhile. A qcow2 never does. And of a virtio-blk with an
+ * ioeventfd nothing is taken while its disk is drained; of other devices there is: commands of IDE, the next
+ * one of a chain of SCSI's discards. */
 static gboolean
-choose_external(const QemuDisk *threaded, QemuWay *way, char **why, GError **error)
+survives_commit(Qmp *qmp, const QemuDisk *disk, guint timeout_ms, gboolean *survives, GError **error)
 {
-  *way = QEMU_WAY_EXTERNAL;
-  *why = g_strdup("external: as asked for; an overlay took what the guest wrote, and is committed");
-  if (!threaded)
+  g_autoptr(JsonNode) type = NULL, eventfd = NULL;
+  *survives =
+      qmp_version_is_at_least(qmp, 9, 0) || (g_strcmp0(disk->format, "qcow2") == 0 && !disk->has_data_file);
+  if (*survives)
     return TRUE;
-  g_clear_pointer(why, g_free);
-  g_autofree char *reason =
-      g_strdup_printf("%s has the iothread %s, with which a reader of QEMU's NBD server "
-                      "that leaves can abort QEMU",
-                      name_of(threaded), threaded->iothread);
-  return set_impossible(QEMU_WAY_EXTERNAL, reason,
-                        "Back it up without an external snapshot: it is pushed then.", error);
+  if (!ask_device(qmp, disk, "type", timeout_ms, &type, error) ||
+      !ask_device(qmp, disk, "ioeventfd", timeout_ms, &eventfd, error))
+    return FALSE;
+  *survives = type && json_node_get_value_type(type) == G_TYPE_STRING &&
+              g_str_has_prefix(json_node_get_string(type), "virtio-blk-") && eventfd &&
+              json_node_get_value_type(eventfd) == G_TYPE_BOOLEAN && json_node_get_boolean(eventfd);
+  return TRUE;
+}
+
+static char *
+reason_of_commit(Qmp *qmp, const QemuDisk *disk)
+{
+  const QmpVersion *version = qmp_version(qmp);
+  return g_strdup_printf(
+      "%s is no qcow2 with all in one file, and its device no virtio-blk with an ioeventfd: "
+      "a write of the guest could abort QEMU %u.%u when the overlay is committed",
+      name_of(disk), version->major, version->minor);
+}
+
+static gboolean
+choose_external(Qmp *qmp, const QemuInstantDisk *disks, guint n_disks, guint timeout_ms, GError **error)
+{
+  const QemuDisk *threaded = first_with_iothread(disks, n_disks);
+  g_autofree char *reason = threaded ? reason_of_iothread(threaded) : NULL;
+  for (guint i = 0; i < n_disks && !reason; i++) {
+    gboolean survives;
+    if (!survives_commit(qmp, disks[i].disk, timeout_ms, &survives, error))
+      return FALSE;
+    if (!survives)
+      reason = reason_of_commit(qmp, disks[i].disk);
+  }
+  return !reason ||
+         set_impossible(QEMU_WAY_EXTERNAL, reason, "Back it up without an external snapshot.", error);
 }
 
 gboolean
@@ -126,8 +177,11 @@ qemu_instant_choose(Qmp *qmp, const QemuInstantDisk *disks, guint n_disks, const
   g_autofree char *obstacle = NULL;
   QemuWay asked = options->way;
   const QemuDisk *threaded = first_with_iothread(disks, n_disks);
-  if (asked == QEMU_WAY_EXTERNAL)
-    return choose_external(threaded, way, why, error);
+  if (asked == QEMU_WAY_EXTERNAL) {
+    *way = QEMU_WAY_EXTERNAL;
+    *why = g_strdup("external: as asked for; an overlay took what the guest wrote, and is committed");
+    return choose_external(qmp, disks, n_disks, options->timeout_ms, error);
+  }
   if (!find_obstacle(qmp, disks, n_disks, options->timeout_ms, &obstacle, error))
     return FALSE;
   if (threaded)
