@@ -5,7 +5,7 @@
 #include <daemon/job.h>
 #include <store/store.h>
 
-#define STEP_BYTES (G_GUINT64_CONSTANT(32) << 20)
+#define STEP_BYTES (G_GUINT64_CONSTANT(8) << 20)
 
 struct BackupFlush {
   const Daemon *daemon; /* constant */
