@@ -25,7 +25,7 @@
 
 #define TOOL_TIMEOUT_MS  30000u
 #define WRITE_TIMEOUT_MS 120000u /* of a change; it must not be killed half-way without need */
-#define POLL_MS          10u
+#define POLL_MS          2u
 #define SOCKET_PREFIX    "offline-"
 #define BUSY_HINT        "Back it up through QMP while its guest runs, or try again when the guest is off."
 
