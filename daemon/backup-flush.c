@@ -3,6 +3,7 @@
 #include <daemon/backup-flush.h>
 
 #include <daemon/job.h>
+#include <pthread.h>
 #include <store/store.h>
 
 #define STEP_BYTES (G_GUINT64_CONSTANT(8) << 20)
@@ -11,8 +12,8 @@ struct BackupFlush {
   const Daemon *daemon; /* constant */
   GThread *thread;      /* constant; NULL: there is none, and the commit has all to do */
 
-  GMutex lock; /* of the rest */
-  GCond changed;
+  pthread_mutex_t lock; /* of the rest; none of GLib's, which race detectors do not see */
+  pthread_cond_t changed;
   guint64 noted_bytes; /* since it was told to flush last */
   gboolean is_wanted, is_over;
 };
@@ -21,12 +22,12 @@ struct BackupFlush {
 static gboolean
 wait_for_work(BackupFlush *self)
 {
-  g_mutex_lock(&self->lock);
+  pthread_mutex_lock(&self->lock);
   while (!self->is_wanted && !self->is_over)
-    g_cond_wait(&self->changed, &self->lock);
+    pthread_cond_wait(&self->changed, &self->lock);
   gboolean more = !self->is_over;
   self->is_wanted = FALSE;
-  g_mutex_unlock(&self->lock);
+  pthread_mutex_unlock(&self->lock);
   return more;
 }
 
@@ -48,8 +49,8 @@ backup_flush_new(const Daemon *daemon)
 {
   BackupFlush *self = g_new0(BackupFlush, 1);
   self->daemon = daemon;
-  g_mutex_init(&self->lock);
-  g_cond_init(&self->changed);
+  pthread_mutex_init(&self->lock, NULL);
+  pthread_cond_init(&self->changed, NULL);
   self->thread = g_thread_try_new("flush", flush_thread, self, NULL);
   return self;
 }
@@ -57,15 +58,15 @@ backup_flush_new(const Daemon *daemon)
 static void
 tell(BackupFlush *self, guint64 bytes, gboolean is_wanted, gboolean is_over)
 {
-  g_mutex_lock(&self->lock);
+  pthread_mutex_lock(&self->lock);
   self->noted_bytes += bytes;
   if (is_wanted || self->noted_bytes >= STEP_BYTES) {
     self->noted_bytes = 0;
     self->is_wanted = TRUE;
   }
   self->is_over |= is_over;
-  g_cond_signal(&self->changed);
-  g_mutex_unlock(&self->lock);
+  pthread_cond_signal(&self->changed);
+  pthread_mutex_unlock(&self->lock);
 }
 
 void
@@ -86,7 +87,7 @@ backup_flush_free(BackupFlush *self)
   tell(self, 0, FALSE, TRUE);
   if (self->thread)
     g_thread_join(self->thread);
-  g_mutex_clear(&self->lock);
-  g_cond_clear(&self->changed);
+  pthread_mutex_destroy(&self->lock);
+  pthread_cond_destroy(&self->changed);
   g_free(self);
 }
