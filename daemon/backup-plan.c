@@ -29,16 +29,13 @@ typedef struct {
 static StorePoint *
 latest_point_with_disk(Lookup *lookup)
 {
-  const Backup *backup = lookup->disk->backup;
-  g_autoptr(GPtrArray) points =
-      catalogue_list_points(lookup->daemon->catalogue, backup->request->vm->name, &lookup->error);
-  for (guint i = 0; points && i < points->len; i++) {
-    StorePoint *point = g_ptr_array_index(points, i);
-    const StorePointDisk *found = store_point_find_disk(point, lookup->disk->disk->name);
-    if (found && cbt_uuid_equal(&found->disk_id, &lookup->disk->disk->id))
-      return g_ptr_array_steal_index(points, i);
-  }
-  return NULL;
+  const CatalogueDisk *disk = lookup->disk->disk;
+  g_autoptr(GError) local = NULL;
+  StorePoint *point = catalogue_latest_point_of_disk(
+      lookup->daemon->catalogue, lookup->disk->backup->request->vm->name, disk->name, &disk->id, &local);
+  if (!point && !g_error_matches(local, CBT_ERROR, CBT_ERROR_NOT_FOUND))
+    g_propagate_error(&lookup->error, g_steal_pointer(&local));
+  return point;
 }
 
 static void

@@ -215,6 +215,18 @@ catalogue_list_points(Catalogue *catalogue, const char *vm_or_null, GError **err
   return step == CATALOGUE_DONE ? g_steal_pointer(&points) : NULL;
 }
 
+StorePoint *
+catalogue_latest_point_of_disk(Catalogue *catalogue, const char *vm, const char *disk, const CbtUuid *disk_id,
+                               GError **error)
+{
+  sqlite3_stmt *stmt = catalogue_prepare(
+      catalogue, error,
+      "SELECT " POINT_COLUMNS " FROM points WHERE vm = ? AND EXISTS (SELECT 1 FROM point_disks d"
+      " WHERE d.point = points.seq AND d.name = ? AND d.disk_id = ?)" NEWEST_FIRST " LIMIT 1",
+      "ssu", vm, disk, disk_id);
+  return read_first(catalogue, stmt, disk, error);
+}
+
 /* ---- resolve ---- */
 
 /* VM@latest or VM@N: AT stands on the '@'. */

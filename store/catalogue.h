@@ -107,6 +107,9 @@ gboolean catalogue_insert_point(Catalogue *catalogue, const StorePoint *point, G
 StorePoint *catalogue_get_point(Catalogue *catalogue, const CbtUuid *uuid, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 GPtrArray *catalogue_list_points(Catalogue *catalogue, const char *vm_or_null, GError **error)
     G_GNUC_WARN_UNUSED_RESULT; /* of StorePoint */
+/* The newest point of VM that has the disk of this name and id. NOT_FOUND. */
+StorePoint *catalogue_latest_point_of_disk(Catalogue *catalogue, const char *vm, const char *disk, const CbtUuid *disk_id,
+                                           GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* What a glance at the points of a vm shows; nil and 0: there is none. Times are microseconds since 1970. */
 typedef struct {
   guint64 n_points;

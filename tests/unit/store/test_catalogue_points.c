@@ -34,6 +34,37 @@ test_points_are_listed_newest_first(void **state)
   assert_int_equal(none->len, 0);
 }
 
+/* A point of VM at TIME whose first disk has the id DISK_ID. */
+static StorePoint *
+add_point_of_disk(Fixture *fixture, const char *vm, gint64 time, const CbtUuid *disk_id)
+{
+  StorePoint *point = make_point(vm, time);
+  ((StorePointDisk *) point->disks->pdata[0])->disk_id = *disk_id;
+  assert_true(catalogue_insert_point(fixture->catalogue, point, NULL));
+  return point;
+}
+
+static void
+test_newest_point_of_a_disk_is_of_that_disk(void **state)
+{
+  Fixture *fixture = *state;
+  g_autoptr(GError) error = NULL;
+  const CbtUuid mine = {.bytes = {1}}, replaced = {.bytes = {2}};
+  g_autoptr(StorePoint) newest = add_point_of_disk(fixture, "web", 200, &mine);
+  g_autoptr(StorePoint) older = add_point_of_disk(fixture, "web", 100, &mine);
+  g_autoptr(StorePoint) later = add_point_of_disk(fixture, "web", 300, &replaced);
+  g_autoptr(StorePoint) other = add_point_of_disk(fixture, "db", 400, &mine);
+  const char *name = ((StorePointDisk *) newest->disks->pdata[0])->name;
+  g_autoptr(StorePoint) found =
+      catalogue_latest_point_of_disk(fixture->catalogue, "web", name, &mine, &error);
+  assert_non_null(found);
+  assert_same_point(found, newest);
+  assert_null(catalogue_latest_point_of_disk(fixture->catalogue, "web", "none", &mine, &error));
+  check_error(&error, CBT_ERROR_NOT_FOUND, "none");
+  assert_null(catalogue_latest_point_of_disk(fixture->catalogue, "db", name, &replaced, &error));
+  check_error(&error, CBT_ERROR_NOT_FOUND, name);
+}
+
 static void
 test_point_twice_is_refused(void **state)
 {
@@ -320,6 +351,7 @@ main(void)
       CATALOGUE_TEST(test_changes_are_counted),
       CATALOGUE_TEST(test_point_comes_back_as_it_was),
       CATALOGUE_TEST(test_points_are_listed_newest_first),
+      CATALOGUE_TEST(test_newest_point_of_a_disk_is_of_that_disk),
       CATALOGUE_TEST(test_point_twice_is_refused),
       CATALOGUE_TEST(test_insert_that_fails_half_way_leaves_nothing),
       CATALOGUE_TEST(test_invalid_point_is_refused),
