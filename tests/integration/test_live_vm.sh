@@ -100,10 +100,11 @@ assert_eq "persistent" "$(qmp g1 query-block | jq -c '[.[] | .inserted."dirty-bi
 say "a monitor that somebody else has, and one that is gone, fail in seconds and say so"
 coproc other { exec python3 -c 'import socket, sys
 s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print(s.recv(9) and "", flush=True); s.recv(1 << 20); sys.stdin.read()' "$WORK/g1.qmp"; }
+other_pid=$other_PID # bash forgets it when the process ends
 read -r _ <&"${other[0]}"
 expect_exit "1 5" "somebody else is connected" timeout 30 "$BUILD/bin/cbt-backup" --socket "$SOCKET" bitmap list g1/data
-kill "$other_PID"
-wait "$other_PID" 2>/dev/null || true
+kill "$other_pid" 2>/dev/null || true
+wait "$other_pid" 2>/dev/null || true
 cbt --quiet vm remove g1
 assert_eq "bitmaps after the vm was removed" "$(bitmaps_of drive-root)$(bitmaps_of data)" '["vendor-1"][]'
 stop_guest_vm g1

@@ -36,6 +36,8 @@ wait_until 20 test -s "$WORK/looked.3"
 assert_eq "answers" "$(sort -u "$WORK"/looked.* | grep -v 503)" 200
 api DELETE /v1/vms/vm1
 assert_eq "vm remove: $body" "$status" 204
+seen_gone() { grep -qs 404 "$WORK"/looked.*; }
+wait_until 20 seen_gone || fail "nobody sees that the vm is gone"
 touch "$WORK/stop"
 wait "${pids[@]}"
 say "$(cat "$WORK"/looked.* | wc -l) requests, $(cat "$WORK"/looked.* | grep -c 503 || true) of them when an export had just ended"
