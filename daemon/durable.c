@@ -3,22 +3,25 @@
 
 #include <daemon/task.h>
 
-#define SOON_MS 500
+#define SOON_MS  500
+#define AGAIN_MS 5000 /* after one that failed */
 
 struct Durable {
   Daemon *daemon;
   guint timer_id;      /* begins a sync */
   gboolean is_syncing; /* one is under way */
   gboolean is_due;     /* something was written since it began */
+  gboolean has_failed; /* the last one; its thread's until it has ended */
   gboolean is_stopped;
 };
 
-static void
+static gboolean
 sync_catalogue(Daemon *daemon)
 {
   g_autoptr(GError) error = NULL;
   if (!catalogue_sync(daemon->catalogue, &error))
     g_warning("what was done last may be forgotten if the power fails: %s", error->message);
+  return error == NULL;
 }
 
 /* ---- soon ---- */
@@ -26,17 +29,17 @@ sync_catalogue(Daemon *daemon)
 static gboolean begin_sync(gpointer data);
 
 static void
-plan(Durable *durable)
+plan(Durable *durable, guint after_ms)
 {
   if (!durable->timer_id && !durable->is_stopped)
-    durable->timer_id = g_timeout_add(SOON_MS, begin_sync, durable);
+    durable->timer_id = g_timeout_add(after_ms, begin_sync, durable);
 }
 
 static JsonNode *
-run_sync(Daemon *daemon, gpointer data G_GNUC_UNUSED, guint *status G_GNUC_UNUSED,
-         GError **error G_GNUC_UNUSED)
+run_sync(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError **error G_GNUC_UNUSED)
 {
-  sync_catalogue(daemon);
+  Durable *durable = data;
+  durable->has_failed = !sync_catalogue(daemon);
   return NULL;
 }
 
@@ -45,8 +48,8 @@ end_sync(gpointer data)
 {
   Durable *durable = data;
   durable->is_syncing = FALSE;
-  if (durable->is_due)
-    plan(durable);
+  if (durable->is_due || durable->has_failed)
+    plan(durable, durable->has_failed ? AGAIN_MS : SOON_MS);
 }
 
 static gboolean
@@ -66,7 +69,7 @@ on_commit(gpointer data)
   Durable *durable = data;
   durable->is_due = TRUE;
   if (!durable->is_syncing)
-    plan(durable);
+    plan(durable, SOON_MS);
 }
 
 Durable *
@@ -102,10 +105,13 @@ durable_call(Daemon *daemon, MainFunc func, gpointer data)
 }
 
 static JsonNode *
-sync_before_answer(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError **error G_GNUC_UNUSED)
+sync_before_answer(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError **error)
 {
-  sync_catalogue(daemon);
-  return data;
+  g_autoptr(JsonNode) body = data;
+  if (catalogue_sync(daemon->catalogue, error))
+    return g_steal_pointer(&body);
+  g_prefix_error(error, "this was done, but may be forgotten if the power fails: ");
+  return NULL;
 }
 
 void

@@ -186,8 +186,10 @@ mark_and_sweep(Daemon *daemon, StoreGc *gc, StoreGcResult *result, GError **erro
     g_propagate_error(error, snapshot.error);
     return FALSE;
   }
-  return add_from_files(daemon, points, error) && mark_all(gc, points, error) &&
-         store_gc_sweep(gc, result, error);
+  /* What the snapshot lacks must be gone for good before its packs go: a row that came back would name them.
+   */
+  return add_from_files(daemon, points, error) && catalogue_sync(daemon->catalogue, error) &&
+         mark_all(gc, points, error) && store_gc_sweep(gc, result, error);
 }
 
 static gboolean

@@ -13,6 +13,8 @@
 #include <stdatomic.h>
 #include <store/catalogue.h>
 
+#include <common/file-ops.h>
+
 typedef struct CatalogueSync CatalogueSync;
 
 struct Catalogue {
@@ -37,6 +39,8 @@ void catalogue_sync_free(CatalogueSync *sync);
 /* Takes the files of a database that was just opened; and gives them back before it is closed. */
 gboolean catalogue_sync_begin(Catalogue *catalogue, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void catalogue_sync_end(Catalogue *catalogue);
+/* For tests that have a sync fail. OPS (transfer none) must outlive the catalogue. */
+void catalogue_sync_set_ops(Catalogue *catalogue, const CbtFileOps *ops);
 
 /* "CBTC": tells our files from others' SQLite databases. */
 #define CATALOGUE_APPLICATION_ID 0x43425443

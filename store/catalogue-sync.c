@@ -28,6 +28,9 @@ struct CatalogueSync {
   pthread_mutex_t lock;
   /* under lock */
   unsigned long long n_synced; /* of the commits */
+  gboolean
+      is_suspect; /* a sync failed: pages of the log that the kernel holds for clean may not be on the disk */
+  const CbtFileOps *ops;
   int log_fd;
   sqlite3 *copier;
 };
@@ -48,6 +51,8 @@ catalogue_sync_new(void)
 {
   CatalogueSync *sync = g_new0(CatalogueSync, 1);
   pthread_mutex_init(&sync->lock, NULL);
+  sync->n_commits = 1; /* what a process before this one left, and changes of the schema */
+  sync->ops = cbt_file_ops_default();
   sync->log_fd = -1;
   return sync;
 }
@@ -104,28 +109,47 @@ catalogue_on_commit(Catalogue *catalogue, CatalogueCommitFunc func, gpointer dat
   catalogue->sync->on_commit_data = data;
 }
 
-static gboolean
-sync_log(CatalogueSync *sync, const char *path, GError **error)
+void
+catalogue_sync_set_ops(Catalogue *catalogue, const CbtFileOps *ops)
 {
-  const CbtFileOps *ops = cbt_file_ops_default();
-  unsigned long long n_commits = atomic_load(&sync->n_commits);
-  if (sync->log_fd < 0)
-    cbt_set_error(error, CBT_ERROR_IO, NULL, "catalogue %s is not open", path);
-  else if (ops->fdatasync(ops, sync->log_fd) != 0)
-    cbt_set_error_errno(error, errno, "cannot make catalogue %s durable", path);
-  else
-    sync->n_synced = n_commits;
-  return sync->n_synced == n_commits;
+  catalogue->sync->ops = ops;
 }
 
-/* Waits for nobody: what somebody reads just now is left for the next time. */
-static void
+/* Waits for nobody: what somebody reads just now is left for the next time. Returns whether all was copied,
+ * and is durable in the database. */
+static gboolean
 copy_log(CatalogueSync *sync, const char *path)
 {
   int n_pages = 0, n_copied = 0;
   int result = sqlite3_wal_checkpoint_v2(sync->copier, NULL, SQLITE_CHECKPOINT_PASSIVE, &n_pages, &n_copied);
   if (result != SQLITE_OK && result != SQLITE_BUSY)
     g_warning("the log of catalogue %s is not copied: %s", path, sqlite3_errmsg(sync->copier));
+  return result == SQLITE_OK && n_copied == n_pages;
+}
+
+/* The kernel tells of a failed write once, and holds the page for clean from then on: after that only a copy
+ * of all pages, which are still in memory, is believed. */
+static gboolean
+sync_log(CatalogueSync *sync, const char *path, GError **error)
+{
+  unsigned long long n_commits = atomic_load(&sync->n_commits);
+  if (sync->log_fd < 0) {
+    cbt_set_error(error, CBT_ERROR_IO, NULL, "catalogue %s is not open", path);
+    return FALSE;
+  }
+  if (sync->ops->fdatasync(sync->ops, sync->log_fd) != 0) {
+    cbt_set_error_errno(error, errno, "cannot make catalogue %s durable", path);
+    sync->is_suspect = TRUE;
+    return FALSE;
+  }
+  if (sync->is_suspect && !copy_log(sync, path)) {
+    cbt_set_error(error, CBT_ERROR_IO, NULL,
+                  "catalogue %s could not be made durable before, and its log cannot be copied now", path);
+    return FALSE;
+  }
+  sync->is_suspect = FALSE;
+  sync->n_synced = n_commits;
+  return TRUE;
 }
 
 gboolean
