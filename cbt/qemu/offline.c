@@ -354,7 +354,21 @@ make_names(QemuOffline *offline, const char *runtime_dir, GError **error)
   return FALSE;
 }
 
-/* What is no file here cannot be given by a descriptor: such a chain is root's own, and is opened by its
+/* A chain that is opened by its names, as this process, must be of its user: an image of another format says
+ * by its header what else is opened. */
+static gboolean
+check_names_are_ours(const Chain *chain, const char *path, GError **error)
+{
+  const Image *top = chain->images->len > 0 ? chain->images->pdata[0] : NULL;
+  if (geteuid() != 0 || !top || top->st.st_uid == 0)
+    return TRUE;
+  cbt_set_error(
+      error, CBT_ERROR_DENIED, "Convert what is below it (qemu-img rebase), or give the image to root.",
+      "disk image %s is not root's, and an image below it is neither raw nor qcow2, or no file", path);
+  return FALSE;
+}
+
+/* What is no file here, or of another format, cannot be given by a descriptor: such a chain is opened by its
  * names. */
 static gboolean
 start_server(QemuOffline *offline, const char *path, const char *format, const char *bitmap, GError **error)
@@ -362,6 +376,8 @@ start_server(QemuOffline *offline, const char *path, const char *format, const c
   const QemuLayer *layers = (const QemuLayer *) offline->chain->layers->data;
   guint n_layers = offline->chain->layers->len, n = 0;
   gboolean is_plain = offline->chain->is_plain;
+  if (!is_plain && !check_names_are_ours(offline->chain, path, error))
+    return FALSE;
   g_autofree char *socket = g_strconcat("--socket=", offline->socket, NULL);
   g_autofree char *bitmap_option = g_strconcat("--bitmap=", bitmap, NULL);
   g_autofree char *name = is_plain ? qemu_layers_name(layers, n_layers) : g_strdup(path);

@@ -109,6 +109,13 @@ chown :root "$secret"
 chmod 600 "$secret"
 chown 0:0 "$WORK/images/top.qcow2"
 backup full top >/dev/null # root says what root's images are
+printf '%s\n' '# Disk DescriptorFile' version=1 CID=fffffffe parentCID=ffffffff 'createType="monolithicFlat"' \
+  "RW 2048 FLAT \"$secret\" 0" >"$WORK/images/below.vmdk"
+qemu-img rebase -u -f qcow2 -F vmdk -b "$WORK/images/below.vmdk" "$WORK/images/top.qcow2"
+backup full top >/dev/null
+of_nobody "$WORK/images/top.qcow2" "$WORK/images/below.vmdk"
+expect_exit 1 "neither raw nor qcow2" cbt --full top
+chown 0:0 "$WORK/images/top.qcow2"
 
 say "what is put in an image's place when it was looked at already"
 qemu-img create -q -f qcow2 "$WORK/images/top.qcow2" 1M
