@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * Images for QEMU's tools, told by descriptors instead of by paths: what was checked is what they open, whatever is at its
- * path by then, and nothing that a header names is opened by them. They open each anew, by /proc/self/fd, with locks of
- * their own.
+ * path by then, and no backing file that a header names is opened by them. A data file is given too; one that a header
+ * begins to name after the check is opened by its name. They open each anew, by /proc/self/fd, with locks of their own.
  */
 #pragma once
 

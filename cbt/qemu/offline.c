@@ -270,7 +270,7 @@ qemu_offline_bitmaps(const char *path, const char *format, guint64 *size_bytes, 
   return g_ptr_array_ref(chain->bitmaps);
 }
 
-/* The image that is changed, alone: what it names is not opened. */
+/* The image that is changed, without those below it. */
 static gboolean
 open_for_change(const char *path, QemuLayer *layer, GError **error)
 {
