@@ -203,8 +203,9 @@ job_thread(void *data)
 {
   Run *run = data;
   Daemon *daemon = run->engine->daemon;
-  if (!run->job->func(daemon, run->job, run->job->data, &run->error) && !run->error)
-    g_assert_not_reached();
+  gboolean ok = store_check_in_place(daemon->store, &run->error) &&
+                run->job->func(daemon, run->job, run->job->data, &run->error);
+  g_assert(ok || run->error);
   main_queue_post(daemon->queue, on_job_ended, run);
   return NULL;
 }

@@ -187,6 +187,7 @@ run_store(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError **e
   store_statistics(daemon->store, &store->statistics);
   store->answers = free_space_get(daemon->store_space, question->timeout_ms, &store->free, &store->is_known);
   store->total = free_space_total(daemon->store_space);
+  store->is_replaced = store->answers && !store_check_in_place(daemon->store, NULL);
   return NULL;
 }
 

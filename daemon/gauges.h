@@ -32,6 +32,7 @@ typedef struct {
   gboolean answers;  /* whether it did the last time */
   guint64 free;      /* bytes, as the next */
   guint64 total;
+  gboolean is_replaced; /* what stands in its place is not what was opened */
 } GaugeStore;
 
 Gauges *gauges_new(Daemon *daemon);

@@ -94,7 +94,7 @@ handler_check_removable(Daemon *daemon, const StorePoint *point, GError **error)
 gboolean
 handler_forget_point(Daemon *daemon, const StorePoint *point, GError **error)
 {
-  if (!handler_check_removable(daemon, point, error))
+  if (!handler_check_removable(daemon, point, error) || !store_check_in_place(daemon->store, error))
     return FALSE;
   g_autofree char *folder = g_build_filename(store_directory(daemon->store), "points", NULL);
   g_autoptr(GError) local = NULL;

@@ -81,6 +81,8 @@ write_from_row(const Daemon *daemon, const char *folder, const StorePoint *point
 gboolean
 point_files_update(Daemon *daemon, const StorePoint *point, GError **error)
 {
+  if (!store_check_in_place(daemon->store, error))
+    return FALSE;
   g_autoptr(GError) reason = NULL;
   g_autofree char *folder = point_files_folder(daemon);
   g_autoptr(StorePoint) file = store_point_load(cbt_file_ops_default(), folder, &point->uuid, &reason);

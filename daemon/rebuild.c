@@ -303,7 +303,8 @@ rebuild_catalogue(Daemon *daemon, RebuildResult *result, GError **error)
   rebuild.points = g_ptr_array_new_with_free_func((GDestroyNotify) store_point_free);
   rebuild.vms_folder = vm_files_folder(daemon);
   rebuild.points_folder = point_files_folder(daemon);
-  if (!check_idle(daemon, error) || !load_all(&rebuild, error) || !replace(&rebuild, error) ||
+  if (!check_idle(daemon, error) || !store_check_in_place(daemon->store, error) ||
+      !load_all(&rebuild, error) || !replace(&rebuild, error) ||
       !catalogue_ensure_file(daemon->catalogue, &result->file_made, error))
     return FALSE;
   result->n_vms = rebuild.vms->len;

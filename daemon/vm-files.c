@@ -21,7 +21,7 @@ gboolean
 vm_files_add(Daemon *daemon, const CatalogueVm *vm, GError **error)
 {
   g_autoptr(GError) undo = NULL;
-  if (!catalogue_insert_vm(daemon->catalogue, vm, error))
+  if (!store_check_in_place(daemon->store, error) || !catalogue_insert_vm(daemon->catalogue, vm, error))
     return FALSE;
   if (save(daemon, vm, NULL, error))
     return TRUE;
@@ -38,6 +38,8 @@ vm_files_add(Daemon *daemon, const CatalogueVm *vm, GError **error)
 gboolean
 vm_files_remove(Daemon *daemon, const char *name, GError **error)
 {
+  if (!store_check_in_place(daemon->store, error))
+    return FALSE;
   g_autofree char *folder = vm_files_folder(daemon);
   g_autoptr(StoreVm) record = store_vm_load(cbt_file_ops_default(), folder, name, NULL);
   g_autoptr(GError) local = NULL;
@@ -111,6 +113,8 @@ write_policy(Daemon *daemon, const char *name, const char *policy, GError **erro
 gboolean
 vm_files_save(Daemon *daemon, const char *name, GError **error)
 {
+  if (!store_check_in_place(daemon->store, error))
+    return FALSE;
   g_autoptr(GError) local = NULL;
   g_autoptr(CatalogueVm) vm = catalogue_get_vm(daemon->catalogue, name, error);
   g_autofree char *policy = vm ? vm_files_policy_text(daemon, name, &local) : NULL;
@@ -137,6 +141,8 @@ undo_set(Daemon *daemon, const char *name, const StorePolicy *before)
 gboolean
 vm_files_set_policy(Daemon *daemon, const StorePolicy *policy, GError **error)
 {
+  if (!store_check_in_place(daemon->store, error))
+    return FALSE;
   g_autofree char *text = store_policy_encode(policy);
   g_autoptr(StorePolicy) before = catalogue_get_policy(daemon->catalogue, policy->vm, NULL);
   if (!catalogue_save_policy(daemon->catalogue, policy, error))
@@ -150,6 +156,8 @@ vm_files_set_policy(Daemon *daemon, const StorePolicy *policy, GError **error)
 gboolean
 vm_files_remove_policy(Daemon *daemon, const char *name, GError **error)
 {
+  if (!store_check_in_place(daemon->store, error))
+    return FALSE;
   g_autofree char *folder = vm_files_folder(daemon);
   g_autoptr(StoreVm) record = store_vm_load(cbt_file_ops_default(), folder, name, NULL);
   g_autoptr(GError) local = NULL;

@@ -303,6 +303,44 @@ store_open(const char *directory, const StoreOptions *options, GError **error)
   return NULL;
 }
 
+/* --- is it still what was opened --- */
+
+/* The lock file is made once in the life of a store. A name that cannot be asked for is the trouble of who
+ * uses it. */
+static gboolean
+has_its_lock(const Store *store)
+{
+  g_autofree char *path = g_build_filename(store->directory, "lock", NULL);
+  struct stat opened, found;
+  if (stat(path, &found) != 0)
+    return errno != ENOENT && errno != ENOTDIR;
+  return fstat(store->lock_fd, &opened) != 0 ||
+         (opened.st_dev == found.st_dev && opened.st_ino == found.st_ino);
+}
+
+/* Another store may have been copied over this one, file by file. Damage is for the next start to name. */
+static gboolean
+has_its_format(const Store *store)
+{
+  g_autofree char *path = g_build_filename(store->directory, "format", NULL);
+  g_autoptr(GError) error = NULL;
+  StoreFormat found;
+  if (!store_format_load(cbt_file_ops_default(), path, &found, &error))
+    return !g_error_matches(error, CBT_ERROR, CBT_ERROR_NOT_FOUND);
+  return cbt_uuid_equal(&found.uuid, &store->format.uuid);
+}
+
+gboolean
+store_check_in_place(const Store *store, GError **error)
+{
+  if (has_its_lock(store) && has_its_format(store))
+    return TRUE;
+  cbt_set_error(error, CBT_ERROR_STATE,
+                "See that the right store is there, then restart the service: systemctl restart cbt-backupd",
+                "the store %s was removed or replaced since the daemon opened it", store->directory);
+  return FALSE;
+}
+
 /* --- flushing and closing --- */
 
 /* Everything appended so far, and noted in the index, up to the returned end. */
@@ -354,7 +392,8 @@ store_flush_early(Store *store, GError **error)
 gboolean
 store_flush(Store *store, GError **error)
 {
-  return store_staging_write_all(store, error) && store_flush_early(store, error);
+  return store_check_in_place(store, error) && store_staging_write_all(store, error) &&
+         store_flush_early(store, error);
 }
 
 gboolean

@@ -43,6 +43,10 @@ Store *store_open(const char *directory, const StoreOptions *options, GError **e
 void store_close(Store *store);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Store, store_close)
 
+/* STATE if STORE's directory was removed, or another store stands in its place, since it was opened: what is written then
+ * is lost, or mixed with the other. Asks the file system, which may hang. */
+gboolean store_check_in_place(const Store *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+
 const char *store_directory(const Store *store);
 const CbtUuid *store_uuid(const Store *store);
 
@@ -89,7 +93,8 @@ gboolean store_has_digest(StoreWorker *worker, const StoreChunkId *id, const voi
 /* Writes what WORKER has put and not written yet, so that it does not wait for store_flush(): at the end of its work. Errors
  * as of store_put(). TALLY (nullable) is added to. */
 gboolean store_worker_flush(StoreWorker *worker, StoreTally *tally, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Makes all that was put before durable (invariant 3, first step). After a failure the caller must not commit. */
+/* Makes all that was put before durable (invariant 3, first step), in a store that is in its place. After a failure the
+ * caller must not commit. */
 gboolean store_flush(Store *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Makes durable what is written by now, so that a flush finds less to do. Groups that are being filled go on to be, so
  * nobody may commit by it. */

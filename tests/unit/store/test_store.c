@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "store-fixture.h"
 
+#include <stdio.h>
 #include <store/store-private.h>
 
 static void
@@ -502,6 +503,36 @@ test_puts_go_on_while_packs_are_read_again_and_stay_where_they_are(void **state)
   check_all(fixture);
 }
 
+/* What is moved away is written through descriptors as if nothing had happened. */
+static void
+test_a_store_that_another_took_the_place_of_is_not_flushed(void **state)
+{
+  Fixture *fixture = *state;
+  g_autofree char *away = g_build_filename(fixture->folder, "away", NULL);
+  g_autofree char *format = path_of(fixture, "format");
+  StoreOptions options = STORE_OPTIONS_DEFAULT;
+  g_autoptr(GError) error = NULL;
+  put_all(fixture, STORE_PUT_STORED);
+  assert_int_equal(rename(fixture->directory, away), 0);
+  assert_false(store_flush(fixture->store, &error));
+  assert_true(g_error_matches(error, CBT_ERROR, CBT_ERROR_STATE));
+  store_close(store_open(fixture->directory, &options, NULL));
+  assert_false(store_check_in_place(fixture->store, NULL));
+  store_test_folder_free(g_strdup(fixture->directory));
+  assert_int_equal(rename(away, fixture->directory), 0);
+  assert_true(store_flush(fixture->store, NULL));
+
+  /* Another one, copied into the same folder: the lock's file stays. */
+  StoreFormat other;
+  assert_true(store_format_generate(&other, NULL));
+  assert_true(store_format_save(cbt_file_ops_default(), format, &other, NULL));
+  assert_false(store_flush(fixture->store, NULL));
+  assert_true(store_format_save(cbt_file_ops_default(), format, &fixture->store->format, NULL));
+  assert_true(store_flush(fixture->store, NULL));
+  reopen(fixture);
+  check_all(fixture);
+}
+
 int
 main(void)
 {
@@ -528,6 +559,8 @@ main(void)
       TEST(test_a_flush_does_not_wait_for_a_checkpoint_under_way),
       TEST_GROUPED(test_a_flush_does_not_wait_for_a_checkpoint_under_way),
       TEST(test_puts_go_on_while_packs_are_read_again_and_stay_where_they_are),
+      TEST(test_a_store_that_another_took_the_place_of_is_not_flushed),
+      TEST_GROUPED(test_a_store_that_another_took_the_place_of_is_not_flushed),
       TEST(test_a_checkpoint_does_not_cover_what_is_put_while_it_flushes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
