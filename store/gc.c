@@ -239,14 +239,14 @@ typedef struct {
   gboolean is_copied; /* something of it stands elsewhere, and that may not be durable */
 } Emptying;
 
-/* Takes the entry of a chunk that is not marked out of the index. FALSE if it is pinned, and stays. */
+/* Takes the entry of a chunk that is not marked out of the index. FALSE if it is pinned, and stays.
+ * append_lock is held. */
 static gboolean
-retire(StoreGc *gc, const Record *record, Emptying *emptying)
+retire_locked(StoreGc *gc, const Record *record, Emptying *emptying)
 {
   Store *store = gc->store;
   StoreLocation now;
   gboolean is_pinned = FALSE;
-  pthread_mutex_lock(&store->append_lock);
   if (!store_index_lookup(store->index, &record->id, &now)) {
     /* Nobody had it. */
   } else if (!is_at(&now, &record->location)) {
@@ -261,8 +261,16 @@ retire(StoreGc *gc, const Record *record, Emptying *emptying)
         g_assert_not_reached();
     }
   }
-  pthread_mutex_unlock(&store->append_lock);
   return !is_pinned;
+}
+
+static gboolean
+retire(StoreGc *gc, const Record *record, Emptying *emptying)
+{
+  pthread_mutex_lock(&gc->store->append_lock);
+  gboolean is_gone = retire_locked(gc, record, emptying);
+  pthread_mutex_unlock(&gc->store->append_lock);
+  return is_gone;
 }
 
 /* Copies a record to the end, unless the index names another place than EXPECTED by now. */
@@ -581,16 +589,41 @@ take_out_all(StoreGc *gc, GArray *packs, GError **error)
   return FALSE;
 }
 
-/* The open pack takes part if anything in it is dead. If it cannot be sealed it stays as it is. */
+/*
+ * What a backup that met the end of the disk has left in memory. As long as it cannot be written the open
+ * pack cannot be sealed, nor anything be flushed. If nobody wants it, the pack ends with what its file has.
+ */
+static void
+give_up_unwritten(StoreGc *gc)
+{
+  Store *store = gc->store;
+  Emptying emptying = {0};
+  gboolean is_wanted = FALSE;
+  g_autoptr(GError) error = NULL;
+  g_autoptr(GArray) records = g_array_new(FALSE, FALSE, sizeof(Record));
+  pthread_mutex_lock(&store->append_lock);
+  store_pack_list_unwritten(store->packs, collect_record, records);
+  for (guint i = 0; i < records->len && !is_wanted; i++) {
+    const Record *record = &g_array_index(records, Record, i);
+    is_wanted = store_mark_contains(gc->mark, &record->id) || !retire_locked(gc, record, &emptying);
+  }
+  if (!is_wanted && !store_pack_give_up(store->packs, &error))
+    g_debug("%s", error->message);
+  pthread_mutex_unlock(&store->append_lock);
+}
+
+/* The open pack takes part if anything in it is dead. */
 static void
 seal_open_pack(StoreGc *gc)
 {
   StoreLocation end = store_pack_end(gc->store->packs);
   const Pack *marked = g_hash_table_lookup(gc->packs, GUINT_TO_POINTER(end.pack));
   g_autoptr(GError) error = NULL;
-  if (end.pack < gc->first_pack && end.offset > STORE_PACK_HEADER_SIZE + (marked ? marked->live : 0) &&
-      !store_pack_seal(gc->store->packs, &error))
-    g_debug("%s", error->message);
+  if (end.pack >= gc->first_pack || end.offset <= STORE_PACK_HEADER_SIZE + (marked ? marked->live : 0) ||
+      store_pack_seal(gc->store->packs, &error))
+    return;
+  g_debug("%s", error->message);
+  give_up_unwritten(gc);
 }
 
 /* Waits for packs to be read into the index to the end, for what is retired must not come back. */

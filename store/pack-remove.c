@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Packs that end: sealing the open one before its time, and taking out those that hold nothing any more. A
- * pack's number is not given to another one while the set is open, so that nobody takes one for the other.
+ * Packs that end: sealing the open one before its time, or giving up what of it cannot be written, and taking
+ * out those that hold nothing any more. A pack's number is not given to another one while the set is open, so
+ * that nobody takes one for the other.
  */
 #include <store/pack-private.h>
 
@@ -14,6 +15,78 @@ store_pack_seal(StorePackSet *set, GError **error)
 {
   pthread_mutex_lock(&set->append_lock);
   gboolean ok = !set->open || set->table->len == 0 || store_pack_seal_open(set, error);
+  pthread_mutex_unlock(&set->append_lock);
+  return ok;
+}
+
+void
+store_pack_list_unwritten(StorePackSet *set, StoreRecordFunc func, gpointer user_data)
+{
+  StoreRecordInfo info;
+  StoreLocation location;
+  pthread_mutex_lock(&set->append_lock);
+  for (guint at = set->open ? set->table->len : 0; at > 0; at -= STORE_TABLE_ENTRY_SIZE) {
+    const guint8 *entry = set->table->data + at - STORE_TABLE_ENTRY_SIZE;
+    if (!store_table_entry_decode(entry, set->open->number, G_MAXUINT64, &info, &location) ||
+        location.offset < set->open->written || !func(&info, &location, user_data))
+      break;
+  }
+  pthread_mutex_unlock(&set->append_lock);
+}
+
+/* append_lock is held, and nobody writes. */
+static void
+empty_buffers(StorePackSet *set)
+{
+  pthread_mutex_lock(&set->buffer_lock);
+  StorePackBuffer *last = store_pack_filling(set);
+  set->total_bytes -= last->start + last->fill - set->open->written;
+  set->n_written = set->n_filled;
+  last->pack = 0;
+  last->fill = 0;
+  pthread_mutex_unlock(&set->buffer_lock);
+  g_atomic_int_set(&set->has_full, 0);
+}
+
+/* A pack without its header is none. */
+static gboolean
+remove_headless(StorePackSet *set)
+{
+  g_autofree char *path = store_pack_path(set, set->open->number);
+  if (set->ops->unlink(set->ops, path) != 0)
+    return FALSE;
+  pthread_mutex_lock(&set->buffer_lock);
+  set->n_packs--;
+  pthread_mutex_unlock(&set->buffer_lock);
+  return TRUE;
+}
+
+/* What a write that failed has left behind is cut off. append_lock is held. */
+static gboolean
+give_up_open(StorePackSet *set, GError **error)
+{
+  StorePackTail *tail = set->open;
+  if (tail->written == 0 ? !remove_headless(set)
+                         : set->ops->ftruncate(set->ops, tail->fd, (off_t) tail->written) != 0) {
+    cbt_set_error_errno(error, errno, "cannot cut pack %08x", tail->number);
+    return FALSE;
+  }
+  empty_buffers(set);
+  set->open = NULL;
+  if (tail->synced < tail->written)
+    g_ptr_array_add(set->unsynced, tail);
+  else
+    store_pack_tail_unref(set, tail);
+  return TRUE;
+}
+
+gboolean
+store_pack_give_up(StorePackSet *set, GError **error)
+{
+  pthread_mutex_lock(&set->append_lock);
+  while (set->is_writing)
+    pthread_cond_wait(&set->written, &set->append_lock);
+  gboolean ok = !set->open || give_up_open(set, error);
   pthread_mutex_unlock(&set->append_lock);
   return ok;
 }

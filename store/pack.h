@@ -117,7 +117,13 @@ gboolean store_pack_size(StorePackSet *set, guint32 number, guint64 *size,
 guint64 store_pack_room(StorePackSet *set);
 /* Seals the open pack, if it has records; the next record begins another. */
 gboolean store_pack_seal(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Removes a sealed pack. That it is gone is durable after the next flush. Who still reads from it may go on.
+/* Calls FUNC with each record, and of a group with each chunk, that is in no file yet, the last one first. FUNC calls
+ * nothing of SET. */
+void store_pack_list_unwritten(StorePackSet *set, StoreRecordFunc func, gpointer user_data);
+/* Ends the open pack without sealing it. Records that are in no file yet are lost: nobody may refer to them, nor append
+ * meanwhile. The next record begins another pack. */
+gboolean store_pack_give_up(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Removes a pack that has ended. That it is gone is durable after the next flush. Who still reads from it may go on.
  */
 gboolean store_pack_remove(StorePackSet *set, guint32 number, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void store_pack_totals(StorePackSet *set, guint64 *n_packs, guint64 *bytes);

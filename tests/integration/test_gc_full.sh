@@ -47,3 +47,27 @@ fallocate -l "$(($(free_bytes) - 65536))" "$WORK/small/filler" || fail "cannot f
 cbt --quiet gc
 assert_eq "bytes of packs" "$(packs_bytes)" 0
 stop_daemon
+
+say "a backup met the end of a small disk: what it could not write is in nobody's way, and no restart is needed"
+STATE=$WORK/state2 RUN=$WORK/run2 SOCKET=$WORK/run2/api.sock
+mkdir -p "$STATE/store"
+truncate -s 128M "$WORK/store.ext4"
+mkfs.ext4 -q -F -m 0 "$WORK/store.ext4"
+mount -o loop "$WORK/store.ext4" "$STATE/store" || skip "cannot mount a small ext4"
+at_exit umount -l "$STATE/store"
+DAEMON_OPTIONS=(--store-reserve 0)
+start_daemon
+random_image "$WORK/a.raw" 20
+random_image "$WORK/b.raw" 60
+random_image "$WORK/c.raw" 100
+for name in a b c; do vm_add "$name" "root=$WORK/$name.raw"; done
+backup full a >/dev/null
+backup full b >/dev/null
+expect_exit 1 "no space left" cbt --quiet --full c
+cbt --quiet forget b@latest
+cbt --quiet gc
+assert_le "bytes of packs" "$(packs_bytes)" $((21 * MIB))
+backup full b >/dev/null
+restore_matches a@latest root "$WORK/a.raw"
+restore_matches b@latest root "$WORK/b.raw"
+stop_daemon
