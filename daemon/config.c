@@ -109,8 +109,8 @@ daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
       "No configuration is needed. To try it out, with all that it keeps below one folder:\n"
       "  cbt-backupd --state-dir /tmp/try/state --runtime-dir /tmp/try/run &\n"
       "  CBT_BACKUP_SOCKET=/tmp/try/run/api.sock cbt-backup status\n\n"
-      "Exit status: 0 told to end, 1 failed, 2 wrong option or configuration, 4 another one uses the\n"
-      "state directory, 6 damaged data found. See cbt-backupd(8), cbt-backup.conf(5).");
+      "Exit status: 0 told to end, 1 failed, 2 wrong option or configuration, 3 the group is not\n"
+      "there, 4 another one uses the state directory, 6 damaged data found. See cbt-backupd(8), cbt-backup.conf(5).");
   g_option_context_add_main_entries(context, entries, NULL);
   if (!g_option_context_parse(context, argc, argv, error))
     return NULL;
@@ -125,7 +125,8 @@ daemon_config_new(int *argc, char ***argv, gboolean *done, GError **error)
   if (!config_file_load(config, error) ||
       !config_option_set(config, "daemon", "log-level", "--log-level", level, error) ||
       !config_option_set(config, "store", "reserve", "--store-reserve", reserve, error) ||
-      !config_option_set(config, "daemon", "max-jobs", "--max-parallel", max_parallel, error))
+      !config_option_set(config, "daemon", "max-jobs", "--max-parallel", max_parallel, error) ||
+      (check && !config_check_names(config, error)))
     return NULL;
   set_default_dirs(config);
   make_absolute(&config->state_dir);

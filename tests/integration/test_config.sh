@@ -95,4 +95,22 @@ refuses "unknown group [deamon]" '[deamon]'
 refuses "unknown key 'jiter' in [scheduler]" '[scheduler]' 'jiter = 1'
 refuses "[backup] nice:" '[backup]' 'nice = 20'
 expect_exit 0 "" "$sbin/cbt-backupd" --config "$WORK/none.conf" --check-config
+expect_exit 2 "none.conf.gone" "$sbin/cbt-backupd" --config "$WORK/none.conf.gone" --check-config
+
+# What the file names has to be there.
+checked() { # STATUS FRAGMENT LINE...
+  printf '%s\n' "${@:3}" >"$WORK/bad.conf"
+  expect_exit "$1" "$2" "$sbin/cbt-backupd" --config "$WORK/bad.conf" --check-config
+}
+checked 2 "[daemon] group: there is no group 'no-such-group'" '[daemon]' 'group = no-such-group'
+checked 2 "[export] plugin-dir: there is no /nowhere/nbdkit-cbt-plugin.so" '[export]' 'plugin-dir = /nowhere'
+checked 2 "[export] fleece-dir: $WORK/bad.conf is no folder" '[export]' "fleece-dir = $WORK/bad.conf"
+checked 2 "[daemon] allowed-paths: $WORK/bad.conf is no folder" '[daemon]' "allowed-paths = $WORK;$WORK/bad.conf"
+checked 2 "[quiesce] program: $WORK/bad.conf is no program" '[quiesce]' "program = $WORK/bad.conf"
+checked 0 "[export] fleece-dir: /nowhere is not there: the daemon makes it" '[export]' 'fleece-dir = /nowhere'
+checked 0 "[daemon] allowed-paths: /nowhere is not there: nobody" '[daemon]' "allowed-paths = $WORK;/nowhere;"
+printf '%s\n' '[daemon]' "group = $(id -gn)" "allowed-paths = $WORK" >"$WORK/good.conf"
+assert_eq "what is said of nothing wrong" "$("$sbin/cbt-backupd" --config "$WORK/good.conf" --check-config 2>&1)" ""
+sed -i 's/^group = .*/group = no-such-group/' "$WORK/good.conf"
+expect_exit 3 "no group 'no-such-group'" "$sbin/cbt-backupd" --state-dir "$STATE" --runtime-dir "$RUN" --config "$WORK/good.conf"
 expect_exit 2 "none.conf.gone" "$sbin/cbt-backupd" --state-dir "$STATE" --runtime-dir "$RUN" --config "$WORK/none.conf.gone"
