@@ -168,9 +168,10 @@ finish_job(Engine *engine, Job *job)
     job->status = JOB_ERROR;
   metrics_note_job(engine->daemon->metrics, job);
   save_state(engine, job);
-  if (job->error)
-    job_message(job, "job %" G_GINT64_FORMAT " (%s): %s: %s", job->id, who, job_status_name(job->status),
-                job->error->message);
+  if (job->status == JOB_ERROR)
+    job_error(job, "job %" G_GINT64_FORMAT " (%s): error: %s", job->id, who, job->error->message);
+  else if (job->error)
+    job_message(job, "job %" G_GINT64_FORMAT " (%s): cancelled: %s", job->id, who, job->error->message);
   else
     job_info(job, "job %" G_GINT64_FORMAT " (%s): done", job->id, who);
   answer_waiters(job);

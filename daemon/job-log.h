@@ -6,11 +6,14 @@
 #pragma once
 
 #include <glib.h>
+#include <syslog.h>
 
-/* VM may be NULL: of no one vm. */
-void job_log(gint64 id, const char *vm, GLogLevelFlags level, const char *format, ...) G_GNUC_PRINTF(4, 5);
+/* VM may be NULL: of no one vm. PRIORITY is that of syslog(3), from LOG_ERR to LOG_INFO. */
+void job_log(gint64 id, const char *vm, int priority, const char *format, ...) G_GNUC_PRINTF(4, 5);
 
 /* JOB has an id and a vm: a Job or a CatalogueJob. */
-#define job_info(job, ...)    job_log((job)->id, (job)->vm, G_LOG_LEVEL_INFO, __VA_ARGS__)
-#define job_message(job, ...) job_log((job)->id, (job)->vm, G_LOG_LEVEL_MESSAGE, __VA_ARGS__)
-#define job_warning(job, ...) job_log((job)->id, (job)->vm, G_LOG_LEVEL_WARNING, __VA_ARGS__)
+#define job_info(job, ...)    job_log((job)->id, (job)->vm, LOG_INFO, __VA_ARGS__)
+#define job_message(job, ...) job_log((job)->id, (job)->vm, LOG_NOTICE, __VA_ARGS__)
+/* It failed. */
+#define job_error(job, ...)   job_log((job)->id, (job)->vm, LOG_ERR, __VA_ARGS__)
+#define job_warning(job, ...) job_log((job)->id, (job)->vm, LOG_WARNING, __VA_ARGS__)

@@ -37,8 +37,8 @@ close_dead_jobs(Daemon *daemon)
     }
     g_free(job->status);
     job->status = g_strdup("error");
-    job_message(job, "job %" G_GINT64_FORMAT " (%s) was cut off when the daemon ended", job->id,
-                job->vm ? job->vm : job->type);
+    job_error(job, "job %" G_GINT64_FORMAT " (%s) was cut off when the daemon ended", job->id,
+              job->vm ? job->vm : job->type);
     if (!catalogue_save_job(daemon->catalogue, job, &error))
       break;
   }
