@@ -68,19 +68,19 @@ new_message(const char *method, const char *path, JsonNode *body, GError **error
   return message;
 }
 
-/* The unit comes with packages, and may not be there. */
+/* The unit comes with packages, and may not be there; nor may systemd. */
 static char *
 how_to_start(void)
 {
   static const char *const folders[] = {"/etc", "/usr/lib", "/lib", "/usr/local/lib"};
-  gboolean has_unit = FALSE;
-  for (guint i = 0; i < G_N_ELEMENTS(folders); i++) {
-    g_autofree char *path = g_build_filename(folders[i], "systemd/system/cbt-backup.service", NULL);
+  gboolean is_booted = g_access("/run/systemd/system", F_OK) == 0, has_unit = FALSE;
+  for (guint i = 0; is_booted && i < G_N_ELEMENTS(folders); i++) {
+    g_autofree char *path = g_build_filename(folders[i], "systemd/system/cbt-backupd.service", NULL);
     has_unit |= g_access(path, F_OK) == 0;
   }
   return g_strdup_printf("Start it with: %s. If it runs with another --runtime-dir, name its socket with "
                          "--socket PATH or CBT_BACKUP_SOCKET.",
-                         has_unit ? "systemctl start cbt-backup" : "cbt-backupd");
+                         has_unit ? "systemctl start cbt-backupd" : "cbt-backupd");
 }
 
 static void
