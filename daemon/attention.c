@@ -121,6 +121,9 @@ look_at_disk(const Look *look, const CatalogueDisk *disk)
   if (gauge && gauge->exported && (!gauge->answers || gauges_is_late(look->daemon->gauges, vm)))
     add(look, TRUE, g_strdup_printf("the export of %s/%s does not answer", vm, disk->name),
         g_strdup("cbt-backup export list"));
+  if (gauge && gauge->image_is_missing)
+    add(look, TRUE, g_strdup_printf("the image of %s/%s is missing: %s", vm, disk->name, disk->path),
+        g_strdup_printf("Put it back; or forget the vm: cbt-backup vm remove %s", vm));
   for (guint i = 0; gauge && i < gauge->bitmaps->len; i++)
     look_at_bitmap(look, disk, &g_array_index(gauge->bitmaps, CbtBitmapInfo, i));
 }

@@ -11,7 +11,9 @@
 #include <cbt/tracker.h>
 #include <daemon/exports.h>
 #include <daemon/task.h>
+#include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define WAIT_MS            500u  /* for answers; status is what one looks at when something hangs */
 #define ROUND_WAIT_MS      450u  /* less, so that who does not answer is known to be late */
@@ -119,6 +121,7 @@ static void note_answer(Gauges *gauges);
 typedef struct {
   char *control; /* NULL: it is not exported, or QEMU has it */
   char *bitmap;  /* (nullable) path of its file */
+  char *image;   /* (nullable) the same; NULL: QEMU has it */
   GaugeDisk *answer;
 } DiskQuestion;
 
@@ -136,6 +139,7 @@ disk_question_free(gpointer data)
   g_clear_pointer(&question->answer, gauge_disk_free);
   g_free(question->control);
   g_free(question->bitmap);
+  g_free(question->image);
   g_free(question);
 }
 
@@ -165,6 +169,13 @@ look_at_file(const char *path, GaugeDisk *answer)
   g_array_append_val(answer->bitmaps, info);
 }
 
+static gboolean
+leads_nowhere(const char *path)
+{
+  struct stat st;
+  return stat(path, &st) != 0 && (errno == ENOENT || errno == ENOTDIR);
+}
+
 static JsonNode *
 run_vm(Daemon *daemon G_GNUC_UNUSED, gpointer data, guint *status G_GNUC_UNUSED, GError **error G_GNUC_UNUSED)
 {
@@ -175,6 +186,7 @@ run_vm(Daemon *daemon G_GNUC_UNUSED, gpointer data, guint *status G_GNUC_UNUSED,
       ask_export(disk->control, disk->answer);
     else if (disk->bitmap)
       look_at_file(disk->bitmap, disk->answer);
+    disk->answer->image_is_missing = disk->image && leads_nowhere(disk->image);
   }
   return NULL;
 }
@@ -232,6 +244,7 @@ disk_question_new(Daemon *daemon, const char *vm, const CatalogueDisk *disk)
   if (!disk->qmp) {
     question->control = exports_control_socket(daemon->exports, vm, disk->name);
     question->bitmap = cbt_tracker_bitmap_path(folder, "default");
+    question->image = g_strdup(disk->path);
   }
   question->answer = g_new0(GaugeDisk, 1);
   question->answer->name = g_strdup(disk->name);

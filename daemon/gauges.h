@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What has to be asked of exports, bitmap files and the store's file system, each of which may hang: asked in
+ * What has to be asked of exports, files and the store's file system, each of which may hang: asked in
  * tasks, and kept, so that whoever shows it waits a moment at most.
  *
  * Of each vm, and of the store, one question is under way at a time; those who want to know meanwhile share
@@ -23,6 +23,7 @@ typedef struct {
   gboolean exported;    /* when it was asked */
   gboolean answers;     /* of an exported one: whether its process did */
   gint64 round_trip_us; /* of an exported one that answers: connecting, and two requests */
+  gboolean image_is_missing; /* its path leads nowhere; not asked of a disk that QEMU has */
   GArray *bitmaps; /* of CbtBitmapInfo; of a disk that is not exported only `default`, as its file says */
 } GaugeDisk;
 

@@ -39,7 +39,8 @@ DAEMON_OPTIONS=(--config "$WORK/config")
 start_daemon
 has_failed() { [ "$(of web '.policy.failures > 0 and .job == null')" = true ]; }
 wait_until 20 has_failed || fail "the run does not fail: $(of web .)"
-assert_eq "attention" "$(attention)" '[["fail","web"],["fail","web"]]'
+assert_eq "attention" "$(attention)" '[["fail","web"],["fail","web"],["fail","web"]]'
+assert_has "attention" "$(cbt status)" "the image of web/root is missing: $WORK/web.raw"
 assert_eq "health of both" "$(cbt_json status | jq -c '[.vms[].health]')" '["ok","fail"]'
 assert_eq "wanted an hour after the last good point" "$(of web '."wanted-time" - ."good-time" <= 3600')" true
 assert_has "the first line" "$(cbt status | head -n 1)" "its last good point is 3 d old, the next was due"
