@@ -108,7 +108,8 @@ fail(Cli *cli, GError *error)
   if (hint)
     fprintf(stderr, "%s\n", hint);
   if (is_usage)
-    fputs("Try: cbt-backup --help\n", stderr);
+    fprintf(stderr, "Try: cbt-backup %s%s--help\n", cli->command ? cli->command->name : "",
+            cli->command ? " " : "");
   if (cli->json && !cli->has_printed)
     print_json_error(cli, error, is_usage);
   int status = is_usage ? EXIT_USAGE : cbt_error_exit_status((int) cbt_error_code(error));

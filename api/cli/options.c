@@ -257,9 +257,11 @@ cli_line_parse(char **words, const CliCommand **command, GError **error)
   CliLine *line = g_new0(CliLine, 1);
   line->words = g_ptr_array_new_with_free_func(g_free);
   line->options = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, (GDestroyNotify) g_ptr_array_unref);
-  *command = NULL;
+  guint n_words;
   if (split(line, words, error))
     resolve(line, command, error);
+  else
+    *command = cli_command_find(line->words, &n_words); /* as far as it was told */
   GHashTableIter iter;
   gpointer values;
   g_hash_table_iter_init(&iter, line->options);

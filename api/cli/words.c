@@ -10,12 +10,11 @@
 
 #define SPEED_MIN 4096
 
-/* Moves LOCAL (transfer full) to ERROR as a usage error. */
+/* Moves LOCAL (transfer full), with its hint, to ERROR as a usage error. */
 static gboolean
 fail_usage(GError *local, const char *prefix, GError **error)
 {
-  g_autofree char *message = cbt_error_message(local);
-  cli_set_usage(error, "%s%s", prefix, message);
+  cli_set_usage(error, "%s%s", prefix, local->message);
   g_error_free(local);
   return FALSE;
 }

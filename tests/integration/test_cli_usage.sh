@@ -129,6 +129,13 @@ expect 2 "half a command" policy
 
 expect 2 'neither none nor fs nor app' --incremental web --quiesce all
 
+# What is right, and where it is explained
+expect 2 '^Use 1 to 63 letters, digits' vm add 'we b' --disk root=path
+expect 2 '^Write a number of bytes' vm add web --disk root=path --granularity 64Q
+expect 2 '^Try: cbt-backup vm add --help$' vm add web --dsk root=path
+expect 2 '^Try: cbt-backup --full --help$' --full
+expect 2 '^Try: cbt-backup --help$' nope
+
 # No daemon
 expect 5 "does not answer on $CBT_BACKUP_SOCKET" status
 expect 5 'Start it with: ' --full web
