@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define DEFAULT_LIMIT "100" /* as that of the API */
+
 static gint64
 duration(JsonObject *job)
 {
@@ -140,10 +142,25 @@ add_row(CliTable *table, JsonObject *job)
   cli_table_add(table, cli_format_text(job, "errmsg"));
 }
 
+static char *
+list_path(Cli *cli, GError **error)
+{
+  const char *vm = cli_option(cli, "vm"), *limit = cli_option(cli, "limit");
+  if (vm && !cli_check_name("Vm", vm, error))
+    return NULL;
+  if (limit && !g_ascii_string_to_unsigned(limit, 10, 0, G_MAXUINT, NULL, NULL)) {
+    cli_set_usage(error, "--limit: '%s' is no whole number", limit);
+    return NULL;
+  }
+  const char *format = vm ? "/v1/jobs?limit=%s&vm=%s" : "/v1/jobs?limit=%s";
+  return cli_path(error, format, limit ? limit : DEFAULT_LIMIT, vm);
+}
+
 static gboolean
 list(Cli *cli, GError **error)
 {
-  return cli_list(cli, "/v1/jobs", "JOB>|TYPE|VM|STATUS|START|TIME>|BYTES>|POINT|PROBLEM", add_row, error);
+  g_autofree char *path = list_path(cli, error);
+  return cli_list(cli, path, "JOB>|TYPE|VM|STATUS|START|TIME>|BYTES>|POINT|PROBLEM", add_row, error);
 }
 
 /* "/v1/jobs/ID" of the first argument. */
@@ -214,9 +231,16 @@ wait_for(Cli *cli, GError **error)
   return node && cli_wait_job(cli, node, FALSE, error);
 }
 
+static const CliOption list_options[] = {
+    {"vm", "NAME", FALSE, "only those of this vm"},
+    {"limit", "N", FALSE, "at most so many (default 100)"},
+    {0},
+};
+
 const CliCommand cli_job_commands[] = {
-    {"job list", "", "List jobs, newest first", 0, 0, NULL, list,
-     "cbt-backup job list"},
+    {"job list", "[--vm NAME] [--limit N]", "List jobs, newest first", 0, 0, list_options, list,
+     "cbt-backup job list\n"
+     "cbt-backup job list --vm web --limit 10"},
     {"job show", "ID", "Show a job", 1, 1, NULL, show,
      "cbt-backup job show 12"},
     {"job cancel", "ID", "Cancel a job", 1, 1, NULL, cancel,

@@ -160,7 +160,8 @@ remove_vm(Cli *cli, GError **error)
   g_autoptr(JsonNode) node = cli_call(cli, "DELETE", path, NULL, error);
   if (!node)
     return FALSE;
-  cli_print_done(cli, node, "Removed vm %s", cli_arg(cli, 0));
+  cli_print_done(cli, node, "Removed vm %s, with its bitmaps and any policy; recovery points are %s", cli_arg(cli, 0),
+                 cli_flag(cli, "forget-points") ? "forgotten" : "kept");
   return TRUE;
 }
 
@@ -190,7 +191,7 @@ const CliCommand cli_vm_commands[] = {
      "cbt-backup --json vm list | jq -r '.[].name'"},
     {"vm show", "NAME", "Show a vm and its disks", 1, 1, NULL, show,
      "cbt-backup vm show web"},
-    {"vm remove", "NAME [--forget-points]", "Forget a vm; its images are not touched", 1, 1, remove_options,
+    {"vm remove", "NAME [--forget-points]", "Forget a vm, its bitmaps and its policy; images are not touched, recovery points stay", 1, 1, remove_options,
      remove_vm,
      "cbt-backup vm remove web\n"
      "cbt-backup vm remove web --forget-points"},

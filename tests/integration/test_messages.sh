@@ -69,4 +69,14 @@ assert_eq "what the next incremental looks at" "$(jq .dirty <<<"$job")" $((8 * M
 assert_has "its reason" "$(jq -r .reason <<<"$job")" "is gone"
 assert_eq "forgetting by HTTP" "$(api DELETE /v1/points/web@latest && jq -r .warning <<<"$body" | cut -c1-20)" \
   "the next incremental"
+say "jobs, and a vm that goes with its policy"
+random_image "$WORK/other.raw" 1
+vm_add other "root=$WORK/other.raw"
+backup full other >/dev/null
+assert_eq "jobs of a vm" "$(cbt_json job list --vm other | jq -c '[.[].vm]')" '["other"]'
+assert_eq "the newest two" "$(cbt_json job list --limit 2 | jq -c '[.[].vm]')" '["other","web"]'
+assert_eq "none of them of this one" "$(cbt_json job list --limit 1 --vm nobody)" '[]'
+expect_exit 2 "'x' is no whole number" cbt job list --limit x
+cbt --quiet policy set other --schedule 'daily 02:30' >/dev/null
+assert_has "vm remove" "$(cbt vm remove other)" "with its bitmaps and any policy; recovery points are kept"
 stop_daemon

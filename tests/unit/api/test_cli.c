@@ -472,7 +472,7 @@ test_commands_send_what_was_typed(void **state)
 static void
 test_quiet_prints_nothing_but_results(void **state)
 {
-  assert_run(*state, "vm remove web --forget-points", 0, "Removed vm web\n", "");
+  assert_run(*state, "vm remove web --forget-points", 0, "Removed vm web, with its bitmaps and any policy; recovery points are forgotten\n", "");
   assert_run(*state, "vm remove web --quiet", 0, "", "");
   assert_run(*state, "vm remove web --json", 0, "{}\n", "");
   assert_run(*state, "export start web --quiet", 0, "nbd+unix:///?socket=/a\nnbd+unix:///?socket=/b\n", "");
