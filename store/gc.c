@@ -584,7 +584,7 @@ take_out_all(StoreGc *gc, GArray *packs, GError **error)
       g_strdup_printf("Give the store's file system %s more, or remove more points, and run it again.", size);
   cbt_set_error(
       error, CBT_ERROR_NO_SPACE, hint,
-      "%u packs have dead chunks, but there is no room to copy the others out of them: %s are needed",
+      "there are dead chunks in %u of the packs, but no room to copy the others out of them: %s are needed",
       packs->len, size);
   return FALSE;
 }

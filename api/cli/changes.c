@@ -133,8 +133,9 @@ print_for_people(Cli *cli, JsonObject *document)
   g_autofree char *bytes = cbt_size_format((guint64) cli_sum(extents, "length"));
   g_autofree char *size = cli_format_size(document, "size-to");
   const char *source = cli_text(document, "source"), *proof = cli_text(document, "proof");
-  printf("%u extents, %s of %s; from the %s, %s\n", json_array_get_length(extents), bytes, size ? size : "-",
-         source ? source : "-", proof ? proof : "-");
+  g_autofree char *count = cli_format_count(json_array_get_length(extents), "extent");
+  printf("%s, %s of %s; from the %s, %s\n", count, bytes, size ? size : "-", source ? source : "-",
+         proof ? proof : "-");
 }
 
 static gboolean

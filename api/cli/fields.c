@@ -103,6 +103,12 @@ cli_format_short(JsonObject *object, const char *key)
 }
 
 char *
+cli_format_count(gint64 n, const char *noun)
+{
+  return g_strdup_printf("%" G_GINT64_FORMAT " %s%s", n, noun, n == 1 ? "" : "s");
+}
+
+char *
 cli_format_duration(gint64 seconds)
 {
   int h = (int) (seconds / 3600), m = (int) (seconds / 60 % 60), s = (int) (seconds % 60);

@@ -13,9 +13,10 @@ cli_print_gc(JsonObject *job)
   g_autofree char *live = cbt_size_format((guint64) cli_number(job, "bytes-live"));
   g_autofree char *copied = cbt_size_format((guint64) cli_number(job, "bytes-copied"));
   g_autofree char *time = cli_format_duration(seconds);
-  printf("Freed %s in %s: %" G_GINT64_FORMAT " packs removed, %s of them copied together; %" G_GINT64_FORMAT
-         " chunks of %s are in use\n",
-         freed, time, cli_number(job, "packs-removed"), copied, cli_number(job, "chunks-live"), live);
+  g_autofree char *packs = cli_format_count(cli_number(job, "packs-removed"), "pack");
+  g_autofree char *chunks = cli_format_count(cli_number(job, "chunks-live"), "chunk");
+  printf("Freed %s in %s: %s removed, %s of live data copied out; in use: %s of %s\n", freed, time, packs, copied,
+         chunks, live);
 }
 
 static gboolean

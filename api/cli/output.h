@@ -52,5 +52,7 @@ gboolean cli_has_colour(void);
 #define CLI_YELLOW "\033[33m"
 #define CLI_RESET  "\033[0m"
 
+/* "1 pack", "2 packs": of a NOUN that takes an s. */
+char *cli_format_count(gint64 n, const char *noun);
 /* "1:02:03", "0:05". */
 char *cli_format_duration(gint64 seconds);

@@ -71,7 +71,8 @@ print_result(JsonObject *answer)
   print_warnings(points);
   if (cli_text(answer, "warning"))
     printf("Warning: %s\n", cli_text(answer, "warning"));
-  printf("%s %u of %u recovery points; %s %s\n", dry_run ? "Would remove" : "Removed", n_removed, n, size,
+  g_autofree char *of = cli_format_count(n, "recovery point");
+  printf("%s %u of %s; %s %s\n", dry_run ? "Would remove" : "Removed", n_removed, of, size,
          dry_run ? "would come free" : "to come free with gc");
 }
 

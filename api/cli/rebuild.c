@@ -15,9 +15,9 @@ print_result(JsonObject *answer)
     g_autofree char *shown = cbt_printable(text ? text : "");
     printf("Warning: %s\n", shown);
   }
-  printf("The catalogue was made again from the store: %" G_GUINT64_FORMAT " vms, %" G_GUINT64_FORMAT
-         " recovery points\n",
-         (guint64) cli_number(answer, "vms"), (guint64) cli_number(answer, "points"));
+  g_autofree char *vms = cli_format_count(cli_number(answer, "vms"), "vm");
+  g_autofree char *points = cli_format_count(cli_number(answer, "points"), "recovery point");
+  printf("The catalogue was made again from the store: %s, %s\n", vms, points);
 }
 
 static gboolean

@@ -78,22 +78,22 @@ cli_print_verify(JsonObject *job)
   gint64 seconds = MAX(0, cli_number(job, "end-time") - cli_number(job, "start-time"));
   g_autofree char *bytes = cbt_size_format((guint64) cli_number(job, "bytes-read"));
   g_autofree char *time = cli_format_duration(seconds), *from = cli_format_time(job, "resumed-from");
-  gint64 n_verified = cli_number(job, "points-verified"), n_damaged = cli_number(job, "points-damaged");
+  g_autofree char *points = cli_format_count(cli_number(job, "points-verified"), "recovery point");
+  g_autofree char *chunks = cli_format_count(cli_number(job, "chunks-read"), "chunk");
   print_damage(job);
-  printf("%s: %" G_GINT64_FORMAT " recovery points verified, %" G_GINT64_FORMAT " damaged; %" G_GINT64_FORMAT
-         " chunks, %s, read in %s\n",
-         cli_text(job, "vm") ? cli_text(job, "vm") : "all", n_verified, n_damaged,
-         cli_number(job, "chunks-read"), bytes, time);
+  printf("%s: %s verified, %" G_GINT64_FORMAT " damaged; %s, %s, read in %s\n",
+         cli_text(job, "vm") ? cli_text(job, "vm") : "all", points, cli_number(job, "points-damaged"), chunks,
+         bytes, time);
+  g_autofree char *damaged = cli_format_count(cli_number(job, "damaged-count"), "damaged chunk");
   if (cli_number(job, "damaged-count") > 0)
-    printf("  %" G_GINT64_FORMAT " damaged chunks, of which %" G_GINT64_FORMAT " were repaired\n",
-           cli_number(job, "damaged-count"), cli_number(job, "repaired-count"));
+    printf("  %s, %" G_GINT64_FORMAT " repaired\n", damaged, cli_number(job, "repaired-count"));
+  g_autofree char *skipped = cli_format_count(cli_number(job, "points-skipped"), "point");
+  g_autofree char *unread = cli_format_count(cli_number(job, "chunks-skipped"), "chunk");
   if (from)
-    printf("  Went on with the run of %s: %" G_GINT64_FORMAT " points and %" G_GINT64_FORMAT
-           " chunks were verified by it and not read again\n",
-           from, cli_number(job, "points-skipped"), cli_number(job, "chunks-skipped"));
+    printf("  Went on with the run of %s, which had verified %s and %s: these were not read again\n", from, skipped,
+           unread);
   if (cli_number(job, "points-gone") > 0)
-    printf("  %" G_GINT64_FORMAT " points were removed before their turn came\n",
-           cli_number(job, "points-gone"));
+    printf("  Removed before their turn came: %" G_GINT64_FORMAT "\n", cli_number(job, "points-gone"));
 }
 
 /* ---- the command ---- */
