@@ -169,6 +169,22 @@ print_extent(const ToolArchive *archive, const StoreVmaExtent *extent)
            extent->clusters[i].device, extent->clusters[i].number, extent->clusters[i].mask);
 }
 
+/* What could not be checked is said without being asked for. */
+static void
+print_verdict(const ToolArchive *archive, gboolean verbose)
+{
+  const char *path = strcmp(archive->path, "-") == 0 ? "FILE" : archive->path;
+  if (verbose)
+    printf("%" G_GUINT64_FORMAT " bytes are good; %s\n", store_vma_source_offset(archive->source),
+           archive->sums ? "all data has its checksum" : "there are no checksums of the data");
+  if (!archive->sums)
+    fprintf(stderr,
+            "cbt-vma: header and extents are sound and no cluster is missing; but without "
+            "%s" STORE_VMA_SUMS_SUFFIX
+            " there are no checksums of what the disks hold, and a bit that flipped there is not seen\n",
+            path);
+}
+
 gboolean
 tool_verify(char **args, GError **error)
 {
@@ -194,8 +210,6 @@ tool_verify(char **args, GError **error)
     g_propagate_prefixed_error(error, local, "%s: ", path);
     return FALSE;
   }
-  if (verbose)
-    printf("%" G_GUINT64_FORMAT " bytes are good; %s\n", store_vma_source_offset(archive->source),
-           archive->sums ? "all data has its checksum" : "there are no checksums of the data");
+  print_verdict(archive, verbose);
   return TRUE;
 }

@@ -198,11 +198,13 @@ make_directory(Extraction *extraction, GError **error)
   return FALSE;
 }
 
-/* Never follows or replaces anything: the folder is new, and O_EXCL sees to two names that are one. */
+/* Never follows or replaces anything: the folder is new, and O_EXCL sees to two names that are one. What a
+ * guest keeps to itself is not for everybody: the mode is that of an archive that is made, and of a restore.
+ */
 static int
 create_file(const Extraction *extraction, const char *name, GError **error)
 {
-  int fd = openat(extraction->directory_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
+  int fd = openat(extraction->directory_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (fd < 0)
     cbt_set_error_errno(error, errno, "cannot create %s/%s", extraction->directory, name);
   return fd;
@@ -266,7 +268,7 @@ open_place(Extraction *extraction, const StoreVmaDevice *device, const Place *pl
   target->write_zeros = place->write_zeros;
   if (!place->path)
     return TRUE;
-  target->fd = open(place->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  target->fd = open(place->path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (target->fd < 0) {
     cbt_set_error_errno(error, errno, "cannot open %s", place->path);
     return FALSE;

@@ -325,6 +325,12 @@ test_checksums_lie_beside_the_archive() {
   assert_has "the last" "$(tail -n 1 sparse.vma.xxh3)" "# pieces: 57"
   assert_has "verify" "$(vma verify -v sparse.vma | tail -n 1)" "all data has its checksum"
   assert_has "verify" "$(vma verify -v - <sparse.vma | tail -n 1)" "no checksums"
+  assert_eq "what verify says with checksums" "$(vma verify sparse.vma 2>&1)" ""
+  mv sparse.vma.xxh3 away.xxh3
+  assert_has "verify without checksums" "$(vma verify sparse.vma 2>&1)" "without sparse.vma.xxh3 there are no checksums of what the disks hold"
+  mv away.xxh3 sparse.vma.xxh3
+  (umask 022 && vma extract sparse.vma modes)
+  assert_eq "modes of what is extracted" "$(stat -c %a modes/* | sort -u)" 600
 }
 
 test_a_block_device_is_archived_and_restored() {
