@@ -12,13 +12,20 @@
 #include <store/worker-private.h>
 #include <string.h>
 
+typedef struct {
+  StoreChunkId id;
+  const guint8 *content;
+} Pending;
+
 struct StoreStaged {
-  /* protected by lock; ids and contents below n do not change any more */
+  /* protected by lock; ids and contents below n do not change any more, but for a copy under way */
   guint64 number;     /* in the order in which they were begun */
   StoreWorker *owner; /* (nullable) */
   gboolean is_closed;
   gboolean is_being_written;
   gboolean has_failed;
+  Pending
+      *filling; /* (nullable) the last cluster, which the owner is copying here: nobody writes the group */
   StoreGroupDraft
       draft; /* n, ids: changed with the store's append_lock held too; of who writes it, once it is closed */
 };
@@ -32,11 +39,6 @@ struct StoreStaging {
   gint n_pending; /* atomic: of pending */
   gint n_failed;  /* atomic: of groups */
 };
-
-typedef struct {
-  StoreChunkId id;
-  const guint8 *content;
-} Pending;
 
 StoreStaging *
 store_staging_new(void)
@@ -155,8 +157,8 @@ write_group(StoreWorker *worker, StoreStaged *staged, GError **error)
   return ok;
 }
 
-/* The first group before LIMIT that nobody writes, closed and taken for writing: waits for those that others
- * write. NULL: there is none left. */
+/* The first group before LIMIT that nobody uses, closed and taken for writing: waits for those that others
+ * use. NULL: there is none left. */
 static StoreStaged *
 take_group(Store *store, guint64 limit, gboolean only_failed)
 {
@@ -171,12 +173,13 @@ take_group(Store *store, guint64 limit, gboolean only_failed)
       StoreStaged *staged = staging->groups->pdata[i];
       if (staged->number >= limit || (only_failed && !staged->has_failed))
         continue;
-      waits |= staged->is_being_written;
-      taken = staged->is_being_written ? NULL : staged;
+      gboolean is_in_use = staged->is_being_written || staged->filling;
+      waits |= is_in_use;
+      taken = is_in_use ? NULL : staged;
     }
     if (taken || !waits)
       break;
-    /* Who writes it needs the append lock. */
+    /* Who uses it may need the append lock. */
     pthread_mutex_unlock(&store->append_lock);
     pthread_cond_wait(&staging->changed, &staging->lock);
     pthread_mutex_unlock(&staging->lock);
@@ -242,22 +245,36 @@ begin_group(StoreWorker *worker)
   return worker->staged = staged;
 }
 
-gboolean
+void
 store_staging_add(StoreWorker *worker, const StoreChunkId *id, const StoreLocation *seen, const void *data)
 {
   StoreStaging *staging = worker->store->staging;
-  StoreGroupDraft *draft = &(worker->staged ? worker->staged : begin_group(worker))->draft;
+  StoreStaged *staged = worker->staged ? worker->staged : begin_group(worker);
   Pending *pending = g_new(Pending, 1);
-  guint8 *content = draft->contents + (gsize) draft->n * STORE_CHUNK_LENGTH_MAX;
-  memcpy(content, data, STORE_CHUNK_LENGTH_MAX);
-  *pending = (Pending){*id, content};
+  *pending = (Pending){*id, data};
   pthread_mutex_lock(&staging->lock);
-  draft->ids[draft->n] = *id;
-  draft->seen[draft->n++] = *seen;
+  staged->draft.ids[staged->draft.n] = *id;
+  staged->draft.seen[staged->draft.n++] = *seen;
+  staged->filling = pending;
   g_hash_table_add(staging->pending, pending);
   g_atomic_int_inc(&staging->n_pending);
   pthread_mutex_unlock(&staging->lock);
-  return draft->n == worker->store->options.group_clusters;
+}
+
+gboolean
+store_staging_fill(StoreWorker *worker)
+{
+  StoreStaging *staging = worker->store->staging;
+  StoreStaged *staged = worker->staged; /* nobody takes it meanwhile */
+  guint8 *content = staged->draft.contents + (gsize) (staged->draft.n - 1) * STORE_CHUNK_LENGTH_MAX;
+  gboolean is_full = staged->draft.n == worker->store->options.group_clusters;
+  memcpy(content, staged->filling->content, STORE_CHUNK_LENGTH_MAX);
+  pthread_mutex_lock(&staging->lock);
+  staged->filling->content = content;
+  staged->filling = NULL;
+  pthread_cond_broadcast(&staging->changed);
+  pthread_mutex_unlock(&staging->lock);
+  return is_full;
 }
 
 /* The worker's group, closed and taken for writing; NULL if it has none, or a flush took it. */

@@ -35,9 +35,11 @@ gboolean store_staging_compare(StoreStaging *staging, const StoreChunkId *id, co
 /* Before a put: what could not be written is tried again. Fails as that does. */
 gboolean store_staging_prepare(StoreWorker *worker, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Puts the cluster DATA, new or damaged, into the worker's group; SEEN is where the index has ID. The store's
- * append lock is held, and ID is not pending. TRUE: the group is full. */
-gboolean store_staging_add(StoreWorker *worker, const StoreChunkId *id, const StoreLocation *seen,
-                           const void *data);
+ * append lock is held, and ID is not pending. DATA stays the caller's, and in use until store_staging_fill(). */
+void store_staging_add(StoreWorker *worker, const StoreChunkId *id, const StoreLocation *seen,
+                       const void *data);
+/* Copies what was added last, with no lock held. TRUE: the group is full. */
+gboolean store_staging_fill(StoreWorker *worker);
 /* Writes the worker's group. NO_SPACE, IO, CORRUPT; it stays then. */
 gboolean store_staging_write(StoreWorker *worker, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Writes all that was added before, by whom ever. */

@@ -220,14 +220,14 @@ static AppendResult
 stage(StoreWorker *worker, const Search *search, const void *data, GError **error)
 {
   Store *store = worker->store;
-  gboolean is_full = FALSE;
   if (!store_staging_prepare(worker, error))
     return APPEND_FAILED;
   pthread_mutex_lock(&store->append_lock);
   AppendResult result = is_as_seen(store, search) ? APPEND_DONE : APPEND_RETRY;
   if (result == APPEND_DONE)
-    is_full = store_staging_add(worker, &search->id, &search->seen, data);
+    store_staging_add(worker, &search->id, &search->seen, data);
   pthread_mutex_unlock(&store->append_lock);
+  gboolean is_full = result == APPEND_DONE && store_staging_fill(worker);
   return !is_full || store_staging_write(worker, error) ? result : APPEND_FAILED;
 }
 
