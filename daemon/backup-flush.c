@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A thread that flushes when it is told to; what was told while it did so, it does in one go. */
+/* A thread that writes and flushes when it is told to; what was told while it did so, it does in one go. */
 #include <daemon/backup-flush.h>
 
 #include <daemon/job.h>
@@ -15,18 +15,19 @@ struct BackupFlush {
   pthread_mutex_t lock; /* of the rest; none of GLib's, which race detectors do not see */
   pthread_cond_t changed;
   guint64 noted_bytes; /* since it was told to flush last */
-  gboolean is_wanted, is_over;
+  gboolean is_behind, is_wanted, is_over;
 };
 
 /* FALSE: there will be nothing more to do. */
 static gboolean
-wait_for_work(BackupFlush *self)
+wait_for_work(BackupFlush *self, gboolean *is_wanted)
 {
   pthread_mutex_lock(&self->lock);
-  while (!self->is_wanted && !self->is_over)
+  while (!self->is_behind && !self->is_wanted && !self->is_over)
     pthread_cond_wait(&self->changed, &self->lock);
   gboolean more = !self->is_over;
-  self->is_wanted = FALSE;
+  *is_wanted = self->is_wanted;
+  self->is_behind = self->is_wanted = FALSE;
   pthread_mutex_unlock(&self->lock);
   return more;
 }
@@ -35,10 +36,12 @@ static gpointer
 flush_thread(gpointer data)
 {
   BackupFlush *self = data;
+  gboolean is_wanted;
   job_give_way(self->daemon);
-  while (wait_for_work(self)) {
+  while (wait_for_work(self, &is_wanted)) {
     g_autoptr(GError) error = NULL;
-    if (!store_flush_early(self->daemon->store, &error))
+    store_write_behind(self->daemon->store);
+    if (is_wanted && !store_flush_early(self->daemon->store, &error))
       g_debug("early flush: %s", error->message);
   }
   return NULL;
@@ -64,8 +67,10 @@ tell(BackupFlush *self, guint64 bytes, gboolean is_wanted, gboolean is_over)
     self->noted_bytes = 0;
     self->is_wanted = TRUE;
   }
+  self->is_behind |= store_is_behind(self->daemon->store);
   self->is_over |= is_over;
-  pthread_cond_signal(&self->changed);
+  if (self->is_behind || self->is_wanted || self->is_over)
+    pthread_cond_signal(&self->changed);
   pthread_mutex_unlock(&self->lock);
 }
 

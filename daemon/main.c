@@ -105,7 +105,7 @@ start(Daemon *daemon, GError **error)
     return FALSE;
   daemon->store_space = free_space_new(store_directory(daemon->store));
   daemon->store_reserve =
-      store_reserve_new(daemon->store_space, store_directory(daemon->store), daemon->config->store_reserve);
+      store_reserve_new(daemon->store_space, daemon->store, daemon->config->store_reserve);
   daemon->queue = main_queue_new();
   daemon->threads = threads_new();
   daemon->tasks = tasks_new();

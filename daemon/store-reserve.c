@@ -19,17 +19,17 @@
 
 struct StoreReserve {
   FreeSpace *space; /* constant, as the next two */
-  char *folder;
+  Store *store;
   guint64 configured;
   atomic_ullong unchecked; /* written since the last check */
 };
 
 StoreReserve *
-store_reserve_new(FreeSpace *space, const char *folder, guint64 bytes)
+store_reserve_new(FreeSpace *space, Store *store, guint64 bytes)
 {
   StoreReserve *reserve = g_new0(StoreReserve, 1);
   reserve->space = space;
-  reserve->folder = g_strdup(folder);
+  reserve->store = store;
   reserve->configured = bytes;
   return reserve;
 }
@@ -37,7 +37,6 @@ store_reserve_new(FreeSpace *space, const char *folder, guint64 bytes)
 void
 store_reserve_free(StoreReserve *reserve)
 {
-  g_free(reserve->folder);
   g_free(reserve);
 }
 
@@ -49,19 +48,24 @@ store_reserve_bytes(StoreReserve *reserve)
   return MIN(DEFAULT_MOST, free_space_total(reserve->space) / DEFAULT_PART);
 }
 
+/* What was put and waits in memory has its place already. */
 gboolean
 store_reserve_check(StoreReserve *reserve, GError **error)
 {
   guint64 available;
   gboolean is_known;
   if (reserve->configured == 0 || !free_space_get(reserve->space, ANSWER_TIMEOUT_MS, &available, &is_known) ||
-      !is_known || available >= store_reserve_bytes(reserve))
+      !is_known)
+    return TRUE;
+  available -= MIN(available, store_unwritten_bytes(reserve->store));
+  if (available >= store_reserve_bytes(reserve))
     return TRUE;
   g_autofree char *free_text = cbt_size_format(available);
   g_autofree char *reserve_text = cbt_size_format(store_reserve_bytes(reserve));
-  cbt_set_error(
-      error, CBT_ERROR_NO_SPACE, HINT " The reserve is the key 'reserve' of [store], or --store-reserve.",
-      "no space: %s has %s free, less than the reserve of %s", reserve->folder, free_text, reserve_text);
+  cbt_set_error(error, CBT_ERROR_NO_SPACE,
+                HINT " The reserve is the key 'reserve' of [store], or --store-reserve.",
+                "no space: %s has %s free, less than the reserve of %s", store_directory(reserve->store),
+                free_text, reserve_text);
   return FALSE;
 }
 
@@ -93,5 +97,6 @@ store_reserve_explain(StoreReserve *reserve, GError **error)
   if (own_hint && strstr(own_hint, HINT))
     return;
   g_clear_error(error);
-  cbt_set_error(error, CBT_ERROR_NO_SPACE, hint, "%s (%s has %s free)", message, reserve->folder, free_text);
+  cbt_set_error(error, CBT_ERROR_NO_SPACE, hint, "%s (%s has %s free)", message,
+                store_directory(reserve->store), free_text);
 }

@@ -8,14 +8,15 @@
 #pragma once
 
 #include <daemon/free-space.h>
+#include <store/store.h>
 
 typedef struct StoreReserve StoreReserve;
 
 /* As the value of the reserve: the smaller of 1 GiB and a hundredth of the file system. */
 #define STORE_RESERVE_DEFAULT G_MAXUINT64
 
-/* Of the file system that SPACE, which outlives it, asks for FOLDER. BYTES 0: none. */
-StoreReserve *store_reserve_new(FreeSpace *space, const char *folder, guint64 bytes);
+/* Of the file system of STORE, which SPACE asks; both outlive it. BYTES 0: none. */
+StoreReserve *store_reserve_new(FreeSpace *space, Store *store, guint64 bytes);
 void store_reserve_free(StoreReserve *reserve);
 /* Bytes; a default that depends on a file system which has not told its size yet is 0. */
 guint64 store_reserve_bytes(StoreReserve *reserve);

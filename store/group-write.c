@@ -135,7 +135,6 @@ append(StoreWorker *worker, StoreGroupDraft *draft, guint first, guint n, const 
   pthread_mutex_lock(&store->append_lock);
   gboolean ok = append_locked(worker, draft, first, n, info, payload, payload_length, error);
   pthread_mutex_unlock(&store->append_lock);
-  store_pack_write_behind(store->packs);
   if (ok)
     *bytes += store_record_span((guint32) payload_length);
   return ok;

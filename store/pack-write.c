@@ -172,11 +172,28 @@ store_pack_write(StorePackSet *set, GError **error)
   return ok;
 }
 
+guint64
+store_pack_unwritten_bytes(StorePackSet *set)
+{
+  guint64 bytes = 0;
+  pthread_mutex_lock(&set->buffer_lock);
+  for (guint64 i = set->n_written; i <= set->n_filled; i++)
+    bytes += set->buffers[i % STORE_PACK_BUFFERS].fill;
+  pthread_mutex_unlock(&set->buffer_lock);
+  return bytes;
+}
+
+gboolean
+store_pack_is_behind(StorePackSet *set)
+{
+  return g_atomic_int_get(&set->has_full) != 0;
+}
+
 void
 store_pack_write_behind(StorePackSet *set)
 {
   g_autoptr(GError) error = NULL;
-  if (!g_atomic_int_get(&set->has_full))
+  if (!store_pack_is_behind(set))
     return;
   pthread_mutex_lock(&set->append_lock);
   if (!set->is_writing && !store_pack_write_full(set, STORE_PACK_BUFFERS, &error))

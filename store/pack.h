@@ -87,8 +87,12 @@ gboolean store_pack_has(StorePackSet *set, const StoreLocation *location, const 
  * damage. Of a group: what it says of the chunk ID, if it names that. */
 gboolean store_pack_read_info(StorePackSet *set, const StoreLocation *location, const StoreChunkId *id,
                               StoreRecordInfo *info, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Writes what store_pack_append() has found full. It waits for the disk: call it without locks. Who appends
- * without it finds more to wait for. */
+/* Bytes of records that are only in memory. */
+guint64 store_pack_unwritten_bytes(StorePackSet *set);
+/* Whether something is full for store_pack_write_behind(), which nobody writes yet. Cheap. */
+gboolean store_pack_is_behind(StorePackSet *set);
+/* Writes what store_pack_append() has found full. It waits for the disk: call it without locks. Without it
+ * who appends does so, when all buffers are full. */
 void store_pack_write_behind(StorePackSet *set);
 /* Writes out what is buffered, so that a scan sees it. */
 gboolean store_pack_write(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
@@ -117,13 +121,14 @@ gboolean store_pack_size(StorePackSet *set, guint32 number, guint64 *size,
 guint64 store_pack_room(StorePackSet *set);
 /* Seals the open pack, if it has records; the next record begins another. */
 gboolean store_pack_seal(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Calls FUNC with each record, and of a group with each chunk, that is in no file yet, the last one first. FUNC calls
- * nothing of SET. */
+/* Calls FUNC with each record, and of a group with each chunk, that is in no file yet, the last one first.
+ * FUNC calls nothing of SET. */
 void store_pack_list_unwritten(StorePackSet *set, StoreRecordFunc func, gpointer user_data);
-/* Ends the open pack without sealing it. Records that are in no file yet are lost: nobody may refer to them, nor append
- * meanwhile. The next record begins another pack. */
+/* Ends the open pack without sealing it. Records that are in no file yet are lost: nobody may refer to them,
+ * nor append meanwhile. The next record begins another pack. */
 gboolean store_pack_give_up(StorePackSet *set, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Removes a pack that has ended. That it is gone is durable after the next flush. Who still reads from it may go on.
+/* Removes a pack that has ended. That it is gone is durable after the next flush. Who still reads from it may
+ * go on.
  */
 gboolean store_pack_remove(StorePackSet *set, guint32 number, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 void store_pack_totals(StorePackSet *set, guint64 *n_packs, guint64 *bytes);

@@ -377,6 +377,24 @@ checkpoint_locked(Store *store, gboolean is_forced, GError **error)
   return TRUE;
 }
 
+guint64
+store_unwritten_bytes(Store *store)
+{
+  return store_pack_unwritten_bytes(store->packs);
+}
+
+gboolean
+store_is_behind(Store *store)
+{
+  return store_pack_is_behind(store->packs);
+}
+
+void
+store_write_behind(Store *store)
+{
+  store_pack_write_behind(store->packs);
+}
+
 gboolean
 store_flush_early(Store *store, GError **error)
 {

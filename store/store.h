@@ -96,6 +96,12 @@ gboolean store_worker_flush(StoreWorker *worker, StoreTally *tally, GError **err
 /* Makes all that was put before durable (invariant 3, first step), in a store that is in its place. After a failure the
  * caller must not commit. */
 gboolean store_flush(Store *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* Bytes of packs that wait in memory to be written. */
+guint64 store_unwritten_bytes(Store *store);
+/* Whether store_write_behind() has something to do. Cheap. */
+gboolean store_is_behind(Store *store);
+/* Writes what was put and fills a buffer: for a thread that may wait for the disk, so that those who put need not. */
+void store_write_behind(Store *store);
 /* Makes durable what is written by now, so that a flush finds less to do. Groups that are being filled go on to be, so
  * nobody may commit by it. */
 gboolean store_flush_early(Store *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;

@@ -211,7 +211,6 @@ append(StoreWorker *worker, const Search *search, StorePacked *packed, GError **
   pthread_mutex_lock(&store->append_lock);
   AppendResult result = append_locked(store, search, packed, error);
   pthread_mutex_unlock(&store->append_lock);
-  store_pack_write_behind(store->packs);
   return result;
 }
 
