@@ -28,7 +28,7 @@
 #include <sys/file.h>
 
 /* A checkpoint of the index costs its dirty pages: about one for each chunk since the last. */
-#define CHECKPOINT_BYTES (G_GUINT64_CONSTANT(64) << 20)
+#define CHECKPOINT_BYTES (G_GUINT64_CONSTANT(256) << 20)
 
 StoreChunkId
 store_digest(const Store *store, const void *data, gsize length)
