@@ -147,7 +147,7 @@ look_at_store(const Look *look)
   if (store->is_replaced)
     add(look, TRUE, g_strdup("the store was removed or replaced while the daemon runs: no job begins"),
         g_strdup("See that the right store is there, then: systemctl restart cbt-backupd"));
-  if (store->is_known && store->free < store_reserve_bytes(look->daemon->store_reserve))
+  if (store->is_known && store->free < store_reserve_bytes(look->daemon->store_reserve) + store->unwritten)
     add(look, TRUE, g_strdup("less is free than the reserve: no backup begins before there is room"),
         g_strdup("Make room: cbt-backup prune, then cbt-backup gc"));
 }

@@ -176,8 +176,7 @@ flush_worker(Pipeline *pipeline, StoreWorker *worker)
   GError *error = NULL;
   if (is_stopped(pipeline))
     return;
-  if (!store_worker_flush(worker, &tally, &error) ||
-      !store_reserve_note(pipeline->disk->backup->daemon->store_reserve, tally.stored_bytes, &error))
+  if (!store_worker_flush(worker, &tally, &error))
     pipeline_fail(pipeline, error);
   atomic_fetch_add(&pipeline->disk->backup->job->stored, tally.stored_bytes);
   pthread_mutex_lock(&pipeline->order);
@@ -201,7 +200,7 @@ worker_thread(void *data)
     GError *error = NULL;
     if (!is_stopped(pipeline) &&
         (!store_block(pipeline, worker, archive, block, ids, &tally, &error) ||
-         !store_reserve_note(pipeline->disk->backup->daemon->store_reserve, tally.stored_bytes, &error)))
+         !store_reserve_note(pipeline->disk->backup->daemon->store_reserve, tally.new_bytes, &error)))
       pipeline_fail(pipeline, error);
     count_block(pipeline, block, &tally);
     block_done(pipeline, block, ids, &tally);

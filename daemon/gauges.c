@@ -197,6 +197,7 @@ run_store(Daemon *daemon, gpointer data, guint *status G_GNUC_UNUSED, GError **e
   Question *question = data;
   GaugeStore *store = &question->store;
   store_statistics(daemon->store, &store->statistics);
+  store->unwritten = store_unwritten_bytes(daemon->store);
   store->answers = free_space_get(daemon->store_space, question->timeout_ms, &store->free, &store->is_known);
   store->total = free_space_total(daemon->store_space);
   store->is_replaced = store->answers && !store_check_in_place(daemon->store, NULL);

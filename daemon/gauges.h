@@ -33,6 +33,7 @@ typedef struct {
   gboolean answers;  /* whether it did the last time */
   guint64 free;      /* bytes, as the next */
   guint64 total;
+  guint64 unwritten;    /* bytes of FREE that are taken by what is to be written */
   gboolean is_replaced; /* what stands in its place is not what was opened */
 } GaugeStore;
 

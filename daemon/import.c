@@ -94,7 +94,7 @@ take_cluster(ImportThread *thread, const StoreVmaCluster *cluster, GError **erro
   atomic_fetch_add(&job->reused, tally.reused_bytes);
   atomic_fetch_add(&job->stored, tally.stored_bytes);
   atomic_fetch_add(&import->progress->transferred, sizeof thread->data);
-  if (!store_reserve_note(import->daemon->store_reserve, tally.stored_bytes, error))
+  if (!store_reserve_note(import->daemon->store_reserve, tally.new_bytes, error))
     return FALSE;
   if (store_chunk_id_is_zero(&id) ||
       cbt_pwrite_full(import->ids[cluster->device], &id, sizeof id, (guint64) cluster->number * sizeof id))

@@ -21,7 +21,7 @@ struct StoreReserve {
   FreeSpace *space; /* constant, as the next two */
   Store *store;
   guint64 configured;
-  atomic_ullong unchecked; /* written since the last check */
+  atomic_ullong unchecked; /* put since the last check */
 };
 
 StoreReserve *
@@ -52,20 +52,20 @@ store_reserve_bytes(StoreReserve *reserve)
 gboolean
 store_reserve_check(StoreReserve *reserve, GError **error)
 {
-  guint64 available;
+  guint64 available, unwritten = store_unwritten_bytes(reserve->store);
   gboolean is_known;
   if (reserve->configured == 0 || !free_space_get(reserve->space, ANSWER_TIMEOUT_MS, &available, &is_known) ||
       !is_known)
     return TRUE;
-  available -= MIN(available, store_unwritten_bytes(reserve->store));
+  available -= MIN(available, unwritten);
   if (available >= store_reserve_bytes(reserve))
     return TRUE;
   g_autofree char *free_text = cbt_size_format(available);
   g_autofree char *reserve_text = cbt_size_format(store_reserve_bytes(reserve));
   cbt_set_error(error, CBT_ERROR_NO_SPACE,
                 HINT " The reserve is the key 'reserve' of [store], or --store-reserve.",
-                "no space: %s has %s free, less than the reserve of %s", store_directory(reserve->store),
-                free_text, reserve_text);
+                "no space: %s has %s free%s, less than the reserve of %s", store_directory(reserve->store),
+                free_text, unwritten > 0 ? " beside what is to be written" : "", reserve_text);
   return FALSE;
 }
 

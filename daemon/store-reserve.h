@@ -21,10 +21,10 @@ void store_reserve_free(StoreReserve *reserve);
 /* Bytes; a default that depends on a file system which has not told its size yet is 0. */
 guint64 store_reserve_bytes(StoreReserve *reserve);
 
-/* NO_SPACE, with the numbers, if less than the reserve is free. A file system that does not tell is not full.
- */
+/* NO_SPACE, with the numbers, if less than the reserve is free, or will be when what was put is written. A file
+ * system that does not tell is not full. */
 gboolean store_reserve_check(StoreReserve *reserve, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* After BYTES were written: does that once for every sixteenth of the reserve, 1 to 64 MiB. */
+/* After BYTES were put that the store had not: does that once for every sixteenth of the reserve, 1 to 64 MiB. */
 gboolean store_reserve_note(StoreReserve *reserve, guint64 bytes, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Adds to an error NO_SPACE what the user can do about a store that is full, if that is what it is. */
 void store_reserve_explain(StoreReserve *reserve, GError **error);

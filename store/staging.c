@@ -74,6 +74,12 @@ store_staging_free(StoreStaging *staging)
 
 /* ---- what is pending ---- */
 
+guint
+store_staging_count(StoreStaging *staging)
+{
+  return (guint) g_atomic_int_get(&staging->n_pending);
+}
+
 gboolean
 store_staging_has(StoreStaging *staging, const StoreChunkId *id)
 {

@@ -24,6 +24,8 @@ StoreStaging *store_staging_new(void);
 /* What is not written is lost; nobody was told that it is durable. */
 void store_staging_free(StoreStaging *staging);
 
+/* How many chunks are pending. */
+guint store_staging_count(StoreStaging *staging);
 /* Whether chunk ID is pending. */
 gboolean store_staging_has(StoreStaging *staging, const StoreChunkId *id);
 /* The same; and a cluster's bytes go to CONTENT. */

@@ -380,7 +380,8 @@ checkpoint_locked(Store *store, gboolean is_forced, GError **error)
 guint64
 store_unwritten_bytes(Store *store)
 {
-  return store_pack_unwritten_bytes(store->packs);
+  return store_pack_unwritten_bytes(store->packs) +
+         store_staging_count(store->staging) * (guint64) STORE_CHUNK_LENGTH_MAX;
 }
 
 gboolean

@@ -96,7 +96,7 @@ gboolean store_worker_flush(StoreWorker *worker, StoreTally *tally, GError **err
 /* Makes all that was put before durable (invariant 3, first step), in a store that is in its place. After a failure the
  * caller must not commit. */
 gboolean store_flush(Store *store, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* Bytes of packs that wait in memory to be written. */
+/* What packs may grow by, at most, for all that was put and is in memory only; bytes. */
 guint64 store_unwritten_bytes(Store *store);
 /* Whether store_write_behind() has something to do. Cheap. */
 gboolean store_is_behind(Store *store);

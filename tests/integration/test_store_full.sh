@@ -75,6 +75,8 @@ run_on() { # FILE-SYSTEM
   assert_has "hint" "$(jq -r .hint <<<"$job")" "prune"
   assert_ge "what it read" "$(jq .read <<<"$job")" 1
   assert_eq "dirty" "$(dirty)" "$((12 * MIB))"
+  # Between two checks a MiB is put, and each worker has a block.
+  assert_ge "MiB left free of 8" "$(jq -r .errmsg <<<"$job" | sed -n 's/.* has \([0-9]*\)\.[0-9] MiB free.*/\1/p')" 4
   free=$(free_bytes)
   assert_ge "left free" "$free" "$((4 * MIB))"
 
