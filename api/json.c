@@ -5,6 +5,7 @@
 #include <api/json-private.h>
 #include <common/duration.h>
 #include <common/error.h>
+#include <common/json-text.h>
 #include <common/size.h>
 #include <math.h>
 #include <string.h>
@@ -204,7 +205,7 @@ api_query_get_u64(const char *key, const char *text, guint64 *value, GError **er
 char *
 api_json_to_text(JsonNode *node)
 {
-  return json_to_string(node, FALSE);
+  return cbt_json_escape(json_to_string(node, FALSE));
 }
 
 JsonNode *

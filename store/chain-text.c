@@ -6,6 +6,7 @@
 #include <store/chain-index.h>
 
 #include <common/error.h>
+#include <common/json-text.h>
 #include <common/name.h>
 #include <json-glib/json-glib.h>
 #include <store/manifest-format.h>
@@ -85,10 +86,7 @@ static char *
 print_text(JsonBuilder *builder)
 {
   g_autoptr(JsonNode) root = json_builder_get_root(builder);
-  g_autoptr(JsonGenerator) generator = json_generator_new();
-  json_generator_set_root(generator, root);
-  json_generator_set_pretty(generator, TRUE);
-  g_autofree char *text = json_generator_to_data(generator, NULL);
+  g_autofree char *text = cbt_json_escape(json_to_string(root, TRUE));
   return g_strconcat(text, "\n", NULL);
 }
 

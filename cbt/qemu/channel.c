@@ -8,6 +8,7 @@
 
 #include <cbt/qemu/frame.h>
 #include <common/fd.h>
+#include <common/json-text.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -296,7 +297,7 @@ qemu_channel_send_object_with_fd(QemuChannel *self, JsonObject *object, int fd, 
                                  GError **error)
 {
   g_autoptr(JsonNode) node = json_node_init_object(json_node_alloc(), object);
-  g_autofree char *text = json_to_string(node, FALSE);
+  g_autofree char *text = cbt_json_escape(json_to_string(node, FALSE));
   g_autofree char *line = g_strconcat(text, "\n", NULL);
   return send_all(self, line, strlen(line), fd, deadline_us, error);
 }

@@ -2,6 +2,7 @@
 #include <cbt/qemu/layers.h>
 
 #include <cbt/qemu/qmp-args.h>
+#include <common/json-text.h>
 #include <sys/stat.h>
 
 #define FIRST_FD 10 /* in the tool: of each layer its image and its data */
@@ -30,7 +31,7 @@ char *
 qemu_layers_name(const QemuLayer *layers, guint n)
 {
   g_autoptr(JsonNode) node = layer_node(layers, 0, n);
-  g_autofree char *text = json_to_string(node, FALSE);
+  g_autofree char *text = cbt_json_escape(json_to_string(node, FALSE));
   return g_strconcat("json:", text, NULL);
 }
 

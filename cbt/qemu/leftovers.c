@@ -16,6 +16,7 @@
 #include <cbt/qemu/disks.h>
 #include <cbt/qemu/json.h>
 #include <cbt/qemu/overlay.h>
+#include <common/json-text.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -48,7 +49,7 @@ qemu_leftovers_note(const QemuNote *self)
       NOTE_PREFIX, qmp_str(self->prefix), NOTE_DISK, qmp_int(self->disk), NOTE_NODE, qmp_str(self->node),
       NOTE_SOCKET, qmp_str(self->socket_path), QEMU_NOTE_OVERLAY, qmp_str(self->overlay_path),
       QEMU_NOTE_OVERLAY_ID, qmp_str(self->overlay_id), NOTE_PUSHED, qmp_bool(self->is_pushed), NULL);
-  return json_to_string(note, FALSE);
+  return cbt_json_escape(json_to_string(note, FALSE));
 }
 
 JsonNode *

@@ -3,6 +3,7 @@
 #include "tool.h"
 
 #include <common/error.h>
+#include <common/json-text.h>
 #include <common/name.h>
 #include <signal.h>
 #include <stdio.h>
@@ -53,7 +54,7 @@ tool_print_json(Tool *tool, JsonObject *object)
 {
   g_autoptr(JsonNode) node = json_node_new(JSON_NODE_OBJECT);
   json_node_take_object(node, object);
-  g_autofree char *text = json_to_string(node, FALSE);
+  g_autofree char *text = cbt_json_escape(json_to_string(node, FALSE));
   puts(text);
   tool->has_printed = TRUE;
 }

@@ -10,6 +10,7 @@
 #include <cbt/qemu/json.h>
 #include <cbt/qemu/qmp-args.h>
 #include <cbt/qemu/quiesce-guest.h>
+#include <common/json-text.h>
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -26,7 +27,7 @@ static void
 say(JsonObject *event)
 {
   g_autoptr(JsonNode) node = qmp_obj(event);
-  g_autofree char *text = json_to_string(node, FALSE);
+  g_autofree char *text = cbt_json_escape(json_to_string(node, FALSE));
   g_autofree char *line = g_strconcat(text, "\n", NULL);
   gsize length = strlen(line), done = 0;
   while (done < length) {

@@ -320,6 +320,24 @@ test_errors_become_objects_with_code_message_and_hint(void **state)
                       "\"hint\":\"Look elsewhere.\"}}");
 }
 
+static void
+test_every_control_byte_is_escaped_in_texts_and_names(void **state)
+{
+  (void) state;
+  for (char byte = 1; byte > 0; byte = byte < 0x1f ? (char) (byte + 1) : byte == 0x1f ? 0x7f : 0) {
+    const char text[] = {'a', byte, byte, 'b', '\0'};
+    g_autoptr(JsonNode) node = json_node_init_object(json_node_alloc(), json_object_new());
+    json_object_set_string_member(json_node_get_object(node), text, text);
+    json_object_unref(json_node_get_object(node));
+    g_autofree char *written = api_json_to_text(node);
+    for (const char *c = written; *c; c++)
+      assert_true(*c >= 0x20 && *c < 0x7f);
+    g_autoptr(JsonNode) read = api_json_from_text(written, -1, NULL);
+    assert_non_null(read);
+    assert_true(json_node_equal(read, node));
+  }
+}
+
 int
 main(void)
 {
@@ -338,6 +356,7 @@ main(void)
       cmocka_unit_test(test_unknown_keys_are_named),
       cmocka_unit_test(test_query_numbers_are_decimal),
       cmocka_unit_test(test_errors_become_objects_with_code_message_and_hint),
+      cmocka_unit_test(test_every_control_byte_is_escaped_in_texts_and_names),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
