@@ -12,6 +12,7 @@ import json
 import random
 import socket
 import sys
+import time
 import urllib.parse
 
 from openapi import Client, Mismatch
@@ -19,7 +20,7 @@ from openapi import Client, Mismatch
 WILD_TEXTS = ["", " ", "default", "vm1", "root", "vm1@latest", "vm1@0", "vm1@99999999999999999999", "..", "../../x", "/nonexistent/x", "a" * 64, "b" * 5000, "\u0000", "\u202e\U0001f4a5", "%s%n%x", "'; DROP TABLE vms; --", "-1", "64K",
               "9999999999999999999999", "1e400", "NaN", "true", "null", "\n", "\\", "\"", "daily 25:61", "0", "1970-01-01", "{}", "[]"]
 WILD_NUMBERS = [0, 1, -1, 2, 511, 4096, 65536, 2**31 - 1, 2**31, 2**32, 2**53, 2**63 - 1, 2**63, 2**64, -2**63, 1.5, 1e308, -0.0]
-METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "get", "BREW", "G\u00c9T", "A" * 300, ""]
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "get", "BREW", "G\u00c9T", "PO\x1fT", "A" * 300, ""]
 # Each would change what the daemon is, or take long, more often than it is worth.
 RARE = {"removeVm": 0.02, "stopExports": 0.1, "rebuildCatalogue": 0.1, "startExports": 0.2, "startVerify": 0.3, "startGc": 0.3}
 
@@ -212,7 +213,12 @@ def rand_bitmap(rand):
     return rand.choice(["default", "extra"])
 
 
-def resident_kib(pid):
+def resident_kib(client, pid):
+    """At rest: a job that runs has buffers of its own, and one that was asked to be slow has them for minutes."""
+    while at_work := [job for job in client.call("listJobs", query={"limit": 1000}, expect=200) if job["status"] in ("queued", "active")]:
+        for job in at_work:
+            client.call("cancelJob", path={"id": job["id"]})
+        time.sleep(0.02)
     with open(f"/proc/{pid}/status", encoding="utf-8") as stream:
         return next(int(line.split()[1]) for line in stream if line.startswith("VmRSS"))
 
@@ -225,7 +231,7 @@ def main():
     for i in range(n):
         fuzzer.once()
         if i % max(1, n // 10) == n // 10 - 1:
-            memory.append(resident_kib(pid))
+            memory.append(resident_kib(client, pid))
     client.call("showStatus", expect=200)
     print(json.dumps({"requests": n, "seed": seed, "statuses": dict(sorted(fuzzer.statuses.items())),
                       "unanswered": fuzzer.n_unanswered, "resident-kib": memory}))
