@@ -497,128 +497,6 @@ test_nothing_is_swept_when_a_page_cannot_be_read(void **state)
   assert_true(g_error_matches(error, CBT_ERROR, CBT_ERROR_CORRUPT));
 }
 
-/* ---- beside others ---- */
-
-typedef struct {
-  Store *store;
-  GMutex lock;
-  GPtrArray *points; /* protected by lock, as are the two below */
-  guint n_readers;   /* while there are any nothing is removed */
-  gboolean is_over;
-  gint n_made;
-} Beside;
-
-static void
-remove_some(Beside *beside, GRand *rand)
-{
-  g_mutex_lock(&beside->lock);
-  while (beside->n_readers == 0 && beside->points->len > 4)
-    g_ptr_array_remove_index(beside->points, (guint) g_rand_int_range(rand, 0, (gint32) beside->points->len));
-  g_mutex_unlock(&beside->lock);
-}
-
-static gboolean
-is_over(Beside *beside)
-{
-  g_mutex_lock(&beside->lock);
-  gboolean over = beside->is_over;
-  g_mutex_unlock(&beside->lock);
-  return over;
-}
-
-/* Points without a base: all that they share with others they reuse. */
-static gpointer
-backup_thread(gpointer data)
-{
-  Beside *beside = data;
-  g_autoptr(GRand) rand = g_rand_new_with_seed((guint32) g_atomic_int_add(&beside->n_made, 1));
-  while (!is_over(beside)) {
-    StorePins *pins = store_pins_new(beside->store);
-    KnownPoint *known = make_point(beside->store, pins, NULL, 60, rand);
-    assert_non_null(known);
-    g_mutex_lock(&beside->lock);
-    g_ptr_array_add(beside->points, known);
-    g_mutex_unlock(&beside->lock);
-    store_pins_free(pins);
-    g_atomic_int_inc(&beside->n_made);
-    remove_some(beside, rand);
-  }
-  return NULL;
-}
-
-static gpointer
-restore_thread(gpointer data)
-{
-  Beside *beside = data;
-  while (!is_over(beside)) {
-    g_mutex_lock(&beside->lock);
-    KnownPoint *known = beside->points->len > 0 ? beside->points->pdata[0] : NULL;
-    beside->n_readers++;
-    g_mutex_unlock(&beside->lock);
-    if (known)
-      check_point(beside->store, known);
-    g_mutex_lock(&beside->lock);
-    beside->n_readers--;
-    g_mutex_unlock(&beside->lock);
-  }
-  return NULL;
-}
-
-static void
-collect_beside(Beside *beside)
-{
-  StoreGcResult result;
-  g_autoptr(GError) error = NULL;
-  g_autoptr(StoreGc) gc = store_gc_begin(beside->store, NULL, &error);
-  g_autoptr(GPtrArray) snapshot = g_ptr_array_new_with_free_func((GDestroyNotify) store_point_free);
-  assert_non_null(gc);
-  g_mutex_lock(&beside->lock);
-  for (guint i = 0; i < beside->points->len; i++) {
-    const KnownPoint *known = beside->points->pdata[i];
-    StorePoint *copy = store_point_new();
-    copy->vm = g_strdup("vm");
-    store_point_add_disk(copy, "root")->manifest =
-        ((StorePointDisk *) known->point->disks->pdata[0])->manifest;
-    g_ptr_array_add(snapshot, copy);
-  }
-  g_mutex_unlock(&beside->lock);
-  if (!store_gc_mark(gc, snapshot, &error))
-    fail_msg("%s", error->message);
-  if (!store_gc_sweep(gc, &result, &error))
-    fail_msg("%s", error->message);
-  assert_int_equal(result.n_missing, 0);
-}
-
-static void
-test_backups_restores_and_collections_side_by_side_lose_nothing(void **state)
-{
-  Fixture *fixture = *state;
-  Beside beside = {.store = fixture->store, .points = points_new()};
-  const char *text = g_getenv("CBT_TEST_LONG");
-  gint64 end = g_get_monotonic_time() + (text && *text ? 120 : 4) * G_USEC_PER_SEC;
-  guint n_collections = 0;
-  g_mutex_init(&beside.lock);
-  GThread *threads[] = {g_thread_new("backup", backup_thread, &beside),
-                        g_thread_new("backup", backup_thread, &beside),
-                        g_thread_new("restore", restore_thread, &beside)};
-  while (g_get_monotonic_time() < end || n_collections < 5) {
-    collect_beside(&beside);
-    n_collections++;
-  }
-  g_mutex_lock(&beside.lock);
-  beside.is_over = TRUE;
-  g_mutex_unlock(&beside.lock);
-  for (guint i = 0; i < G_N_ELEMENTS(threads); i++)
-    g_thread_join(threads[i]);
-  print_message("%u collections beside %d points\n", n_collections, g_atomic_int_get(&beside.n_made));
-  check_points(fixture->store, beside.points);
-  collect_well(fixture->store, beside.points);
-  reopen(fixture);
-  check_points(fixture->store, beside.points);
-  g_ptr_array_unref(beside.points);
-  g_mutex_clear(&beside.lock);
-}
-
 int
 main(void)
 {
@@ -643,8 +521,6 @@ main(void)
       TEST(test_a_pack_stays_while_a_live_chunk_in_it_cannot_be_read),
       TEST(test_nothing_is_swept_when_a_page_cannot_be_read),
       TEST_GROUPED(test_nothing_is_swept_when_a_page_cannot_be_read),
-      TEST(test_backups_restores_and_collections_side_by_side_lose_nothing),
-      TEST_GROUPED(test_backups_restores_and_collections_side_by_side_lose_nothing),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

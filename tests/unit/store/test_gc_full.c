@@ -2,37 +2,19 @@
 /* Collections on a disk that takes no byte more, with records in memory that a backup could not write. */
 #define DISK_CLUSTERS 160u /* two leaves */
 #define N_CONTENTS    100
+#include "full-disk.h"
 #include "gc-history.h"
 
 #include <store/pack-private.h>
 #include <store/store-private.h>
 
-typedef struct {
-  CbtFileOps table; /* first */
-  gboolean is_full;
-} Disk;
-
-static Disk disk; /* the store of the fixture closes on it */
-
-static ssize_t
-write_if_there_is_room(const CbtFileOps *ops, int fd, const void *buffer, size_t length, off_t offset)
-{
-  const CbtFileOps *inner = cbt_file_ops_default();
-  if (!((const Disk *) ops)->is_full)
-    return inner->pwrite(inner, fd, buffer, length, offset);
-  /* The first half fits. */
-  if (length > 1 && inner->pwrite(inner, fd, buffer, length / 2, offset) < 0)
-    return -1;
-  errno = ENOSPC;
-  return -1;
-}
+static FullDisk disk; /* the store of the fixture closes on it */
 
 /* On that disk: a point that is in packs of its own. */
 static KnownPoint *
 begin(Fixture *fixture, GRand *rand)
 {
-  disk = (Disk){.table = *cbt_file_ops_default()};
-  disk.table.pwrite = write_if_there_is_room;
+  full_disk_init(&disk);
   fixture->options.ops = &disk.table;
   reopen(fixture);
   g_autoptr(StorePins) pins = store_pins_new(fixture->store);
@@ -82,7 +64,7 @@ check_that_it_is_given_up(Fixture *fixture, guint n_written, guint n_unwritten)
   pins = store_pins_new(fixture->store);
   put_others(fixture, pins, n_written);
   assert_true(n_written == 0 || store_flush(fixture->store, NULL));
-  disk.is_full = TRUE;
+  g_atomic_int_set(&disk.is_full, TRUE);
   put_others(fixture, pins, n_written + n_unwritten);
   assert_false(store_flush(fixture->store, NULL));
   g_clear_pointer(&pins, store_pins_free);
@@ -97,7 +79,7 @@ check_that_it_is_given_up(Fixture *fixture, guint n_written, guint n_unwritten)
   assert_int_equal(count_pack_files(fixture->store), before.n_packs);
   check_points(fixture->store, points);
 
-  disk.is_full = FALSE;
+  g_atomic_int_set(&disk.is_full, FALSE);
   put_others(fixture, NULL, n_written + n_unwritten);
   assert_true(store_flush(fixture->store, NULL));
   reopen(fixture);
@@ -128,7 +110,7 @@ test_what_is_pinned_is_not_given_up(void **state)
   g_autoptr(GPtrArray) points = g_ptr_array_new_with_free_func(known_point_free);
   g_ptr_array_add(points, begin(fixture, rand));
   g_autoptr(GPtrArray) plain = plain_points(points);
-  disk.is_full = TRUE;
+  g_atomic_int_set(&disk.is_full, TRUE);
   put_others(fixture, NULL, 4);
   g_autoptr(StoreGc) gc = store_gc_begin(fixture->store, NULL, NULL);
   g_autoptr(StorePins) pins = store_pins_new(fixture->store);
@@ -136,7 +118,7 @@ test_what_is_pinned_is_not_given_up(void **state)
   assert_true(store_gc_mark(gc, plain, NULL));
   assert_false(store_gc_sweep(gc, &result, NULL)); /* nothing can be flushed */
   g_clear_pointer(&gc, store_gc_end);
-  disk.is_full = FALSE;
+  g_atomic_int_set(&disk.is_full, FALSE);
   assert_true(store_flush(fixture->store, NULL));
   g_clear_pointer(&pins, store_pins_free);
   reopen(fixture);
