@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Compression is outside of any lock; appending and pointing the index are one step under the append lock.
+ * Compression is outside of any lock; taking a place in the packs and pointing the index to it are one step
+ * under the append lock; copying the bytes there is outside again.
  *
  * Between the time at which a chunk was taken up and that step the index may have changed: packs were read
  * into it that had the chunk, or somebody healed it. Then the record that it names is read and compared.
@@ -96,47 +97,62 @@ judge(StoreWorker *worker, const StoreGroupDraft *draft, guint i, const StoreLoc
                                                                  : TAKE_OURS;
 }
 
-/* Chunks [FIRST, FIRST + N) of the draft, all in the record that INFO and PAYLOAD are of. append_lock is
- * held. */
+/* One record for chunks [FIRST, FIRST + N) of the draft. */
+typedef struct {
+  StoreGroupDraft *draft;
+  guint first, n;
+  StoreRecordInfo info;
+  const void *payload;
+  gsize payload_length;
+} Record;
+
+/* append_lock is held, as for the next one. */
 static gboolean
-append_locked(StoreWorker *worker, StoreGroupDraft *draft, guint first, guint n, const StoreRecordInfo *info,
-              const void *payload, gsize payload_length, GError **error)
+judge_all(StoreWorker *worker, const Record *record, Verdict verdicts[STORE_GROUP_CHUNKS_MAX], GError **error)
 {
-  Store *store = worker->store;
-  Verdict verdicts[STORE_GROUP_CHUNKS_MAX];
-  StoreLocation location;
-  for (guint i = 0; i < n; i++) {
+  for (guint i = 0; i < record->n; i++) {
     StoreLocation now;
-    if (!store_index_lookup(store->index, &draft->ids[first + i], &now))
+    if (!store_index_lookup(worker->store->index, &record->draft->ids[record->first + i], &now))
       now = (StoreLocation){0};
-    if ((verdicts[i] = judge(worker, draft, first + i, &now, error)) == FAIL)
+    if ((verdicts[i] = judge(worker, record->draft, record->first + i, &now, error)) == FAIL)
       return FALSE;
-  }
-  if (!store_pack_append(store->packs, info, payload, payload_length, &location, error))
-    return FALSE;
-  for (guint i = 0; i < n; i++) {
-    StoreLocation share = location;
-    if (info->encoding == STORE_ENCODING_GROUP)
-      share.length = store_group_share((guint32) payload_length, n, i);
-    if (verdicts[i] == KEEP_THEIRS)
-      continue;
-    if (!store_index_insert(store->index, &draft->ids[first + i], &share, error))
-      return FALSE;
-    draft->seen[first + i] = share;
   }
   return TRUE;
 }
 
 static gboolean
-append(StoreWorker *worker, StoreGroupDraft *draft, guint first, guint n, const StoreRecordInfo *info,
-       const void *payload, gsize payload_length, guint64 *bytes, GError **error)
+point_index(StoreWorker *worker, const Record *record, const Verdict verdicts[STORE_GROUP_CHUNKS_MAX],
+            const StoreLocation *location, GError **error)
+{
+  for (guint i = 0; i < record->n; i++) {
+    StoreLocation share = *location;
+    if (record->info.encoding == STORE_ENCODING_GROUP)
+      share.length = store_group_share((guint32) record->payload_length, record->n, i);
+    if (verdicts[i] == KEEP_THEIRS)
+      continue;
+    if (!store_index_insert(worker->store->index, &record->draft->ids[record->first + i], &share, error))
+      return FALSE;
+    record->draft->seen[record->first + i] = share;
+  }
+  return TRUE;
+}
+
+static gboolean
+append(StoreWorker *worker, const Record *record, guint64 *bytes, GError **error)
 {
   Store *store = worker->store;
+  StorePackSlot slot;
+  Verdict verdicts[STORE_GROUP_CHUNKS_MAX];
   pthread_mutex_lock(&store->append_lock);
-  gboolean ok = append_locked(worker, draft, first, n, info, payload, payload_length, error);
+  gboolean has_place =
+      judge_all(worker, record, verdicts, error) &&
+      store_pack_reserve(store->packs, &record->info, record->payload, record->payload_length, &slot, error);
+  gboolean ok = has_place && point_index(worker, record, verdicts, &slot.location, error);
   pthread_mutex_unlock(&store->append_lock);
+  if (has_place)
+    store_pack_fill(store->packs, &slot);
   if (ok)
-    *bytes += store_record_span((guint32) payload_length);
+    *bytes += store_record_span((guint32) record->payload_length);
   return ok;
 }
 
@@ -146,10 +162,9 @@ gboolean
 store_group_copy(StoreWorker *worker, StoreGroupDraft *draft, const guint8 *payload, gsize payload_length,
                  guint64 *bytes, GError **error)
 {
-  StoreRecordInfo info = store_group_info(draft->n);
+  Record record = {draft, 0, draft->n, store_group_info(draft->n), payload, payload_length};
   *bytes = 0;
-  return store_raise_version(worker->store, error) &&
-         append(worker, draft, 0, draft->n, &info, payload, payload_length, bytes, error);
+  return store_raise_version(worker->store, error) && append(worker, &record, bytes, error);
 }
 
 /* What does not compress together hardly does so one by one. */
@@ -163,7 +178,8 @@ write_plain(StoreWorker *worker, StoreGroupDraft *draft, guint64 *bytes, GError 
     if (draft->n == 1)
       packed = store_worker_pack(worker, STORE_CHUNK_DATA, content, STORE_CHUNK_LENGTH_MAX);
     packed.info.id = draft->ids[i];
-    if (!append(worker, draft, i, 1, &packed.info, packed.payload, packed.payload_length, bytes, error))
+    Record record = {draft, i, 1, packed.info, packed.payload, packed.payload_length};
+    if (!append(worker, &record, bytes, error))
       return FALSE;
   }
   return TRUE;

@@ -147,6 +147,7 @@ store_pack_set_open(const CbtFileOps *ops, const char *folder, const CbtUuid *st
   pthread_mutex_init(&set->flush_lock, NULL);
   pthread_mutex_init(&set->append_lock, NULL);
   pthread_cond_init(&set->written, NULL);
+  pthread_cond_init(&set->filled, NULL);
   pthread_mutex_init(&set->buffer_lock, NULL);
   pthread_mutex_init(&set->fd_lock, NULL);
   guint32 last = 0;
@@ -184,6 +185,7 @@ store_pack_set_close(StorePackSet *set)
   pthread_mutex_destroy(&set->flush_lock);
   pthread_mutex_destroy(&set->append_lock);
   pthread_cond_destroy(&set->written);
+  pthread_cond_destroy(&set->filled);
   pthread_mutex_destroy(&set->buffer_lock);
   pthread_mutex_destroy(&set->fd_lock);
   for (guint i = 0; i < STORE_PACK_BUFFERS; i++)

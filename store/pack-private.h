@@ -76,6 +76,8 @@ struct StorePackSet {
   StorePackBuffer buffers[STORE_PACK_BUFFERS];
   guint64 n_written;
   guint64 n_filled;
+  StorePackSlot *filling; /* (nullable) records whose bytes are being copied, all of the open pack */
+  pthread_cond_t filled;  /* one of them was */
   guint64 n_packs;
   guint64 total_bytes;
 
@@ -89,6 +91,8 @@ struct StorePackSet {
 StorePackBuffer *store_pack_filling(StorePackSet *set);
 /* Where byte OFFSET of the pack is, or will be. */
 guint8 *store_pack_buffer_at(const StorePackBuffer *buffer, guint64 offset);
+/* Whether some of [FROM, TO) of PACK is still to be filled. buffer_lock is held. */
+gboolean store_pack_is_filling(const StorePackSet *set, guint32 pack, guint64 from, guint64 to);
 /* Empties the buffer that is filled: it gets the records of PACK from START on. */
 void store_pack_buffer_begin(StorePackSet *set, guint32 pack, guint64 start);
 /* What was filled is full, and the next buffer is filled. FALSE: there is none, until another is written. */

@@ -120,14 +120,18 @@ find_buffer(const StorePackSet *set, guint32 pack, guint32 offset)
   return NULL;
 }
 
-/* Copies up to LENGTH bytes of a record that is not written out yet, as far as its buffer goes. -1: it is in
- * none. */
+/* Copies up to LENGTH bytes of a record that is not written out yet, as far as its buffer goes; waits for who
+ * fills them. -1: it is in none. */
 static gssize
 read_buffered(StorePackSet *set, guint32 pack, guint32 offset, void *bytes, gsize length)
 {
   gssize n = -1;
   pthread_mutex_lock(&set->buffer_lock);
   const StorePackBuffer *buffer = find_buffer(set, pack, offset);
+  while (buffer && store_pack_is_filling(set, pack, offset, offset + length)) {
+    pthread_cond_wait(&set->filled, &set->buffer_lock);
+    buffer = find_buffer(set, pack, offset);
+  }
   if (buffer) {
     n = (gssize) MIN(length, (gsize) (buffer->start + buffer->fill - offset));
     memcpy(bytes, store_pack_buffer_at(buffer, offset), (gsize) n);

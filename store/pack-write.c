@@ -49,6 +49,26 @@ store_pack_buffer_begin(StorePackSet *set, guint32 pack, guint64 start)
   pthread_mutex_unlock(&set->buffer_lock);
 }
 
+gboolean
+store_pack_is_filling(const StorePackSet *set, guint32 pack, guint64 from, guint64 to)
+{
+  for (const StorePackSlot *slot = set->filling; slot; slot = slot->next) {
+    guint64 end = (guint64) slot->location.offset + store_record_span(slot->payload_length);
+    if (slot->location.pack == pack && slot->location.offset < to && from < end)
+      return TRUE;
+  }
+  return FALSE;
+}
+
+static void
+wait_until_filled(StorePackSet *set, const StorePackBuffer *buffer)
+{
+  pthread_mutex_lock(&set->buffer_lock);
+  while (store_pack_is_filling(set, buffer->pack, buffer->start, buffer->start + buffer->fill))
+    pthread_cond_wait(&set->filled, &set->buffer_lock);
+  pthread_mutex_unlock(&set->buffer_lock);
+}
+
 /* What is in the block in which NEXT begins comes with it, if it is known. */
 static void
 copy_before(const StorePackBuffer *full, StorePackBuffer *next)
@@ -70,7 +90,6 @@ store_pack_turn_over(StorePackSet *set)
   set->n_filled++;
   pthread_mutex_unlock(&set->buffer_lock);
   store_pack_buffer_begin(set, full->pack, full->start + full->fill);
-  copy_before(full, store_pack_filling(set));
   g_atomic_int_set(&set->has_full, 1);
   return TRUE;
 }
@@ -127,7 +146,10 @@ write_oldest(StorePackSet *set, GError **error)
   StorePackTail *tail = set->open;
   set->is_writing = TRUE;
   pthread_mutex_unlock(&set->append_lock);
+  wait_until_filled(set, buffer);
   gboolean ok = write_buffer(set, tail, buffer, error);
+  if (ok)
+    copy_before(buffer, &set->buffers[(set->n_written + 1) % STORE_PACK_BUFFERS]);
   pthread_mutex_lock(&set->append_lock);
   set->is_writing = FALSE;
   if (ok) {

@@ -7,10 +7,11 @@
  * table are sound.
  *
  * Write order: records go into a buffer, from where they are readable at once, and are written in order when
- * it is full or a flush asks (pack-write.c). A flush writes the buffers, syncs every pack written to since
- * the last flush, then the folder if a pack was made. Only then may anything refer to the records durably. So
- * after a crash all that was flushed is there, and behind it perhaps more records, the last one perhaps torn:
- * opening cuts there.
+ * it is full or a flush asks (pack-write.c). A record has its place before its bytes, which are copied with
+ * no lock held: whoever wants them meanwhile waits. A flush writes the buffers, syncs every pack written to
+ * since the last flush, then the folder if a pack was made. Only then may anything refer to the records
+ * durably. So after a crash all that was flushed is there, and behind it perhaps more records, the last one
+ * perhaps torn: opening cuts there.
  *
  * Failures: a write that fails (disk full) leaves the buffer as it is; the same bytes are written to the same
  * place when it is tried again, and the record that finds no room meanwhile does not exist. For syncs that
@@ -238,37 +239,67 @@ note_record(StorePackSet *set, const StoreRecordInfo *info, const guint8 *payloa
   }
 }
 
+/* Makes room for what SLOT says, and notes that its bytes are to come. append_lock is held. */
 static void
-append_to_buffer(StorePackSet *set, const StoreRecordInfo *info, const void *payload, guint32 payload_length,
-                 StoreLocation *location)
+place(StorePackSet *set, StorePackSlot *slot)
 {
-  guint32 span = store_record_span(payload_length);
-  guint32 length = STORE_RECORD_HEADER_SIZE + payload_length;
   const StorePackBuffer *buffer = store_pack_filling(set);
   guint32 offset = (guint32) (buffer->start + buffer->fill);
-  guint8 *at = store_pack_buffer_at(buffer, offset);
-  memcpy(at + STORE_RECORD_HEADER_SIZE, payload, payload_length);
-  memset(at + length, 0, span - length);
-  store_record_encode(at, &set->store, set->open->number, offset, info, payload_length);
-  *location = (StoreLocation){.pack = set->open->number, .offset = offset, .length = length};
-  note_record(set, info, payload, payload_length, location);
-  buffer_add(set, span);
+  slot->at = store_pack_buffer_at(buffer, offset);
+  slot->location = (StoreLocation){
+      .pack = set->open->number, .offset = offset, .length = STORE_RECORD_HEADER_SIZE + slot->payload_length};
+  note_record(set, &slot->info, slot->payload, slot->payload_length, &slot->location);
+  pthread_mutex_lock(&set->buffer_lock);
+  slot->next = set->filling;
+  set->filling = slot;
+  pthread_mutex_unlock(&set->buffer_lock);
+  buffer_add(set, store_record_span(slot->payload_length));
+}
+
+gboolean
+store_pack_reserve(StorePackSet *set, const StoreRecordInfo *info, const void *payload, gsize payload_length,
+                   StorePackSlot *slot, GError **error)
+{
+  gboolean is_group = info->encoding == STORE_ENCODING_GROUP;
+  g_assert(payload_length > 0 &&
+           payload_length <= (is_group ? STORE_GROUP_PAYLOAD_MAX : STORE_CHUNK_LENGTH_MAX));
+  *slot = (StorePackSlot){.info = *info, .payload = payload, .payload_length = (guint32) payload_length};
+  pthread_mutex_lock(&set->append_lock);
+  g_assert(!is_group || set->version >= STORE_PACK_VERSION);
+  gboolean ok = make_room(set, store_record_span(slot->payload_length), is_group, error);
+  if (ok)
+    place(set, slot);
+  pthread_mutex_unlock(&set->append_lock);
+  return ok;
+}
+
+void
+store_pack_fill(StorePackSet *set, StorePackSlot *slot)
+{
+  guint32 length = STORE_RECORD_HEADER_SIZE + slot->payload_length;
+  memcpy(slot->at + STORE_RECORD_HEADER_SIZE, slot->payload, slot->payload_length);
+  memset(slot->at + length, 0, store_record_span(slot->payload_length) - length);
+  store_record_encode(slot->at, &set->store, slot->location.pack, slot->location.offset, &slot->info,
+                      slot->payload_length);
+  pthread_mutex_lock(&set->buffer_lock);
+  StorePackSlot **link = &set->filling;
+  while (*link != slot)
+    link = &(*link)->next;
+  *link = slot->next;
+  pthread_cond_broadcast(&set->filled);
+  pthread_mutex_unlock(&set->buffer_lock);
 }
 
 gboolean
 store_pack_append(StorePackSet *set, const StoreRecordInfo *info, const void *payload, gsize payload_length,
                   StoreLocation *location, GError **error)
 {
-  gboolean is_group = info->encoding == STORE_ENCODING_GROUP;
-  g_assert(payload_length > 0 &&
-           payload_length <= (is_group ? STORE_GROUP_PAYLOAD_MAX : STORE_CHUNK_LENGTH_MAX));
-  pthread_mutex_lock(&set->append_lock);
-  g_assert(!is_group || set->version >= STORE_PACK_VERSION);
-  gboolean ok = make_room(set, store_record_span((guint32) payload_length), is_group, error);
-  if (ok)
-    append_to_buffer(set, info, payload, (guint32) payload_length, location);
-  pthread_mutex_unlock(&set->append_lock);
-  return ok;
+  StorePackSlot slot;
+  if (!store_pack_reserve(set, info, payload, payload_length, &slot, error))
+    return FALSE;
+  store_pack_fill(set, &slot);
+  *location = slot.location;
+  return TRUE;
 }
 
 StoreLocation

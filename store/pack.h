@@ -58,6 +58,23 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(StorePackSet, store_pack_set_close)
 gboolean store_pack_append(StorePackSet *set, const StoreRecordInfo *info, const void *payload,
                            gsize payload_length, StoreLocation *location,
                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* A record that has its place in the packs, and whose bytes are still to be copied there. */
+typedef struct StorePackSlot {
+  StoreLocation location;
+  /* of the set's own */
+  StoreRecordInfo info;
+  const void *payload;
+  guint32 payload_length;
+  guint8 *at;
+  struct StorePackSlot *next;
+} StorePackSlot;
+/* The same in two steps, of which the second, long one needs no lock of the caller's. SLOT and PAYLOAD are in
+ * use until store_pack_fill(), which is to follow soon, whatever happens: who reads or writes out the record
+ * waits for it. */
+gboolean store_pack_reserve(StorePackSet *set, const StoreRecordInfo *info, const void *payload,
+                            gsize payload_length, StorePackSlot *slot,
+                            GError **error) G_GNUC_WARN_UNUSED_RESULT;
+void store_pack_fill(StorePackSet *set, StorePackSlot *slot);
 /* Room that store_pack_read() wants: a header, the longest payload of one chunk, and what a rounded length
  * adds. */
 #define STORE_PACK_READ_SIZE (STORE_CHUNK_LENGTH_MAX + 128u)
