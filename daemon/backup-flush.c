@@ -6,7 +6,7 @@
 #include <pthread.h>
 #include <store/store.h>
 
-#define STEP_BYTES (G_GUINT64_CONSTANT(8) << 20)
+#define STEP_BYTES (G_GUINT64_CONSTANT(32) << 20)
 
 struct BackupFlush {
   const Daemon *daemon; /* constant */
