@@ -30,9 +30,9 @@ note_memory
 for n in $(seq "$rounds"); do
   for vm in "${vms[@]}"; do random_bytes_at "$WORK/$vm.img" $((n % 32 * MIB)) "$MIB"; done
   beside back_up
-  cbt --quiet verify --all >/dev/null &
+  cbt --quiet verify --all >/dev/null & verify=$!
   beside give_back
-  wait $! || fail "verify"
+  wait "$verify" || fail "verify"
   beside stream
   cbt --quiet prune --keep-last 2 >/dev/null
   cbt --quiet gc >/dev/null
