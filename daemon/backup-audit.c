@@ -18,6 +18,7 @@
 #include <common/bytes.h>
 
 #define PROBES_PER_SAMPLE 2
+#define PROBES_AT_ONCE    4096
 #define N_BUFFERS         32
 
 typedef struct {
@@ -68,48 +69,79 @@ is_marked(const CbtBitmap *bitmap, guint64 cluster)
   return FALSE;
 }
 
-/* Takes CLUSTER into the sample, unless it was and is nothing but a hole. */
+/* Whether CLUSTER is nothing but a hole. */
 static gboolean
-probe(Audit *audit, guint64 cluster, GError **error)
+is_hole(const Audit *audit, guint64 cluster, gboolean *hole, GError **error)
 {
   CbtSource *source = audit->disk->source;
   guint64 offset = cluster * CBT_CLUSTER_SIZE, length = MIN(CBT_CLUSTER_SIZE, source->size - offset);
-  Sample sample = {.cluster = cluster};
   CbtExtent run;
-  gboolean hole;
-  if (!store_manifest_get(audit->worker, &audit->disk->base, cluster, &sample.id, error) ||
-      !cbt_source_next_extent(source, offset, length, &run, &hole, error))
+  if (!cbt_source_next_extent(source, offset, length, &run, hole, error))
     return FALSE;
-  if (!hole || run.length < length || !store_chunk_id_is_zero(&sample.id))
-    g_array_append_val(audit->samples, sample);
+  *hole = *hole && run.length == length;
   return TRUE;
 }
 
+/* Of clusters, or of samples, which begin with one. */
 static int
-compare_samples(gconstpointer a, gconstpointer b)
+compare_clusters(gconstpointer a, gconstpointer b)
 {
-  guint64 x = ((const Sample *) a)->cluster, y = ((const Sample *) b)->cluster;
+  guint64 x = *(const guint64 *) a, y = *(const guint64 *) b;
   return (x > y) - (x < y);
+}
+
+/* Takes PROBES into the sample, but those which were and are nothing but holes. */
+static gboolean
+take_probes(Audit *audit, GArray *probes, GError **error)
+{
+  g_autofree StoreChunkId *ids = g_new0(StoreChunkId, probes->len);
+  g_array_sort(probes, compare_clusters);
+  if (!store_manifest_get_many(audit->worker, &audit->disk->base, (const guint64 *) (void *) probes->data,
+                               probes->len, ids, error))
+    return FALSE;
+  for (guint i = 0; i < probes->len; i++) {
+    Sample sample = {.cluster = g_array_index(probes, guint64, i), .id = ids[i]};
+    gboolean hole = FALSE;
+    if (!job_check(audit->disk->backup->job, error) ||
+        (store_chunk_id_is_zero(&sample.id) && !is_hole(audit, sample.cluster, &hole, error)))
+      return FALSE;
+    if (!hole)
+      g_array_append_val(audit->samples, sample);
+  }
+  return TRUE;
+}
+
+/* The next N_WANTED unmarked clusters; fewer if the disk has not so many. */
+static void
+find_probes(Audit *audit, guint64 *n_left, guint64 n_wanted, GArray *probes)
+{
+  BackupDisk *disk = audit->disk;
+  const CbtBitmap *frozen = cbt_bitmap_file_parent(disk->frozen);
+  guint64 n = store_manifest_n_clusters(disk->size), stride = stride_of(n);
+  g_array_set_size(probes, 0);
+  for (; *n_left > 0 && probes->len < n_wanted; --*n_left) {
+    if (!is_marked(frozen, disk->audit_next))
+      g_array_append_val(probes, disk->audit_next);
+    disk->audit_next = (disk->audit_next + stride) % n;
+  }
 }
 
 static gboolean
 choose(Audit *audit, GError **error)
 {
   BackupDisk *disk = audit->disk;
-  const CbtBitmap *frozen = cbt_bitmap_file_parent(disk->frozen);
-  guint64 wanted = disk->backup->request->audit;
-  guint64 n = store_manifest_n_clusters(disk->size), stride = stride_of(n), cluster = disk->audit_next % n;
-  guint64 n_probes = 0;
-  for (guint64 i = 0; i < n && audit->samples->len < wanted && n_probes < wanted * PROBES_PER_SAMPLE; i++) {
-    if (!is_marked(frozen, cluster)) {
-      n_probes++;
-      if (!job_check(disk->backup->job, error) || !probe(audit, cluster, error))
-        return FALSE;
-    }
-    cluster = (cluster + stride) % n;
+  guint64 wanted = disk->backup->request->audit, probes_left = wanted * PROBES_PER_SAMPLE;
+  guint64 n_left = store_manifest_n_clusters(disk->size);
+  g_autoptr(GArray) probes = g_array_new(FALSE, FALSE, sizeof(guint64));
+  disk->audit_next %= n_left;
+  while (n_left > 0 && probes_left > 0 && audit->samples->len < wanted) {
+    guint64 missing = wanted - audit->samples->len;
+    find_probes(audit, &n_left, MIN(MIN(missing, probes_left), PROBES_AT_ONCE), probes);
+    probes_left -= probes->len;
+    if (!take_probes(audit, probes, error))
+      return FALSE;
   }
-  disk->audit_next = cluster;
-  g_array_sort(audit->samples, compare_samples);
+  g_array_sort(audit->samples, compare_clusters);
   return TRUE;
 }
 
@@ -177,10 +209,12 @@ give_verdict(const Audit *audit, GError **error)
 static gboolean
 read_samples(Audit *audit, GError **error)
 {
-  CbtReaderOptions options = {.block_size = CBT_CLUSTER_SIZE, .n_blocks = N_BUFFERS, .direct = FALSE};
+  CbtReaderOptions options = {.block_size = CBT_CLUSTER_SIZE, .n_blocks = N_BUFFERS, .direct = TRUE};
   if (audit->samples->len == 0)
     return TRUE;
   audit->reader = cbt_reader_new(audit->disk->source, &options, error);
+  if (audit->reader && audit->disk->session)
+    cbt_reader_set_nowait(audit->reader);
   return audit->reader &&
          cbt_reader_run(audit->reader, next_sample, compare, audit, audit->disk->backup->stop, error);
 }

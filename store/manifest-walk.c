@@ -65,19 +65,45 @@ store_manifest_walk(StoreWorker *worker, const StoreManifest *manifest, guint64 
   return walk_page(&walk, &manifest->root, store_manifest_n_levels(manifest->size) - 1, 0, error);
 }
 
+/* ---- some clusters of one tree ---- */
+
+/* CLUSTERS are all below the entry ID of a page above LEVEL, of which BASE is the first. */
 static gboolean
-keep_id(guint64 cluster G_GNUC_UNUSED, const StoreChunkId *id, gpointer user_data)
+get_below(StoreWorker *worker, const StoreChunkId *id, guint level, guint64 base, const guint64 *clusters,
+          guint n, StoreChunkId *ids, GError **error)
 {
-  *(StoreChunkId *) user_data = *id;
-  return FALSE;
+  StorePage page;
+  guint bits = store_page_entry_bits(level);
+  if (!store_page_load(worker, id, level, &page, error))
+    return FALSE;
+  for (guint i = 0, next; i < n; i = next) {
+    guint64 entry = (clusters[i] - base) >> bits;
+    for (next = i; next < n && (clusters[next] - base) >> bits == entry; next++)
+      ids[next] = page.entries[entry];
+    if (level > 0 && !store_chunk_id_is_zero(&ids[i]) &&
+        !get_below(worker, &page.entries[entry], level - 1, base + (entry << bits), clusters + i, next - i,
+                   ids + i, error))
+      return FALSE;
+  }
+  return TRUE;
+}
+
+gboolean
+store_manifest_get_many(StoreWorker *worker, const StoreManifest *manifest, const guint64 *clusters, guint n,
+                        StoreChunkId *ids, GError **error)
+{
+  guint64 n_clusters = store_manifest_n_clusters(manifest->size);
+  for (; n > 0 && clusters[n - 1] >= n_clusters; n--)
+    memset(&ids[n - 1], 0, sizeof *ids);
+  return n == 0 || get_below(worker, &manifest->root, store_manifest_n_levels(manifest->size) - 1, 0,
+                             clusters, n, ids, error);
 }
 
 gboolean
 store_manifest_get(StoreWorker *worker, const StoreManifest *manifest, guint64 cluster, StoreChunkId *id,
                    GError **error)
 {
-  memset(id, 0, sizeof *id);
-  return store_manifest_walk(worker, manifest, cluster, 1, keep_id, id, error);
+  return store_manifest_get_many(worker, manifest, &cluster, 1, id, error);
 }
 
 /* ---- two trees ---- */

@@ -41,7 +41,11 @@ typedef gboolean (*StoreClusterFunc)(guint64 cluster, const StoreChunkId *id, gp
 /* Walks clusters [first, first + count). */
 gboolean store_manifest_walk(StoreWorker *worker, const StoreManifest *manifest, guint64 first, guint64 count,
                              StoreClusterFunc func, gpointer user_data, GError **error) G_GNUC_WARN_UNUSED_RESULT;
-/* The id of one cluster (a test's and an audit's need; a walk is cheaper for many). */
+/* IDS gets those of N clusters, ascending; the zero id for what is zero, or behind the end. Each page that has some of them
+ * is read once. */
+gboolean store_manifest_get_many(StoreWorker *worker, const StoreManifest *manifest, const guint64 *clusters, guint n,
+                                 StoreChunkId *ids, GError **error) G_GNUC_WARN_UNUSED_RESULT;
+/* The id of one cluster. */
 gboolean store_manifest_get(StoreWorker *worker, const StoreManifest *manifest, guint64 cluster, StoreChunkId *id,
                             GError **error) G_GNUC_WARN_UNUSED_RESULT;
 

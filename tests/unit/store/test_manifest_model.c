@@ -185,6 +185,23 @@ check_gets(Model *model, const Generation *generation)
   }
 }
 
+/* Some in a row, some far from each other, some twice, some behind the end. */
+static void
+check_get_many(Model *model, const Generation *generation)
+{
+  guint64 clusters[100];
+  StoreChunkId ids[G_N_ELEMENTS(clusters)];
+  guint n = 0;
+  for (guint64 cluster = below(model, 10); n < G_N_ELEMENTS(clusters) && cluster < generation->n + 10;
+       cluster += below(model, 4) ? below(model, 3) : below(model, 1 + generation->n / 4))
+    clusters[n++] = cluster;
+  assert_true(store_manifest_get_many(model->worker, &generation->manifest, clusters, n, ids, NULL));
+  for (guint i = 0; i < n; i++) {
+    StoreChunkId expected = id_of(content_at(generation, clusters[i]));
+    assert_true(store_chunk_id_equal(&ids[i], &expected));
+  }
+}
+
 static void
 check_rebuilt_from_nothing_is_the_same(Model *model, const Generation *generation)
 {
@@ -298,6 +315,7 @@ check_all(Model *model)
     for (guint k = 0; k < 10; k++)
       check_walk(model, to, below(model, to->n), below(model, to->n + 1));
     check_gets(model, to);
+    check_get_many(model, to);
     check_rebuilt_from_nothing_is_the_same(model, to);
     check_difference(model, NULL, to, 0);
     check_difference(model, NULL, to, to->manifest.size);
