@@ -6,8 +6,9 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
-#include <store/pack.h>
+#include <store/pack-private.h>
 #include <string.h>
 #include <tests/support/store-fault-ops.h>
 #include <tests/support/store-files.h>
@@ -61,16 +62,21 @@ record_of(guint i, guint8 payload[STORE_CHUNK_LENGTH_MAX])
   return info;
 }
 
+/* The others find the record before it has its bytes. */
 static gboolean
 append_next(Fixture *fixture)
 {
   g_autofree guint8 *payload = g_malloc(STORE_CHUNK_LENGTH_MAX);
+  StorePackSlot slot;
   pthread_mutex_lock(&fixture->lock);
   StoreRecordInfo info = record_of(fixture->n, payload);
-  gboolean ok = fixture->n < N_RECORDS &&
-                store_pack_append(fixture->set, &info, payload, info.length, &fixture->at[fixture->n], NULL);
-  fixture->n += ok;
+  gboolean ok =
+      fixture->n < N_RECORDS && store_pack_reserve(fixture->set, &info, payload, info.length, &slot, NULL);
+  if (ok)
+    fixture->at[fixture->n++] = slot.location;
   pthread_mutex_unlock(&fixture->lock);
+  if (ok)
+    store_pack_fill(fixture->set, &slot);
   store_pack_write_behind(fixture->set);
   return ok;
 }
@@ -108,32 +114,85 @@ check_all_are_there(Fixture *fixture, guint n)
   assert_int_equal(n_damaged, 0);
 }
 
+/* ---- disks ---- */
+
+static gboolean
+is_direct(int fd)
+{
+  return (fcntl(fd, F_GETFL) & O_DIRECT) != 0;
+}
+
+static int
+open_refusing(const CbtFileOps *ops, const char *path, int flags, mode_t mode)
+{
+  const CbtFileOps *inner = cbt_file_ops_default();
+  errno = EINVAL;
+  return flags & O_DIRECT ? -1 : inner->open(ops, path, flags, mode);
+}
+
+static ssize_t
+write_refusing(const CbtFileOps *ops, int fd, const void *bytes, size_t length, off_t offset)
+{
+  const CbtFileOps *inner = cbt_file_ops_default();
+  errno = EINVAL;
+  return is_direct(fd) ? -1 : inner->pwrite(ops, fd, bytes, length, offset);
+}
+
+/* Two of three go well; of the third the first block does. */
+static ssize_t
+write_full_at_times(const CbtFileOps *ops, int fd, const void *bytes, size_t length, off_t offset)
+{
+  static gint n;
+  const CbtFileOps *inner = cbt_file_ops_default();
+  if (g_atomic_int_add(&n, 1) % 3 != 0)
+    return inner->pwrite(ops, fd, bytes, length, offset);
+  if (length > STORE_PACK_BLOCK && inner->pwrite(ops, fd, bytes, STORE_PACK_BLOCK, offset) < 0)
+    return -1;
+  errno = ENOSPC;
+  return -1;
+}
+
 /* ---- beside each other ---- */
 
+/* All that was appended before is seen by a scan. */
+static gboolean
+is_all_seen(Fixture *fixture, guint n)
+{
+  guint n_found = 0;
+  while (!store_pack_write(fixture->set, NULL))
+    ;
+  return store_pack_scan(fixture->set, NULL, count_record, &n_found, NULL, NULL) && n_found >= n;
+}
+
+/* What fails is tried again: it goes well at last. */
 static void *
 append_and_read(void *data)
 {
   Fixture *fixture = data;
   gsize n_bad = 0;
-  while (append_next(fixture)) {
+  guint n = 0;
+  while (n < N_RECORDS) {
+    append_next(fixture);
     pthread_mutex_lock(&fixture->lock);
-    guint n = fixture->n;
+    n = fixture->n;
     pthread_mutex_unlock(&fixture->lock);
-    for (guint back = 1; back <= 4; back++) /* in either buffer, or in the file */
+    for (guint back = 1; n > 0 && back <= 4; back++) /* in either buffer, or in the file */
       n_bad += !is_readable(fixture, n - 1 - (n - 1) * (back - 1) / 4);
-    n_bad += n % 50 == 0 && !store_pack_flush(fixture->set, NULL);
-    n_bad += n % 70 == 0 && !store_pack_write(fixture->set, NULL);
+    n_bad += n % 70 == 0 && !is_all_seen(fixture, n);
+    while (n % 50 == 0 && !store_pack_flush(fixture->set, NULL))
+      ;
+    while (n % 60 == 0 && !store_pack_seal(fixture->set, NULL))
+      ;
   }
   return GSIZE_TO_POINTER(n_bad);
 }
 
 static void
-test_what_threads_append_is_readable_while_it_is_written(void **state)
+run_threads(Fixture *fixture, const CbtFileOps *ops)
 {
-  Fixture *fixture = *state;
   pthread_t threads[N_THREADS];
   void *n_bad;
-  open_set(fixture, NULL);
+  open_set(fixture, ops);
   for (guint i = 0; i < N_THREADS; i++)
     assert_int_equal(pthread_create(&threads[i], NULL, append_and_read, fixture), 0);
   for (guint i = 0; i < N_THREADS; i++) {
@@ -141,12 +200,42 @@ test_what_threads_append_is_readable_while_it_is_written(void **state)
     assert_null(n_bad);
   }
   assert_int_equal(fixture->n, N_RECORDS);
-  assert_true(store_pack_write(fixture->set, NULL));
+  assert_true(is_all_seen(fixture, N_RECORDS));
   check_all_are_there(fixture, N_RECORDS);
   store_pack_set_close(fixture->set);
   open_set(fixture, NULL);
   check_all_are_there(fixture, N_RECORDS);
   store_pack_set_close(fixture->set);
+}
+
+static void
+test_what_threads_append_is_readable_while_it_is_written(void **state)
+{
+  run_threads(*state, NULL);
+}
+
+static void
+test_the_same_where_direct_writes_are_refused(void **state)
+{
+  CbtFileOps ops = *cbt_file_ops_default();
+  ops.open = open_refusing;
+  run_threads(*state, &ops);
+}
+
+static void
+test_the_same_where_only_the_write_says_so(void **state)
+{
+  CbtFileOps ops = *cbt_file_ops_default();
+  ops.pwrite = write_refusing;
+  run_threads(*state, &ops);
+}
+
+static void
+test_the_same_on_a_disk_that_is_full_at_times(void **state)
+{
+  CbtFileOps ops = *cbt_file_ops_default();
+  ops.pwrite = write_full_at_times;
+  run_threads(*state, &ops);
 }
 
 /* ---- with calls that fail ---- */
@@ -207,6 +296,9 @@ main(void)
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_what_threads_append_is_readable_while_it_is_written, setup,
                                       teardown),
+      cmocka_unit_test_setup_teardown(test_the_same_where_direct_writes_are_refused, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_the_same_where_only_the_write_says_so, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_the_same_on_a_disk_that_is_full_at_times, setup, teardown),
       cmocka_unit_test_setup_teardown(test_a_call_that_fails_loses_nothing_flushed, setup, teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
