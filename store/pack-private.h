@@ -93,6 +93,8 @@ StorePackBuffer *store_pack_filling(StorePackSet *set);
 guint8 *store_pack_buffer_at(const StorePackBuffer *buffer, guint64 offset);
 /* Whether some of [FROM, TO) of PACK is still to be filled. buffer_lock is held. */
 gboolean store_pack_is_filling(const StorePackSet *set, guint32 pack, guint64 from, guint64 to);
+/* Waits until none of it is. Who fills needs no lock but buffer_lock. */
+void store_pack_wait_until_filled(StorePackSet *set, guint32 pack, guint64 from, guint64 to);
 /* Empties the buffer that is filled: it gets the records of PACK from START on. */
 void store_pack_buffer_begin(StorePackSet *set, guint32 pack, guint64 start);
 /* What was filled is full, and the next buffer is filled. FALSE: there is none, until another is written. */

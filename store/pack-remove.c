@@ -61,11 +61,13 @@ remove_headless(StorePackSet *set)
   return TRUE;
 }
 
-/* What a write that failed has left behind is cut off. append_lock is held. */
+/* What a write that failed has left behind is cut off. append_lock is held, and nobody writes. */
 static gboolean
 give_up_open(StorePackSet *set, GError **error)
 {
   StorePackTail *tail = set->open;
+  /* The next pack's records get the room that is still being filled. */
+  store_pack_wait_until_filled(set, tail->number, 0, G_MAXUINT64);
   if (tail->written == 0 ? !remove_headless(set)
                          : set->ops->ftruncate(set->ops, tail->fd, (off_t) tail->written) != 0) {
     cbt_set_error_errno(error, errno, "cannot cut pack %08x", tail->number);

@@ -60,11 +60,11 @@ store_pack_is_filling(const StorePackSet *set, guint32 pack, guint64 from, guint
   return FALSE;
 }
 
-static void
-wait_until_filled(StorePackSet *set, const StorePackBuffer *buffer)
+void
+store_pack_wait_until_filled(StorePackSet *set, guint32 pack, guint64 from, guint64 to)
 {
   pthread_mutex_lock(&set->buffer_lock);
-  while (store_pack_is_filling(set, buffer->pack, buffer->start, buffer->start + buffer->fill))
+  while (store_pack_is_filling(set, pack, from, to))
     pthread_cond_wait(&set->filled, &set->buffer_lock);
   pthread_mutex_unlock(&set->buffer_lock);
 }
@@ -146,7 +146,7 @@ write_oldest(StorePackSet *set, GError **error)
   StorePackTail *tail = set->open;
   set->is_writing = TRUE;
   pthread_mutex_unlock(&set->append_lock);
-  wait_until_filled(set, buffer);
+  store_pack_wait_until_filled(set, buffer->pack, buffer->start, buffer->start + buffer->fill);
   gboolean ok = write_buffer(set, tail, buffer, error);
   if (ok)
     copy_before(buffer, &set->buffers[(set->n_written + 1) % STORE_PACK_BUFFERS]);

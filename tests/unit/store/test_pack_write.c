@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <store/pack-private.h>
 #include <string.h>
 #include <tests/support/store-fault-ops.h>
@@ -238,6 +239,61 @@ test_the_same_on_a_disk_that_is_full_at_times(void **state)
   run_threads(*state, &ops);
 }
 
+/* ---- giving up ---- */
+
+typedef struct {
+  CbtFileOps table; /* first */
+  StorePackSet *set;
+  gint is_filled, is_given_up, was_filled; /* atomic */
+} GivingUp;
+
+static int
+note_unlink(const CbtFileOps *ops, const char *path)
+{
+  GivingUp *self = (GivingUp *) ops;
+  g_atomic_int_set(&self->was_filled, g_atomic_int_get(&self->is_filled));
+  g_atomic_int_set(&self->is_given_up, TRUE);
+  return cbt_file_ops_default()->unlink(ops, path);
+}
+
+static void *
+give_up(void *data)
+{
+  GivingUp *self = data;
+  return GINT_TO_POINTER(store_pack_give_up(self->set, NULL));
+}
+
+/* Its room would be the next pack's. */
+static void
+test_a_record_is_filled_before_it_is_given_up(void **state)
+{
+  Fixture *fixture = *state;
+  GivingUp self = {.table = *cbt_file_ops_default()};
+  g_autofree guint8 *payload = g_malloc(STORE_CHUNK_LENGTH_MAX);
+  StoreRecordInfo info = record_of(0, payload);
+  StorePackSlot slot;
+  pthread_t thread;
+  void *ok;
+  self.table.unlink = note_unlink;
+  open_set(fixture, &self.table);
+  self.set = fixture->set;
+  assert_true(store_pack_reserve(fixture->set, &info, payload, info.length, &slot, NULL));
+  assert_int_equal(pthread_create(&thread, NULL, give_up, &self), 0);
+  for (guint i = 0; i < 50000 && !g_atomic_int_get(&self.is_given_up); i++)
+    sched_yield(); /* who does not wait has time to be found out */
+  g_atomic_int_set(&self.is_filled, TRUE);
+  store_pack_fill(fixture->set, &slot);
+  assert_int_equal(pthread_join(thread, &ok), 0);
+  assert_non_null(ok);
+  assert_true(self.is_given_up);
+  assert_true(self.was_filled);
+  while (append_next(fixture))
+    ;
+  assert_true(store_pack_write(fixture->set, NULL));
+  check_all_are_there(fixture, N_RECORDS);
+  store_pack_set_close(fixture->set);
+}
+
 /* ---- with calls that fail ---- */
 
 /* How many records are durable at the end. A call is tried twice. */
@@ -299,6 +355,7 @@ main(void)
       cmocka_unit_test_setup_teardown(test_the_same_where_direct_writes_are_refused, setup, teardown),
       cmocka_unit_test_setup_teardown(test_the_same_where_only_the_write_says_so, setup, teardown),
       cmocka_unit_test_setup_teardown(test_the_same_on_a_disk_that_is_full_at_times, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_a_record_is_filled_before_it_is_given_up, setup, teardown),
       cmocka_unit_test_setup_teardown(test_a_call_that_fails_loses_nothing_flushed, setup, teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
