@@ -4,6 +4,10 @@
  * flush. It leaves the pending chunks only after the index has them, so that who finds a chunk neither
  * pending nor, after that, in the index can be sure that it was in neither when it first looked; and what is
  * added is checked again under the append lock.
+ *
+ * A collection may take chunks out of the index that nobody wants, before their group has left; and then
+ * somebody may find them pending, and want them. So whether the index has them all is asked under the append
+ * lock when the group is to leave; if not it is written again.
  */
 #include <store/staging.h>
 
@@ -137,29 +141,49 @@ remove_group(StoreStaging *staging, StoreStaged *staged)
   staged_free(staged);
 }
 
-/* Notes the outcome of writing; frees what is written. */
-static void
-settle_group(StoreStaging *staging, StoreStaged *staged, gboolean ok, guint64 bytes)
+/* The append lock is held. */
+static gboolean
+is_indexed(Store *store, const StoreGroupDraft *draft)
 {
-  pthread_mutex_lock(&staging->lock);
-  if (staged->owner)
-    __atomic_fetch_add(&staged->owner->stored_bytes, bytes, __ATOMIC_RELAXED);
+  StoreLocation location;
+  for (guint i = 0; i < draft->n; i++)
+    if (!store_index_lookup(store->index, &draft->ids[i], &location))
+      return FALSE;
+  return TRUE;
+}
+
+/* Notes the outcome of writing; frees what is written. lock is held. */
+static void
+settle_group(StoreStaging *staging, StoreStaged *staged, gboolean ok)
+{
   g_atomic_int_add(&staging->n_failed, (gint) !ok - (gint) staged->has_failed);
   staged->has_failed = !ok;
   staged->is_being_written = FALSE;
   if (ok)
     remove_group(staging, staged);
   pthread_cond_broadcast(&staging->changed);
-  pthread_mutex_unlock(&staging->lock);
 }
 
 /* Writes a group that is closed and taken by the caller, with WORKER's buffers. */
 static gboolean
 write_group(StoreWorker *worker, StoreStaged *staged, GError **error)
 {
-  guint64 bytes = 0;
-  gboolean ok = store_group_write(worker, &staged->draft, &bytes, error);
-  settle_group(worker->store->staging, staged, ok, bytes);
+  Store *store = worker->store;
+  StoreStaging *staging = store->staging;
+  gboolean ok, is_settled;
+  do {
+    guint64 bytes = 0;
+    ok = store_group_write(worker, &staged->draft, &bytes, error);
+    pthread_mutex_lock(&store->append_lock);
+    pthread_mutex_lock(&staging->lock);
+    if (staged->owner)
+      __atomic_fetch_add(&staged->owner->stored_bytes, bytes, __ATOMIC_RELAXED);
+    is_settled = !ok || is_indexed(store, &staged->draft);
+    if (is_settled)
+      settle_group(staging, staged, ok);
+    pthread_mutex_unlock(&staging->lock);
+    pthread_mutex_unlock(&store->append_lock);
+  } while (!is_settled);
   return ok;
 }
 

@@ -292,6 +292,44 @@ test_a_store_of_version_1_begins_packs_of_version_1(void **state)
   assert_int_equal(store_pack_header_decode(header, store_uuid(fixture->store), 2), 1);
 }
 
+/* --- beside a collection --- */
+
+static struct {
+  CbtFileOps table;
+  StoreIndex *index; /* (nullable) the next write takes ID out of it */
+  StoreChunkId id;
+} taker;
+
+static ssize_t
+take_out_and_write(const CbtFileOps *ops, int fd, const void *bytes, size_t length, off_t offset)
+{
+  StoreIndex *index = g_steal_pointer(&taker.index);
+  if (index)
+    assert_true(store_index_remove(index, &taker.id));
+  return cbt_file_ops_default()->pwrite(ops, fd, bytes, length, offset);
+}
+
+/* Nobody wants it when a collection looks, and it is found pending after that. */
+static void
+test_what_is_taken_out_of_the_index_before_its_group_has_left_is_written_again(void **state)
+{
+  Fixture *fixture = *state;
+  StoreLocation at;
+  taker.table = *cbt_file_ops_default();
+  taker.table.pwrite = take_out_and_write;
+  fixture->options.ops = &taker.table;
+  reopen(fixture);
+  for (guint i = 1; i < 8; i += 2)
+    assert_true(put_cluster(fixture->worker, i, &fixture->ids[i], NULL, NULL));
+  taker.id = fixture->ids[1];
+  taker.index = fixture->store->index; /* the fifth makes the group full, and the pack */
+  assert_true(put_cluster(fixture->worker, 9, &fixture->ids[9], NULL, NULL));
+  assert_null(taker.index);
+  assert_int_equal(store_staging_count(fixture->store->staging), 0);
+  for (guint i = 1; i < 10; i += 2)
+    assert_true(store_index_lookup(fixture->store->index, &fixture->ids[i], &at));
+}
+
 /* --- failures --- */
 
 /* Whoever put or reused a chunk that could not be written cannot commit, also when the worker that put it is
@@ -413,6 +451,7 @@ main(void)
       TEST_GROUPED(test_a_torn_group_is_cut_off),
       TEST_GROUPED(test_a_store_of_version_1_is_read_and_raised_by_the_first_group),
       TEST_GROUPED(test_a_store_of_version_1_begins_packs_of_version_1),
+      TEST_GROUPED(test_what_is_taken_out_of_the_index_before_its_group_has_left_is_written_again),
       TEST_GROUPED(test_nobody_commits_what_could_not_be_written),
       TEST_GROUPED(test_an_entry_that_comes_back_is_never_pointed_to_other_bytes),
       TEST_GROUPED(test_a_true_collision_that_comes_back_fails_the_flush),
