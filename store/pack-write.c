@@ -2,8 +2,9 @@
 /*
  * Writing what was appended into the packs' files.
  *
- * One buffer is filled; those that are full are written in their order, one at a time, by whoever filled one,
- * with no lock held: the others go on appending meanwhile. Records never straddle buffers, so each is in one
+ * One buffer is filled; those that are full are written in their order, one at a time, with no lock held: the
+ * others go on appending meanwhile. Who flushes does so, or calls store_pack_write_behind(); who appends only
+ * when no buffer is free. Records never straddle buffers, so each is in one
  * of them or in the file as a whole. All are of one pack: it is sealed when everything of it is written.
  *
  * Whole blocks of a full buffer are written past the page cache: copying them through it took a seventh of
