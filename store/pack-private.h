@@ -67,7 +67,7 @@ struct StorePackSet {
   gboolean is_writing;      /* the oldest full buffer is being written, without the lock */
   pthread_cond_t written;   /* it was, or could not be */
 
-  gint has_full; /* atomic: there are full buffers */
+  gint has_full; /* atomic: there are full buffers, and none of them could not be written just now */
 
   /* protected by buffer_lock (changed with append_lock held too); taken third */
   pthread_mutex_t buffer_lock;

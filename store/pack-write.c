@@ -158,8 +158,8 @@ write_oldest(StorePackSet *set, GError **error)
     pthread_mutex_lock(&set->buffer_lock);
     set->n_written++;
     pthread_mutex_unlock(&set->buffer_lock);
-    g_atomic_int_set(&set->has_full, set->n_filled > set->n_written);
   }
+  g_atomic_int_set(&set->has_full, ok && set->n_filled > set->n_written);
   pthread_cond_broadcast(&set->written);
   return ok;
 }

@@ -106,7 +106,8 @@ gboolean store_pack_read_info(StorePackSet *set, const StoreLocation *location, 
                               StoreRecordInfo *info, GError **error) G_GNUC_WARN_UNUSED_RESULT;
 /* Bytes of records that are only in memory. */
 guint64 store_pack_unwritten_bytes(StorePackSet *set);
-/* Whether something is full for store_pack_write_behind(), which nobody writes yet. Cheap. */
+/* Whether something is full for store_pack_write_behind(), which nobody writes yet; what could not be written
+ * counts again when more is full. Cheap. */
 gboolean store_pack_is_behind(StorePackSet *set);
 /* Writes what store_pack_append() has found full. It waits for the disk: call it without locks. Without it
  * who appends does so, when all buffers are full. */

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Packs that are written buffer by buffer, beside those who append and read. */
+#include "full-disk.h"
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -239,6 +241,42 @@ test_the_same_on_a_disk_that_is_full_at_times(void **state)
   run_threads(*state, &ops);
 }
 
+/* ---- a full disk ---- */
+
+/* Appends until a buffer more is full, and that is to be written. */
+static void
+fill_buffer(Fixture *fixture, guint *i)
+{
+  g_autofree guint8 *payload = g_malloc(STORE_CHUNK_LENGTH_MAX);
+  StoreLocation at;
+  while (!store_pack_is_behind(fixture->set)) {
+    StoreRecordInfo info = record_of(++*i, payload);
+    assert_true(store_pack_append(fixture->set, &info, payload, info.length, &at, NULL));
+  }
+}
+
+/* Who is told that there is something to write does not hear it of the same again and again. */
+static void
+test_what_could_not_be_written_is_no_news_until_more_is_full(void **state)
+{
+  Fixture *fixture = *state;
+  FullDisk disk;
+  guint n = 0;
+  full_disk_init(&disk);
+  fixture->set = store_pack_set_open(&disk.table, fixture->folder, &fixture->store, 0, NULL);
+  g_atomic_int_set(&disk.is_full, TRUE);
+  for (guint i = 0; i < 2; i++) {
+    fill_buffer(fixture, &n);
+    store_pack_write_behind(fixture->set);
+    assert_false(store_pack_is_behind(fixture->set));
+  }
+  g_atomic_int_set(&disk.is_full, FALSE);
+  fill_buffer(fixture, &n);
+  store_pack_write_behind(fixture->set);
+  assert_true(store_pack_unwritten_bytes(fixture->set) < STORE_PACK_BUFFER_SIZE);
+  store_pack_set_close(fixture->set);
+}
+
 /* ---- giving up ---- */
 
 typedef struct {
@@ -355,6 +393,8 @@ main(void)
       cmocka_unit_test_setup_teardown(test_the_same_where_direct_writes_are_refused, setup, teardown),
       cmocka_unit_test_setup_teardown(test_the_same_where_only_the_write_says_so, setup, teardown),
       cmocka_unit_test_setup_teardown(test_the_same_on_a_disk_that_is_full_at_times, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_what_could_not_be_written_is_no_news_until_more_is_full, setup,
+                                      teardown),
       cmocka_unit_test_setup_teardown(test_a_record_is_filled_before_it_is_given_up, setup, teardown),
       cmocka_unit_test_setup_teardown(test_a_call_that_fails_loses_nothing_flushed, setup, teardown),
   };
