@@ -370,6 +370,40 @@ test_nobody_commits_what_could_not_be_written(void **state)
   assert_int_equal(count_readable(fixture, 7, 8), 1);
 }
 
+static int
+open_no_new_index(const CbtFileOps *ops, const char *path, int flags, mode_t mode)
+{
+  errno = ENOSPC;
+  return g_str_has_suffix(path, "index.new") ? -1 : cbt_file_ops_default()->open(ops, path, flags, mode);
+}
+
+/* Its place in the packs is taken by then: who waits for the bytes there must not do so for ever. */
+static void
+test_a_group_for_which_the_index_cannot_grow_is_written_when_it_can(void **state)
+{
+  Fixture *fixture = *state;
+  CbtFileOps ops = *cbt_file_ops_default();
+  StoreLocation nowhere = {.pack = 1000, .offset = STORE_PACK_HEADER_SIZE, .length = 64};
+  fixture->options.ops = &ops;
+  reopen(fixture);
+  put_range(fixture->worker, fixture, 0, 3, STORE_PUT_STORED);
+  ops.open = open_no_new_index;
+  for (guint i = 1; i < STORE_INDEX_SLOTS_MIN; i++) {
+    StoreChunkId id = store_chunk_id(fixture->store->format.secret, &i, sizeof i);
+    if (!store_index_insert(fixture->store->index, &id, &nowhere, NULL))
+      break;
+  }
+  assert_false(store_flush(fixture->store, NULL));
+  assert_true(store_pack_unwritten_bytes(fixture->store->packs) > 0);
+  assert_true(store_pack_flush(fixture->store->packs, NULL));
+  assert_false(store_flush(fixture->store, NULL));
+  ops = *cbt_file_ops_default();
+  assert_true(store_flush(fixture->store, NULL));
+  fixture->options.ops = NULL;
+  reopen(fixture);
+  assert_int_equal(count_readable(fixture, 0, 3), 3);
+}
+
 /* The index had lost an entry, which comes back while the chunk is pending: with the same content, damaged,
  * or with another content of the same name. */
 static void
@@ -453,6 +487,7 @@ main(void)
       TEST_GROUPED(test_a_store_of_version_1_begins_packs_of_version_1),
       TEST_GROUPED(test_what_is_taken_out_of_the_index_before_its_group_has_left_is_written_again),
       TEST_GROUPED(test_nobody_commits_what_could_not_be_written),
+      TEST_GROUPED(test_a_group_for_which_the_index_cannot_grow_is_written_when_it_can),
       TEST_GROUPED(test_an_entry_that_comes_back_is_never_pointed_to_other_bytes),
       TEST_GROUPED(test_a_true_collision_that_comes_back_fails_the_flush),
   };
