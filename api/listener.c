@@ -7,6 +7,7 @@
  */
 #include <api/listener-private.h>
 
+#include <api/connection-private.h>
 #include <api/json.h>
 #include <api/json-private.h>
 #include <api/peer-private.h>
@@ -259,7 +260,7 @@ welcome(ApiListener *self, GSocket *socket)
 {
   ApiPeer peer = {.uid = (uid_t) -1};
   g_auto(ApiProblem) problem = {0};
-  g_autoptr(GSocketConnection) connection = g_socket_connection_factory_create_connection(socket);
+  g_autoptr(GSocketConnection) connection = api_connection_new(socket);
   g_socket_set_timeout(socket, IDLE_TIMEOUT_S);
   g_hash_table_add(self->open, connection);
   g_object_weak_ref(G_OBJECT(connection), on_closed, self);

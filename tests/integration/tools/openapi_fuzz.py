@@ -118,7 +118,7 @@ class Fuzzer:
         elif kind == 3:
             data = data.replace(b"HTTP/1.1", rand.choice([b"HTTP/1.0", b"HTTP/2.0", b"HTTP/9", b"HTTP/1.1.1", b"", b"FTP/1.1"]), 1)
         elif kind == 4:  # headers
-            line = rand.choice([b"Transfer-Encoding: chunked", b"Content-Length: 5\r\nContent-Length: 6", b"Content-Length: -1",
+            line = rand.choice([b"Transfer-Encoding: chunked", b"Transfer-Encoding: gzip", b"Content-Length: x", b"Content-Length: 5\r\nContent-Length: 6", b"Content-Length: -1",
                                 b"Content-Length: 99999999999999999999", b"Expect: 100-continue", b"Expect: wonders", b"Range: bytes=0-0",
                                 b"Connection: keep-alive", b"Upgrade: websocket\r\nConnection: Upgrade", b"Host: x\r\nHost: y",
                                 b"X: " + b"y" * rand.choice([100, 10000, 200000]), b"\x00: \x00", b" folded", b"no colon",

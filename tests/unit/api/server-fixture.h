@@ -249,22 +249,6 @@ set_up(void **state)
   return 0;
 }
 
-/* libsoup (3.2.3, parse_headers()) leaks the path of a request whose length or Transfer-Encoding it cannot
- * make sense of. */
-static G_GNUC_UNUSED int
-set_up_without_leak_check(void **state)
-{
-  set_up_folder(state);
-  g_autofree char *before = g_strdup(g_getenv("ASAN_OPTIONS"));
-  g_setenv("ASAN_OPTIONS", "detect_leaks=0", TRUE);
-  start_server(*state, NULL);
-  if (before)
-    g_setenv("ASAN_OPTIONS", before, TRUE);
-  else
-    g_unsetenv("ASAN_OPTIONS");
-  return 0;
-}
-
 /* The server must end cleanly, and remove its socket. */
 static G_GNUC_UNUSED int
 tear_down(void **state)
@@ -396,5 +380,3 @@ assert_call_fails(Fixture *f, const char *method, const char *path, const char *
 }
 
 #define WITH_SERVER(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
-
-#define WITH_LEAKS(test) cmocka_unit_test_setup_teardown(test, set_up_without_leak_check, tear_down)

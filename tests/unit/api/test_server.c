@@ -200,6 +200,54 @@ server_memory_kib(Fixture *f)
 }
 
 static void
+test_a_body_whose_length_cannot_be_told_is_refused_and_costs_no_memory(void **state)
+{
+  static const struct {
+    const char *line, *code;
+    int status;
+  } bad[] = {{"Transfer-Encoding: gzip", "\"length-required\"", 411},
+             {"Content-Length: 2\r\ntransfer-encoding: x", "\"length-required\"", 411},
+             {"Content-Length: many", "\"invalid\"", 400},
+             {"Content-Length: 5\r\n 5", "\"invalid\"", 400}};
+  g_autofree char *path = g_strnfill(50000, 'a');
+  guint64 before = 0;
+  for (guint i = 0; i < 400; i++) {
+    if (i == 40)
+      before = server_memory_kib(*state);
+    g_autofree char *request = g_strdup_printf("%sPOST /%s HTTP/1.1\r\n" HOST "%s\r\n\r\n{}",
+                                               i % 2 ? "\r\n" : "", path, bad[i % G_N_ELEMENTS(bad)].line);
+    assert_answer(*state, request, bad[i % G_N_ELEMENTS(bad)].status, bad[i % G_N_ELEMENTS(bad)].code);
+  }
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  (void) before; /* leaks are told at the end */
+#else
+  assert_in_range(server_memory_kib(*state), 0, before + 4096);
+#endif
+}
+
+static void
+test_a_head_that_comes_byte_by_byte_is_judged_as_a_whole(void **state)
+{
+  static const struct {
+    const char *lines, *status;
+  } cases[] = {{"Content-Length: 7\n\n{\"a\":1}", " 200 "},
+               {"Content-Length: 7\r\n\r\n{\"a\":1}", " 200 "},
+               {"Transfer-Encoding: x\r\n\r\n", " 411 "},
+               {"Transfer-Encoding: x\r\n", " 411 "}, /* cut off, which libsoup takes for complete */
+               {"Content-Length: x\n\r\n", " 400 "}};
+  for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
+    g_autofree char *request = g_strconcat("\r\nPOST /v1/echo/x HTTP/1.1\r\n", HOST, cases[i].lines, NULL);
+    int fd = connect_raw(((Fixture *) *state)->path);
+    for (const char *byte = request; *byte; byte++)
+      send_raw(fd, byte, 1);
+    shutdown(fd, SHUT_WR);
+    g_autofree char *answer = receive_raw(fd);
+    assert_non_null(strstr(answer, cases[i].status));
+    close(fd);
+  }
+}
+
+static void
 test_a_client_that_sends_a_large_body_anyway_gets_the_answer(void **state)
 {
   Fixture *f = *state;
@@ -267,8 +315,10 @@ main(int argc, char **argv)
       WITH_SERVER(test_what_is_not_http_is_answered_with_400),
       WITH_SERVER(test_text_that_is_not_json_can_be_served),
       WITH_SERVER(test_a_body_of_unknown_length_is_411),
-      WITH_LEAKS(test_an_optional_body_may_be_missing_or_be_of_known_keys),
-      WITH_LEAKS(test_a_wrong_length_is_400),
+      WITH_SERVER(test_a_body_whose_length_cannot_be_told_is_refused_and_costs_no_memory),
+      WITH_SERVER(test_a_head_that_comes_byte_by_byte_is_judged_as_a_whole),
+      WITH_SERVER(test_an_optional_body_may_be_missing_or_be_of_known_keys),
+      WITH_SERVER(test_a_wrong_length_is_400),
       WITH_SERVER(test_a_large_body_is_refused_before_it_comes),
       WITH_SERVER(test_a_client_that_sends_a_large_body_anyway_gets_the_answer),
       WITH_SERVER(test_the_largest_body_is_taken),
