@@ -134,6 +134,8 @@ inspect(FileSource *file, GError **error)
   }
   if (S_ISBLK(file->opened.st_mode))
     file->opened_mark = cbt_block_mark_get(file->fd);
+  /* Blocks enough are in flight; readahead would only bring what lies between them. */
+  posix_fadvise(file->fd, 0, 0, POSIX_FADV_RANDOM);
   return check_size(file->path, file->base.size, error);
 }
 

@@ -18,6 +18,8 @@
 
 #define MAX_BLOCK_CLUSTERS 64
 #define RUN_BLOCKS_MAX     16 /* of 256 KiB: a group of the store */
+/* What a guest has just written stands in the page cache; more than this would flood it. */
+#define CACHED_BYTES_MAX (G_GUINT64_CONSTANT(1) << 30)
 
 typedef struct {
   CbtReadBlock *block; /* NULL: not done yet */
@@ -285,8 +287,7 @@ pipeline_open(Pipeline *pipeline, BackupDisk *disk, GError **error)
   Store *store = disk->backup->daemon->store;
   CbtReaderOptions options = CBT_READER_OPTIONS_DEFAULT;
   options.n_blocks = MAX(8, options.n_blocks / disk->backup->disks->len);
-  /* What a guest has just written stands in the page cache; a whole disk would flood it. */
-  options.direct = !disk->changes_only;
+  options.direct = !disk->changes_only || disk->progress->dirty > CACHED_BYTES_MAX;
   g_assert(options.block_size / CBT_CLUSTER_SIZE <= MAX_BLOCK_CLUSTERS);
 
   pipeline->disk = disk;

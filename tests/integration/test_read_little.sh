@@ -44,6 +44,21 @@ for round in 1 2; do
   sanitized || assert_le "CPU ms" "$((ticks * 1000 / $(getconf CLK_TCK)))" 10000
 done
 
+say "what lies between the changes is not read"
+head -c 256M /dev/urandom >"$WORK/dense.img"
+vm_add dense "disk=$WORK/dense.img"
+backup full dense >/dev/null
+fio --name=between --ioengine=nbd "--uri=$(uri_of dense)" --rw=randwrite --bs=64k --size=256m --io_size=64m --randseed=7 >"$WORK/fio.log" 2>&1 ||
+  fail "fio: $(tail -n 5 "$WORK/fio.log")"
+sync
+echo 3 >/proc/sys/vm/drop_caches 2>/dev/null || true
+read_bytes=$(counter read_bytes)
+job=$(backup incremental dense --audit 0)
+read_bytes=$(($(counter read_bytes) - read_bytes))
+assert_eq "dirty" "$(jq .dirty <<<"$job")" "$dirty"
+say "dirty $(jq .dirty <<<"$job"), read_bytes $read_bytes"
+assert_le "read_bytes" "$read_bytes" "$((dirty + 3 * MIB))"
+
 say "an incremental without changes reads and stores next to nothing"
 store=$(packs_bytes)
 job=$(backup incremental big)
