@@ -277,59 +277,91 @@ test_what_could_not_be_written_is_no_news_until_more_is_full(void **state)
   store_pack_set_close(fixture->set);
 }
 
-/* ---- giving up ---- */
+/* ---- what waits until a record is filled ---- */
 
 typedef struct {
   CbtFileOps table; /* first */
   StorePackSet *set;
-  gint is_filled, is_given_up, was_filled; /* atomic */
-} GivingUp;
+  gboolean (*end)(StorePackSet *set, GError **error);
+  gint is_filled, has_ended, was_filled; /* atomic; the last as of the first call that writes or removes */
+} Ending;
+
+static void
+note_end(const CbtFileOps *ops)
+{
+  Ending *ending = (Ending *) ops;
+  if (!g_atomic_int_get(&ending->has_ended))
+    g_atomic_int_set(&ending->was_filled, g_atomic_int_get(&ending->is_filled));
+  g_atomic_int_set(&ending->has_ended, TRUE);
+}
 
 static int
-note_unlink(const CbtFileOps *ops, const char *path)
+unlink_and_note(const CbtFileOps *ops, const char *path)
 {
-  GivingUp *self = (GivingUp *) ops;
-  g_atomic_int_set(&self->was_filled, g_atomic_int_get(&self->is_filled));
-  g_atomic_int_set(&self->is_given_up, TRUE);
+  note_end(ops);
   return cbt_file_ops_default()->unlink(ops, path);
 }
 
-static void *
-give_up(void *data)
+static ssize_t
+write_and_note(const CbtFileOps *ops, int fd, const void *bytes, size_t length, off_t offset)
 {
-  GivingUp *self = data;
-  return GINT_TO_POINTER(store_pack_give_up(self->set, NULL));
+  note_end(ops);
+  return cbt_file_ops_default()->pwrite(ops, fd, bytes, length, offset);
+}
+
+static void *
+end_thread(void *data)
+{
+  Ending *ending = data;
+  return GINT_TO_POINTER(ending->end(ending->set, NULL));
+}
+
+static void
+check_that_it_waits(Fixture *fixture, gboolean (*end)(StorePackSet *set, GError **error))
+{
+  Ending ending = {.table = *cbt_file_ops_default(), .end = end};
+  g_autofree guint8 *payload = g_malloc(STORE_CHUNK_LENGTH_MAX);
+  StoreRecordInfo info = record_of(0, payload);
+  StorePackSlot slot;
+  pthread_t thread;
+  void *ok;
+  ending.table.unlink = unlink_and_note;
+  ending.table.pwrite = write_and_note;
+  open_set(fixture, &ending.table);
+  ending.set = fixture->set;
+  assert_true(store_pack_reserve(fixture->set, &info, payload, info.length, &slot, NULL));
+  assert_int_equal(pthread_create(&thread, NULL, end_thread, &ending), 0);
+  for (guint i = 0; i < 50000 && !g_atomic_int_get(&ending.has_ended); i++)
+    sched_yield(); /* who does not wait has time to be found out */
+  g_atomic_int_set(&ending.is_filled, TRUE);
+  store_pack_fill(fixture->set, &slot);
+  assert_int_equal(pthread_join(thread, &ok), 0);
+  assert_non_null(ok);
+  assert_true(ending.has_ended && ending.was_filled);
+  while (append_next(fixture))
+    ;
+  assert_true(store_pack_write(fixture->set, NULL));
+  check_all_are_there(fixture, N_RECORDS);
+  store_pack_set_close(fixture->set);
 }
 
 /* Its room would be the next pack's. */
 static void
 test_a_record_is_filled_before_it_is_given_up(void **state)
 {
-  Fixture *fixture = *state;
-  GivingUp self = {.table = *cbt_file_ops_default()};
-  g_autofree guint8 *payload = g_malloc(STORE_CHUNK_LENGTH_MAX);
-  StoreRecordInfo info = record_of(0, payload);
-  StorePackSlot slot;
-  pthread_t thread;
-  void *ok;
-  self.table.unlink = note_unlink;
-  open_set(fixture, &self.table);
-  self.set = fixture->set;
-  assert_true(store_pack_reserve(fixture->set, &info, payload, info.length, &slot, NULL));
-  assert_int_equal(pthread_create(&thread, NULL, give_up, &self), 0);
-  for (guint i = 0; i < 50000 && !g_atomic_int_get(&self.is_given_up); i++)
-    sched_yield(); /* who does not wait has time to be found out */
-  g_atomic_int_set(&self.is_filled, TRUE);
-  store_pack_fill(fixture->set, &slot);
-  assert_int_equal(pthread_join(thread, &ok), 0);
-  assert_non_null(ok);
-  assert_true(self.is_given_up);
-  assert_true(self.was_filled);
-  while (append_next(fixture))
-    ;
-  assert_true(store_pack_write(fixture->set, NULL));
-  check_all_are_there(fixture, N_RECORDS);
-  store_pack_set_close(fixture->set);
+  check_that_it_waits(*state, store_pack_give_up);
+}
+
+static void
+test_a_record_is_filled_before_it_is_written(void **state)
+{
+  check_that_it_waits(*state, store_pack_write);
+}
+
+static void
+test_a_record_is_filled_before_its_pack_is_sealed(void **state)
+{
+  check_that_it_waits(*state, store_pack_seal);
 }
 
 /* ---- with calls that fail ---- */
@@ -396,6 +428,8 @@ main(void)
       cmocka_unit_test_setup_teardown(test_what_could_not_be_written_is_no_news_until_more_is_full, setup,
                                       teardown),
       cmocka_unit_test_setup_teardown(test_a_record_is_filled_before_it_is_given_up, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_a_record_is_filled_before_it_is_written, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_a_record_is_filled_before_its_pack_is_sealed, setup, teardown),
       cmocka_unit_test_setup_teardown(test_a_call_that_fails_loses_nothing_flushed, setup, teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
