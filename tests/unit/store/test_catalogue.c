@@ -15,7 +15,7 @@ test_open_sets_what_power_safety_needs(void **state)
   assert_int_equal(number(fixture, "PRAGMA synchronous"), 1);
   assert_int_equal(number(fixture, "PRAGMA foreign_keys"), 1);
   assert_true(number(fixture, "PRAGMA busy_timeout") > 0);
-  assert_int_equal(number(fixture, "PRAGMA user_version"), 6);
+  assert_int_equal(number(fixture, "PRAGMA user_version"), 7);
   assert_int_equal(number(fixture, "PRAGMA application_id"), CATALOGUE_APPLICATION_ID);
 }
 

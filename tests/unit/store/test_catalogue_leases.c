@@ -132,7 +132,8 @@ test_a_catalogue_without_leases_gets_the_table(void **state)
 {
   Fixture *fixture = *state;
   g_autoptr(CatalogueVm) vm = add_vm(fixture, "web");
-  execute(fixture, "DROP TABLE policies; DROP TABLE leases; ALTER TABLE points DROP COLUMN damaged; DROP TABLE journal; ALTER TABLE bases DROP COLUMN instance;"
+  execute(fixture, "DROP INDEX points_by_state; DROP INDEX points_full;"
+                   "DROP TABLE policies; DROP TABLE leases; ALTER TABLE points DROP COLUMN damaged; DROP TABLE journal; ALTER TABLE bases DROP COLUMN instance;"
                    "ALTER TABLE vms DROP COLUMN qmp; ALTER TABLE vms DROP COLUMN qga; ALTER TABLE vms DROP COLUMN follows;"
                    "ALTER TABLE disks DROP COLUMN node; ALTER TABLE disks DROP COLUMN format;"
                    "ALTER TABLE disks DROP COLUMN size; ALTER TABLE points DROP COLUMN consistency;"
